@@ -1,0 +1,11 @@
+//! An HTTP gateway for WhatsApp: sessions are linked by QR, send and receive by HTTP and webhooks.
+
+pub mod config;
+pub mod event;
+pub mod http;
+pub mod message;
+pub mod outbox;
+pub mod session;
+pub mod store;
+pub mod webhook;
+pub mod whatsapp;

@@ -1,0 +1,169 @@
+//! The store: a narrow ordered key-value waist (`Kv`) that two engines implement, and what is built on it once.
+//!
+//! Called by `session` and `outbox`; knows nothing of WhatsApp but in `backend`.
+
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub mod backend;
+pub mod registry;
+pub mod sled;
+
+/// A set of keys that lives and is dropped as one (a sled tree).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace(Arc<str>);
+
+impl Namespace {
+    /// The one namespace of the gateway itself: which sessions there are.
+    pub fn registry() -> Self {
+        Self("registry".into())
+    }
+
+    /// Keys and Signal state of the session with this random uid.
+    pub fn credentials(uid: &str) -> Self {
+        Self(format!("credentials:{uid}").into())
+    }
+
+    /// Events of the session with this uid that wait for delivery.
+    pub fn outbox(uid: &str) -> Self {
+        Self(format!("outbox:{uid}").into())
+    }
+
+    /// Takes a name as the engine stored it.
+    pub fn from_name(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as the engine stores it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KvError {
+    /// A condition of the batch did not hold; nothing was written.
+    #[error("a condition of the batch did not hold")]
+    Conflict,
+    /// A newer owner holds this namespace; nothing was written.
+    #[error("the namespace has a newer owner")]
+    Fenced,
+    /// The engine failed; whether the batch was written is unknown.
+    #[error("the store failed")]
+    Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// When a write returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// After it survives a killed process; concurrent writers share one flush.
+    #[default]
+    Flushed,
+    /// At once; it may be lost with the process, but never reordered before an earlier write.
+    Buffered,
+}
+
+/// One change of a batch.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Sets a key.
+    Put(Bytes, Bytes),
+    /// Removes a key; absent is fine.
+    Remove(Bytes),
+}
+
+/// Changes to one namespace that happen all or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Each key must hold exactly this value (`None`: be absent), else [`KvError::Conflict`].
+    pub conditions: Vec<(Bytes, Option<Bytes>)>,
+    /// Applied in order.
+    pub ops: Vec<Op>,
+    /// The writer's fencing token; a token lower than the namespace has seen gives [`KvError::Fenced`]. `None`: not checked.
+    pub fence: Option<u64>,
+    /// When the write returns.
+    pub durability: Durability,
+}
+
+impl Batch {
+    /// An empty batch that is flushed before its write returns.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a put.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.ops.push(Op::Put(key.into(), value.into()));
+        self
+    }
+
+    /// Adds a removal.
+    #[must_use]
+    pub fn remove(mut self, key: impl Into<Bytes>) -> Self {
+        self.ops.push(Op::Remove(key.into()));
+        self
+    }
+
+    /// Adds a condition.
+    #[must_use]
+    pub fn expect(mut self, key: impl Into<Bytes>, value: Option<Bytes>) -> Self {
+        self.conditions.push((key.into(), value));
+        self
+    }
+
+    /// Returns before the flush.
+    #[must_use]
+    pub fn buffered(mut self) -> Self {
+        self.durability = Durability::Buffered;
+        self
+    }
+
+    /// Writes only while no higher token has written here.
+    #[must_use]
+    pub fn fenced(mut self, token: u64) -> Self {
+        self.fence = Some(token);
+        self
+    }
+}
+
+/// Which keys a range reads, and from which end.
+#[derive(Clone, Debug)]
+pub struct KeyRange {
+    /// Lower end.
+    pub start: Bound<Bytes>,
+    /// Upper end.
+    pub end: Bound<Bytes>,
+    /// From the last key backwards.
+    pub reverse: bool,
+    /// At most so many pairs.
+    pub limit: usize,
+}
+
+/// An ordered key-value engine: sled in one process, Redis for several.
+///
+/// A cancelled call may or may not have taken effect, as one whole.
+#[async_trait]
+pub trait Kv: Send + Sync + fmt::Debug + 'static {
+    /// The value of a key.
+    async fn get(&self, ns: &Namespace, key: &[u8]) -> Result<Option<Bytes>, KvError>;
+    /// The values of several keys, in their order.
+    async fn get_many(&self, ns: &Namespace, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, KvError>;
+    /// Pairs in byte order of the keys.
+    async fn range(&self, ns: &Namespace, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError>;
+    /// Applies a batch atomically.
+    async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError>;
+    /// Removes the namespace with all its keys; durable when it returns; absent is fine.
+    async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError>;
+    /// All namespaces that hold or held a key.
+    async fn namespaces(&self) -> Result<Vec<Namespace>, KvError>;
+    /// Everything written so far survives a killed process when it returns.
+    async fn flush(&self) -> Result<(), KvError>;
+    /// All pairs of a namespace at one moment.
+    async fn snapshot(&self, ns: &Namespace) -> Result<Vec<(Bytes, Bytes)>, KvError>;
+}
