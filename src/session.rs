@@ -161,7 +161,13 @@ impl SessionManager {
     ///
     /// # Errors
     /// By [`SendError`].
-    pub async fn send_text(&self, _name: &str, _to: Recipient, _text: String, _typing: bool) -> Result<Sent, SendError> {
+    pub async fn send_text(
+        &self,
+        _name: &str,
+        _to: Recipient,
+        _text: String,
+        _typing: bool,
+    ) -> Result<Sent, SendError> {
         unimplemented!()
     }
 }

@@ -72,7 +72,9 @@ impl OpenError {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::NoAccess { path, source },
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path, source },
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Self::NotAFolder { path },
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Corrupt { path, detail: source.to_string() },
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                Self::Corrupt { path, detail: source.to_string() }
+            }
             _ if is_lock(&source) => Self::Locked { path },
             _ => Self::Io { path, source },
         }

@@ -121,8 +121,7 @@ impl Opened {
     /// Applies a batch; it is in the log's buffer when this returns.
     pub(super) fn apply(&self, ns: &Namespace, batch: &Batch) -> Result<(), KvError> {
         check_keys(batch)?;
-        if self.any_lost.load(Ordering::Acquire)
-            && self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(ns)
+        if self.any_lost.load(Ordering::Acquire) && self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(ns)
         {
             return Err(KvError::engine("buffered writes of this namespace were lost in a disk error"));
         }

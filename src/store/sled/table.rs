@@ -80,7 +80,8 @@ impl Table {
             if *live == Live::Dropped {
                 return Ok(Live::Dropped);
             }
-            match batch.fence.map_or(std::cmp::Ordering::Equal, |token| token.cmp(&self.fence.load(Ordering::Acquire))) {
+            match batch.fence.map_or(std::cmp::Ordering::Equal, |token| token.cmp(&self.fence.load(Ordering::Acquire)))
+            {
                 std::cmp::Ordering::Less => return Err(KvError::Fenced),
                 std::cmp::Ordering::Equal => return self.put(&batch.ops, None),
                 std::cmp::Ordering::Greater => {}
