@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
-use crate::http;
-use crate::outbox::Notice;
+use crate::config::{Config, KeySetting, keyfile};
+use crate::event::SessionName;
+use crate::http::{self, AppState, Auth, Limits};
+use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
 use crate::store::registry::Registry;
@@ -63,9 +65,13 @@ impl Gateway {
         let addr = listener.local_addr()?;
 
         let registry = Registry::new(Arc::clone(&kv));
+        let webhook_key = match &config.key {
+            KeySetting::Given(key) => Some(key.clone()),
+            KeySetting::Generated | KeySetting::Open => None,
+        };
         let webhook = Webhook::start(
             config.webhook_base_url.clone(),
-            config.webhook_key(),
+            webhook_key,
             RetryPolicy::default(),
             sink_tracker.clone(),
             sink.clone(),
@@ -73,15 +79,12 @@ impl Gateway {
         let (notices, noticed) = mpsc::channel(NOTICES);
         let delivers = webhook.is_configured();
         if delivers {
-            webhook.serve(noticed, registry);
+            let forgetting = registry.clone();
+            webhook.serve(noticed, move |key| forget_farewell(forgetting.clone(), key));
+            repeat_farewells(&registry, &notices).await?;
         }
 
-        let whatsapp = WhatsApp::new(whatsapp::Settings {
-            ws_url: config.whatsapp_ws_url.clone(),
-            media_url: config.whatsapp_media_url.clone(),
-            tls_root: config.whatsapp_tls_root.clone(),
-            version: config.whatsapp_version,
-        })?;
+        let whatsapp = WhatsApp::new(whatsapp_settings(&config)?)?;
         whatsapp.keep_version_fresh(&tracker, soft.clone());
         let sessions = SessionManager::new(
             session::Settings {
@@ -98,7 +101,14 @@ impl Gateway {
             soft.clone(),
         );
         sessions.restore().await.context("stored sessions can't be read")?;
-        http::serve(listener, &config, sessions, &tracker, soft.clone());
+        let auth = match &config.key {
+            KeySetting::Given(key) => Auth::key(key),
+            KeySetting::Generated => Auth::key(&keyfile::load_or_create(&config.credentials_dir)?),
+            KeySetting::Open => Auth::open(),
+        };
+        let router = http::router(AppState { sessions, auth, development: config.development });
+        let serving = http::serve(listener, router, Limits::default(), soft.clone(), hard.clone(), tracker.clone());
+        tracker.spawn(serving);
         tracing::info!("Server is running on port {}", addr.port());
         Ok(Self { addr, hard, soft, sink, tracker, sink_tracker, kv })
     }
@@ -128,5 +138,50 @@ impl Gateway {
         if let Err(error) = self.kv.flush().await {
             tracing::error!(%error, "the store could not be flushed");
         }
+    }
+}
+
+fn whatsapp_settings(config: &Config) -> anyhow::Result<whatsapp::Settings> {
+    let Some(simulator) = &config.simulator else {
+        return Ok(whatsapp::Settings { version: config.whatsapp_version, ..whatsapp::Settings::default() });
+    };
+    let tls_root = match &simulator.tls_root {
+        None => None,
+        Some(path) => {
+            Some(std::fs::read(path).with_context(|| format!("WHATSAPP_TLS_ROOT {} can't be read", path.display()))?)
+        }
+    };
+    Ok(whatsapp::Settings {
+        ws_url: Some(simulator.ws_url.to_string()),
+        media_url: simulator.media_url.as_ref().map(ToString::to_string),
+        tls_root,
+        version: config.whatsapp_version,
+    })
+}
+
+/// Hands the sink those last events of deleted sessions that an earlier run did not get delivered.
+async fn repeat_farewells(registry: &Registry, notices: &mpsc::Sender<Notice>) -> anyhow::Result<()> {
+    for (key, bytes) in registry.farewells().await? {
+        let Some((event, at)) = NewEvent::decode(&bytes) else {
+            tracing::error!("a deleted session's last event can't be read and is dropped");
+            registry.remove_farewell(key).await?;
+            continue;
+        };
+        let named = serde_json::from_slice::<Named>(&event.body).ok();
+        if let Some(session) = named.and_then(|body| SessionName::parse(&body.session).ok()) {
+            let _sink_ended = notices.send(Notice::Farewell { key, session, event, at }).await;
+        }
+    }
+    Ok(())
+}
+
+#[derive(serde::Deserialize)]
+struct Named {
+    session: String,
+}
+
+async fn forget_farewell(registry: Registry, key: Bytes) {
+    if let Err(error) = registry.remove_farewell(key).await {
+        tracing::warn!(%error, "a delivered farewell stays stored and is posted again after the next start");
     }
 }

@@ -18,7 +18,8 @@ use tokio_util::task::TaskTracker;
 use crate::event::{SessionName, Status};
 use crate::message::{Recipient, Sent};
 use crate::outbox::{NewEvent, Notice, Outbox};
-use crate::store::registry::{Registry, SessionRecord, SessionState};
+use crate::store::backend::SessionBackend;
+use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
 use crate::whatsapp::{OutboundError, WhatsApp};
 
@@ -218,21 +219,18 @@ impl SessionManager {
     /// When the store can't be read or written.
     pub async fn restore(&self) -> Result<(), KvError> {
         let manager = &self.0;
-        manager.registry.finish_deletions(manager.kv.as_ref()).await?;
+        let tells = manager.notices.is_some();
+        manager.registry.recover(|record| tells.then(|| farewell(record).encode(Utc::now()))).await?;
         let mut restored = 0_usize;
         for record in manager.registry.list().await? {
             let credentials = Namespace::credentials(&record.uid);
-            let paired = match record.state {
-                SessionState::LoggedOut => false,
-                SessionState::Live | SessionState::Stopped => {
-                    crate::store::backend::has_device(manager.kv.as_ref(), &credentials).await?
-                }
-                SessionState::Deleting => continue,
-            };
+            let backend = SessionBackend::new(Arc::clone(&manager.kv), credentials.clone(), None);
+            let paired = record.state != RecordState::LoggedOut && backend.has_device().await?;
             if !paired {
                 manager.kv.drop_namespace(&credentials).await?;
-                if record.state == SessionState::Live && record.details.is_none() {
-                    manager.kv.drop_namespace(&Namespace::outbox(&record.uid)).await?;
+                if record.state == RecordState::Live && record.details.is_none() {
+                    manager.registry.mark_deleting(&record.uid).await?;
+                    manager.registry.erase(&record.uid).await?;
                     manager.registry.forget(&record.uid, None).await?;
                     continue;
                 }
@@ -292,7 +290,7 @@ impl SessionManager {
             } else {
                 // One that WhatsApp logged out may be at its last steps.
                 entry.end_task(END_TIMEOUT).await;
-                self.0.registry.update(name.as_str(), &entry.uid, |record| record.state = SessionState::Live).await?;
+                self.0.registry.update(&entry.uid, |record| record.state = RecordState::Live).await?;
                 entry.set_state(State::Starting).await;
                 tracing::info!(session = %name, "session starts");
                 task::spawn(&self.0, &entry, None);
@@ -352,10 +350,7 @@ impl SessionManager {
         }
         let record = entry.record();
         // First the mark: after a crash from here on, the next start removes the credentials.
-        self.0
-            .registry
-            .update(record.name.as_str(), &record.uid, |record| record.state = SessionState::LoggedOut)
-            .await?;
+        self.0.registry.update(&record.uid, |record| record.state = RecordState::LoggedOut).await?;
         let unlinked = entry.end_task(END_TIMEOUT).await;
         self.0.kv.drop_namespace(&Namespace::credentials(&record.uid)).await?;
         entry.set_state(State::LoggedOut).await;
@@ -392,17 +387,13 @@ impl SessionManager {
         let _verb = entry.verbs.lock().await;
         let unlinked = entry.end_task(END_TIMEOUT).await;
         self.stop_delivery(&record.uid).await;
-        let farewell = self.0.notices.as_ref().map(|notices| {
-            let event = NewEvent::status(&record.uid, &record.name, Status::Disconnected);
-            (notices, event, Utc::now())
-        });
-        for namespace in [Namespace::credentials(&record.uid), Namespace::outbox(&record.uid)] {
-            self.0.kv.drop_namespace(&namespace).await?;
-        }
-        let kept = farewell.as_ref().map(|(_notices, event, at)| (event.event_id.clone(), event.encode(*at)));
-        self.0.registry.forget(&record.uid, kept).await?;
-        if let Some((notices, event, at)) = farewell {
-            let _stopping = notices.send(Notice::Farewell { session: record.name.clone(), event, at }).await;
+        self.0.registry.erase(&record.uid).await?;
+        let (event, at) = (farewell(&record), Utc::now());
+        let kept = self.0.notices.is_some().then(|| event.encode(at));
+        let key = self.0.registry.forget(&record.uid, kept).await?;
+        if let (Some(notices), Some(key)) = (&self.0.notices, key) {
+            let session = record.name.clone();
+            let _stopping = notices.send(Notice::Farewell { key, session, event, at }).await;
         }
         tracing::info!(session = %record.name, unlinked, "session deleted with everything stored of it");
         Ok(())
@@ -489,6 +480,17 @@ impl SessionManager {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Sessions> {
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The last event of a session that is gone.
+fn farewell(record: &SessionRecord) -> NewEvent {
+    NewEvent::status(&record.uid, &record.name, Status::Disconnected)
+}
+
+impl From<AccountDetails> for Details {
+    fn from(account: AccountDetails) -> Self {
+        Self { name: account.name, phone_number: account.phone_number }
     }
 }
 

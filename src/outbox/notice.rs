@@ -1,5 +1,6 @@
 //! What the sink must know of sessions' outboxes: sent down by `session`, taken by `webhook`.
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
@@ -25,6 +26,8 @@ pub enum Notice {
     },
     /// The last event of a deleted session; the registry keeps it until it is delivered.
     Farewell {
+        /// Names it in the registry.
+        key: Bytes,
         /// The name it had.
         session: SessionName,
         /// What is posted.

@@ -117,7 +117,7 @@ impl Entry {
         SessionSummary {
             session: self.name.clone(),
             status,
-            details: details.or_else(|| record.details.clone()),
+            details: details.or_else(|| record.details.clone().map(Details::from)),
             since: view.since,
             platform: record.platform.clone(),
         }

@@ -14,10 +14,10 @@ use tracing::Instrument;
 
 use super::entry::{Command, Owner};
 use super::state::{State, Step, next, pause};
-use super::{Details, Manager};
+use super::Manager;
 use crate::outbox::{NewEvent, event_id};
 use crate::store::backend::SessionBackend;
-use crate::store::registry::SessionState;
+use crate::store::registry::{AccountDetails, RecordState};
 use crate::store::{Batch, Namespace};
 use crate::whatsapp::{Commit, Connection, Received, SIGNALS, Signal, Verdict};
 
@@ -290,33 +290,28 @@ impl Task {
 
     async fn connected(&self, connection: &Connection) {
         if let Some(account) = connection.account() {
-            self.remember(Some(Details { name: account.name, phone_number: account.phone_number }), None).await;
+            let details = AccountDetails { name: account.name, phone_number: account.phone_number };
+            self.remember(Some(details), None).await;
         }
         self.entry.set_state(State::Connected).await;
     }
 
     /// Keeps what the list shows of a session while it is away.
-    async fn remember(&self, details: Option<Details>, platform: Option<String>) {
-        let mut record = self.entry.record();
-        let before = (record.details.clone(), record.platform.clone());
-        record.details = details.or(record.details);
-        record.platform = platform.or(record.platform);
-        if before == (record.details.clone(), record.platform.clone()) {
-            return;
+    async fn remember(&self, details: Option<AccountDetails>, platform: Option<String>) {
+        let written = self.manager.registry.update(&self.entry.uid, |record| {
+            if details.is_some() {
+                record.details.clone_from(&details);
+            }
+            if platform.is_some() {
+                record.platform.clone_from(&platform);
+            }
+        });
+        match written.await {
+            Ok(Some(record)) => self.entry.set_record(record),
+            // It is being deleted.
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the account's name was not stored"),
         }
-        let (details, platform) = (record.details.clone(), record.platform.clone());
-        let written = self
-            .manager
-            .registry
-            .update(self.entry.name.as_str(), &self.entry.uid, |stored| {
-                stored.details = details;
-                stored.platform = platform;
-            })
-            .await;
-        if let Err(error) = written {
-            tracing::warn!(%error, "the account's name was not stored");
-        }
-        self.entry.set_record(record);
     }
 
     /// Closes the connection as the outcome wants it; `None`: the task is done.
@@ -324,7 +319,7 @@ impl Task {
         match outcome {
             Outcome::Cancelled => {
                 connection.close(CLOSE).await;
-                backend.poison();
+                backend.close().await;
                 None
             }
             Outcome::End(answer) => {
@@ -335,25 +330,25 @@ impl Task {
                 let unlinked = paired && connection.unlink(UNLINK).await;
                 connection.close(CLOSE_FAST).await;
                 // Whatever the library still has under way must not write into a namespace that is about to go.
-                backend.poison();
+                backend.close().await;
                 let _nobody_waits = answer.send(unlinked);
                 None
             }
             Outcome::StoreFailed => {
                 // The ratchets in memory are ahead of the store: nothing of them may be written any more.
-                backend.poison();
+                backend.close().await;
                 connection.close(CLOSE_FAST).await;
                 Some(Outcome::StoreFailed)
             }
             Outcome::LoggedOut => {
                 connection.close(CLOSE_FAST).await;
-                backend.poison();
+                backend.close().await;
                 self.wipe().await;
                 None
             }
             Outcome::Renew(_) | Outcome::Idle => {
                 connection.close(CLOSE).await;
-                backend.poison();
+                backend.close().await;
                 Some(outcome)
             }
         }
@@ -361,10 +356,10 @@ impl Task {
 
     /// Removes credentials that WhatsApp has declared void; the entry stays listed.
     async fn wipe(&self) {
-        let (name, uid) = (self.entry.name.as_str(), &self.entry.uid);
-        let marked = self.manager.registry.update(name, uid, |record| record.state = SessionState::LoggedOut).await;
+        let uid = &self.entry.uid;
+        let marked = self.manager.registry.update(uid, |record| record.state = RecordState::LoggedOut).await;
         let dropped = self.manager.kv.drop_namespace(&Namespace::credentials(uid)).await;
-        if let Err(error) = marked.and(dropped) {
+        if let Err(error) = marked.map(drop).and(dropped) {
             tracing::error!(%error, "void credentials could not be removed; the next start does");
         }
         tracing::info!("logged out by WhatsApp, credentials removed");
@@ -446,7 +441,7 @@ impl Task {
             connection.wait_login(UNLINK_LOGIN).await;
             unlinked = connection.unlink(UNLINK).await;
             connection.close(CLOSE_FAST).await;
-            backend.poison();
+            backend.close().await;
         }
         let _nobody_waits = answer.send(unlinked);
     }
