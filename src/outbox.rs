@@ -282,7 +282,9 @@ impl Outbox {
         let mut ring: Vec<_> = ring.iter().filter_map(|(_, value)| event::recent_of(value)).collect();
         ring.sort_unstable();
         state.recent = Recent::default();
-        ring.into_iter().for_each(|(_, id)| state.recent.push(id));
+        for (_, id) in ring {
+            state.recent.push(id);
+        }
         state.sound = true;
         self.publish(state.meta);
         Ok(())

@@ -76,12 +76,12 @@ impl Webhook {
     /// By [`WebhookError`].
     pub fn start(
         base_url: Option<Url>,
-        key: Option<SecretString>,
+        key: Option<&SecretString>,
         retry: RetryPolicy,
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Result<Self, WebhookError> {
-        let poster = base_url.map(|base| Poster::new(&base, key.as_ref(), &retry)).transpose()?;
+        let poster = base_url.map(|base| Poster::new(&base, key, &retry)).transpose()?;
         let inner = Inner { poster, policy: retry, tracker, token, pending: Pending::default() };
         Ok(Self { inner: Arc::new(inner) })
     }

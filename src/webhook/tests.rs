@@ -133,7 +133,8 @@ impl Sink {
     fn start(base: impl Into<Option<Url>>, key: Option<&str>, policy: RetryPolicy) -> Self {
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let webhook =
-            Webhook::start(base.into(), key.map(SecretString::from), policy, tracker.clone(), token.clone()).unwrap();
+            Webhook::start(base.into(), key.map(SecretString::from).as_ref(), policy, tracker.clone(), token.clone())
+                .unwrap();
         Self { webhook, tracker, token }
     }
 
