@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod event;
+pub mod gateway;
 pub mod http;
 pub mod message;
 pub mod outbox;
@@ -9,3 +10,6 @@ pub mod session;
 pub mod store;
 pub mod webhook;
 pub mod whatsapp;
+
+pub use config::Config;
+pub use gateway::Gateway;

@@ -1,0 +1,289 @@
+//! What waits in an outbox: its words, its ids and its bytes in the store.
+//!
+//! Pure; the layout of every key and value of the outbox namespace is here and nowhere else.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Depth;
+use crate::event::{SessionName, Status};
+use crate::message::Incoming;
+
+/// Where the counters stand.
+pub(super) const META_KEY: &[u8] = b"m";
+
+/// The first byte of an encoded event: the layout's version.
+const LAYOUT: u8 = 1;
+
+/// What an event tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A session's status changed.
+    Session,
+    /// A message came in.
+    Message,
+}
+
+impl Kind {
+    /// The last part of the path that it is posted to.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Message => "message",
+        }
+    }
+}
+
+/// An event as it is posted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// Stays the same however often it is delivered.
+    pub event_id: String,
+    /// Says which path it is posted to.
+    pub kind: Kind,
+    /// The chat whose order it belongs to; `None`: the session's own.
+    pub chat: Option<String>,
+    /// JSON, members in the contract's order.
+    pub body: Bytes,
+}
+
+impl std::fmt::Debug for NewEvent {
+    /// Without the chat and the body: neither may get into a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewEvent").field("event_id", &self.event_id).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// An event that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the order.
+    pub seq: u64,
+    /// What is posted.
+    pub event: NewEvent,
+    /// When it was committed; its age decides when delivery is given up.
+    pub committed_at: DateTime<Utc>,
+    /// Failed attempts so far.
+    pub attempts: u32,
+    /// Not to be tried before; `None`: not tried yet.
+    pub next_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    id: String,
+    kind: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chat: Option<String>,
+    at_ms: i64,
+}
+
+impl NewEvent {
+    /// A change of status, under a fresh id.
+    pub fn status(session_uid: &str, session: &SessionName, status: Status) -> Self {
+        let nonce = uuid::Uuid::new_v4();
+        Self {
+            event_id: event_id(session_uid, "", "", &nonce.simple().to_string(), Kind::Session.path()),
+            kind: Kind::Session,
+            chat: None,
+            body: session_body(session, status),
+        }
+    }
+
+    /// A received message, under its own id.
+    pub fn message(incoming: &Incoming) -> Self {
+        Self {
+            event_id: incoming.event_id.clone(),
+            kind: Kind::Message,
+            chat: Some(incoming.from.clone()),
+            body: message_body(incoming),
+        }
+    }
+
+    /// As bytes for a store: layout version, length of the head, head as JSON, body.
+    pub fn encode(&self, at: DateTime<Utc>) -> Bytes {
+        let head =
+            Head { id: self.event_id.clone(), kind: self.kind, chat: self.chat.clone(), at_ms: at.timestamp_millis() };
+        let head = serde_json::to_vec(&head).expect("a struct of strings and numbers always serialises");
+        let mut bytes = BytesMut::with_capacity(5 + head.len() + self.body.len());
+        bytes.put_u8(LAYOUT);
+        bytes.put_u32(u32::try_from(head.len()).expect("ids and JIDs are far below 4 GiB"));
+        bytes.put_slice(&head);
+        bytes.put_slice(&self.body);
+        bytes.freeze()
+    }
+
+    /// From [`NewEvent::encode`]'s bytes, with the time given there; `None`: not understood.
+    pub fn decode(bytes: &Bytes) -> Option<(Self, DateTime<Utc>)> {
+        let (&layout, rest) = bytes.split_first()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        let head: Head = serde_json::from_slice(rest.get(..length)?).ok().filter(|_| layout == LAYOUT)?;
+        let event = Self { event_id: head.id, kind: head.kind, chat: head.chat, body: bytes.slice(5 + length..) };
+        Some((event, DateTime::from_timestamp_millis(head.at_ms)?))
+    }
+}
+
+impl Entry {
+    pub(super) fn decode(seq: u64, bytes: &Bytes, attempt: Attempt) -> Option<Self> {
+        let (event, committed_at) = NewEvent::decode(bytes)?;
+        let next_at = if attempt.count == 0 { None } else { DateTime::from_timestamp_millis(attempt.next_at_ms) };
+        Some(Self { seq, event, committed_at, attempts: attempt.count, next_at })
+    }
+}
+
+/// The id of an event: the same for the same message of the same session, whenever it is computed.
+///
+/// The first 32 hexadecimal digits of SHA-256 over the parts, each behind its length as 64 bits, big-endian.
+pub fn event_id(session_uid: &str, chat: &str, sender: &str, id: &str, kind: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [session_uid, chat, sender, id, kind] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let mut text = hex::encode(hash.finalize());
+    text.truncate(32);
+    text
+}
+
+/// The body of a status event (wa-gateway 4.7.1, webhook `session`).
+pub fn session_body(session: &SessionName, status: Status) -> Bytes {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        session: &'a SessionName,
+        status: Status,
+    }
+    serde_json::to_vec(&Body { session, status }).expect("two strings always serialise").into()
+}
+
+/// The body of a message event (wa-gateway 4.7.1, webhook `message`, with our members behind).
+pub fn message_body(incoming: &Incoming) -> Bytes {
+    serde_json::to_vec(incoming).expect("strings, numbers and booleans always serialise").into()
+}
+
+/// What is known of an event's delivery so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Attempt {
+    pub(super) count: u32,
+    pub(super) next_at_ms: i64,
+}
+
+impl Attempt {
+    pub(super) fn encode(self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(12);
+        bytes.put_u32(self.count);
+        bytes.put_i64(self.next_at_ms);
+        bytes.freeze()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (count, rest) = bytes.split_first_chunk::<4>()?;
+        let next_at_ms = i64::from_be_bytes(rest.try_into().ok()?);
+        Some(Self { count: u32::from_be_bytes(*count), next_at_ms })
+    }
+}
+
+/// The outbox's counters; changed in the same batch as what they count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Meta {
+    /// The next event's place; never reused.
+    next_seq: u64,
+    /// Events that are done, which is also the turn of the ring.
+    done: u64,
+    pub(super) depth: Depth,
+}
+
+impl Meta {
+    /// Counts an event in and gives it its place.
+    pub(super) fn add(&mut self, kind: Kind, bytes: usize) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        *self.count(kind) += 1;
+        self.depth.bytes += bytes as u64;
+        seq
+    }
+
+    /// Counts an event out and gives it its turn in the ring of those that are done.
+    pub(super) fn take(&mut self, kind: Kind, bytes: usize) -> u64 {
+        let turn = self.done;
+        self.done += 1;
+        let count = self.count(kind);
+        *count = count.saturating_sub(1);
+        self.depth.bytes = self.depth.bytes.saturating_sub(bytes as u64);
+        turn
+    }
+
+    fn count(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::Session => &mut self.depth.statuses,
+            Kind::Message => &mut self.depth.messages,
+        }
+    }
+
+    pub(super) fn encode(self) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(41);
+        bytes.put_u8(LAYOUT);
+        for number in [self.next_seq, self.done, self.depth.messages, self.depth.statuses, self.depth.bytes] {
+            bytes.put_u64(number);
+        }
+        bytes.freeze()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&LAYOUT, rest) = bytes.split_first()? else { return None };
+        let mut numbers = rest.chunks_exact(8).map(|chunk| chunk.try_into().map(u64::from_be_bytes));
+        let mut next = || numbers.next()?.ok();
+        let (next_seq, done) = (next()?, next()?);
+        let depth = Depth { messages: next()?, statuses: next()?, bytes: next()? };
+        Some(Self { next_seq, done, depth })
+    }
+}
+
+pub(super) fn event_key(seq: u64) -> Bytes {
+    numbered(b'e', seq)
+}
+
+pub(super) fn attempt_key(seq: u64) -> Bytes {
+    numbered(b'a', seq)
+}
+
+/// The attempt's key beside an event's key.
+pub(super) fn attempt_key_of(event_key: &[u8]) -> Bytes {
+    let mut key = BytesMut::from(event_key);
+    if let Some(first) = key.first_mut() {
+        *first = b'a';
+    }
+    key.freeze()
+}
+
+pub(super) fn seq_of(event_key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(event_key.get(1..)?.try_into().ok()?))
+}
+
+pub(super) fn id_key(event_id: &str) -> Bytes {
+    [b"i", event_id.as_bytes()].concat().into()
+}
+
+pub(super) fn recent_key(turn: u64, slots: usize) -> Bytes {
+    numbered(b'd', turn % slots as u64)
+}
+
+pub(super) fn recent_value(turn: u64, event_id: &str) -> Bytes {
+    [turn.to_be_bytes().as_slice(), event_id.as_bytes()].concat().into()
+}
+
+/// The turn and the id.
+pub(super) fn recent_of(value: &[u8]) -> Option<(u64, String)> {
+    let (turn, id) = value.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*turn), String::from_utf8(id.to_vec()).ok()?))
+}
+
+fn numbered(first: u8, number: u64) -> Bytes {
+    let mut key = BytesMut::with_capacity(9);
+    key.put_u8(first);
+    key.put_u64(number);
+    key.freeze()
+}

@@ -1,0 +1,212 @@
+use super::memory::{Fault, MemoryKv};
+use super::*;
+use crate::event::Status;
+use crate::message::{Incoming, Media};
+
+fn name() -> SessionName {
+    SessionName::parse("shop").unwrap()
+}
+
+fn event(id: &str) -> NewEvent {
+    let body = Bytes::from(format!("{{\"text\":\"{id}\"}}"));
+    NewEvent { event_id: id.to_owned(), kind: Kind::Message, chat: Some("1@s.whatsapp.net".to_owned()), body }
+}
+
+async fn open(kv: &Arc<MemoryKv>) -> Outbox {
+    Outbox::open(kv.clone(), "uid", name()).await.unwrap()
+}
+
+async fn ids(outbox: &Outbox) -> Vec<String> {
+    outbox.head(usize::MAX).await.unwrap().into_iter().map(|entry| entry.event.event_id).collect()
+}
+
+#[tokio::test]
+async fn events_wait_in_order_and_over_a_reopening() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a"), event("b")]).await.unwrap();
+    outbox.commit(vec![NewEvent::status("uid", &name(), Status::Connected)]).await.unwrap();
+    assert_eq!(outbox.depth(), Depth { messages: 2, statuses: 1, bytes: 24 + 39 });
+
+    let again = open(&kv).await;
+    assert_eq!(again.depth(), outbox.depth());
+    again.commit(vec![event("c")]).await.unwrap();
+    let entries = again.head(10).await.unwrap();
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(entries[0].event, event("a"));
+    assert_eq!(entries[3].event, event("c"));
+    assert_eq!(entries[2].event.body, r#"{"session":"shop","status":"connected"}"#);
+    assert_eq!(again.head(2).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn sequence_numbers_are_not_reused_when_all_is_delivered() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a")]).await.unwrap();
+    outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
+    assert_eq!(outbox.depth(), Depth::default());
+    let again = open(&kv).await;
+    again.commit(vec![event("b")]).await.unwrap();
+    assert_eq!(again.head(1).await.unwrap()[0].seq, 1);
+}
+
+#[tokio::test]
+async fn an_event_is_kept_once_while_it_waits_and_shortly_after() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a"), event("a")]).await.unwrap();
+    outbox.commit(vec![event("a"), event("b")]).await.unwrap();
+    assert_eq!(ids(&outbox).await, ["a", "b"]);
+    outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
+    outbox.commit(vec![event("a")]).await.unwrap();
+    open(&kv).await.commit(vec![event("a")]).await.unwrap();
+    assert_eq!(ids(&outbox).await, ["b"]);
+    assert_eq!(outbox.depth().events(), 1);
+}
+
+#[tokio::test]
+async fn ids_are_forgotten_oldest_first_and_the_memory_of_them_is_bounded() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    for n in 0..=RECENT_IDS {
+        outbox.commit(vec![event(&format!("{n}"))]).await.unwrap();
+        outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
+    }
+    // The ring and the counters are all that is left.
+    assert_eq!(kv.snapshot(&Namespace::outbox("uid")).await.unwrap().len(), RECENT_IDS + 1);
+    for outbox in [open(&kv).await, outbox] {
+        outbox.commit(vec![event("1")]).await.unwrap();
+        assert_eq!(ids(&outbox).await, [""; 0]);
+    }
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("0")]).await.unwrap();
+    assert_eq!(ids(&outbox).await, ["0"]);
+}
+
+#[tokio::test]
+async fn a_write_that_failed_leaves_no_doubt_behind() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a")]).await.unwrap();
+    for (fault, id) in [(Fault::Before, "b"), (Fault::After, "c")] {
+        kv.fail_next_write(fault);
+        assert!(matches!(outbox.commit(vec![event(id)]).await, Err(KvError::Engine(_))));
+        outbox.commit(vec![event(id)]).await.unwrap();
+    }
+    assert_eq!(ids(&outbox).await, ["a", "b", "c"]);
+    assert_eq!(outbox.depth().messages, 3);
+
+    let head = outbox.head(1).await.unwrap().remove(0);
+    kv.fail_next_write(Fault::After);
+    assert!(outbox.remove(&head).await.is_err());
+    outbox.remove(&head).await.unwrap();
+    assert_eq!(ids(&outbox).await, ["b", "c"]);
+    assert_eq!(outbox.depth().messages, 2);
+}
+
+#[tokio::test]
+async fn a_late_write_of_another_handle_is_noticed() {
+    let kv = Arc::new(MemoryKv::default());
+    let (one, two) = (open(&kv).await, open(&kv).await);
+    one.commit(vec![event("a")]).await.unwrap();
+    two.commit(vec![event("a"), event("b")]).await.unwrap();
+    one.commit(vec![event("c")]).await.unwrap();
+    assert_eq!(ids(&one).await, ["a", "b", "c"]);
+    assert_eq!(one.depth().messages, 3);
+}
+
+#[tokio::test]
+async fn attempts_are_kept_over_a_reopening() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a"), event("b")]).await.unwrap();
+    let next_at = DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
+    outbox.mark_attempt(0, next_at, 3).await.unwrap();
+    let entries = open(&kv).await.head(2).await.unwrap();
+    assert_eq!((entries[0].attempts, entries[0].next_at), (3, Some(next_at)));
+    assert_eq!((entries[1].attempts, entries[1].next_at), (0, None));
+    outbox.remove(&entries[0]).await.unwrap();
+    assert_eq!(kv.get(&Namespace::outbox("uid"), &event::attempt_key(0)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_closed_outbox_takes_nothing() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.close().await;
+    assert!(matches!(outbox.commit(vec![event("a")]).await, Err(KvError::Fenced)));
+    assert_eq!(kv.namespaces().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_discarding_outbox_stores_nothing() {
+    let outbox = Outbox::discarding(name());
+    outbox.commit(vec![event("a")]).await.unwrap();
+    assert_eq!(ids(&outbox).await, [""; 0]);
+    assert_eq!(outbox.depth(), Depth::default());
+}
+
+#[tokio::test]
+async fn an_unreadable_entry_does_not_block_the_ones_behind() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a"), event("b")]).await.unwrap();
+    kv.write(&Namespace::outbox("uid"), Batch::new().put(event::event_key(0), "\u{7f}junk")).await.unwrap();
+    assert_eq!(ids(&outbox).await, ["b"]);
+    assert_eq!(kv.get(&Namespace::outbox("uid"), &event::event_key(0)).await.unwrap(), None);
+}
+
+#[test]
+fn event_ids_depend_on_each_part_and_on_where_it_ends() {
+    let id = event_id("uid", "chat", "sender", "id", "message");
+    assert_eq!(id, event_id("uid", "chat", "sender", "id", "message"));
+    assert_eq!(id.len(), 32);
+    assert!(id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)));
+    let others = [
+        event_id("uid2", "chat", "sender", "id", "message"),
+        event_id("uid", "chats", "ender", "id", "message"),
+        event_id("uid", "chat", "sender", "", "idmessage"),
+        event_id("uid", "chat", "sender", "id", "session"),
+    ];
+    assert_eq!(others.iter().chain([&id]).collect::<HashSet<_>>().len(), 5);
+}
+
+#[test]
+fn bodies_have_the_contracts_members_in_order() {
+    assert_eq!(session_body(&name(), Status::Connecting), r#"{"session":"shop","status":"connecting"}"#);
+    let incoming = Incoming {
+        session: "shop".to_owned(),
+        from: "6281111111111@s.whatsapp.net".to_owned(),
+        message: Some("caf\u{e9} \u{1f600}".to_owned()),
+        media: Media::default(),
+        id: "3EB0".to_owned(),
+        event_id: "ab".to_owned(),
+        timestamp: 1_700_000_000,
+        participant: None,
+        participant_name: Some("Ani".to_owned()),
+        is_group: false,
+        from_lid: None,
+    };
+    let event = NewEvent::message(&incoming);
+    assert_eq!((event.event_id.as_str(), event.kind), ("ab", Kind::Message));
+    assert_eq!(
+        std::str::from_utf8(&event.body).unwrap(),
+        concat!(
+            r#"{"session":"shop","from":"6281111111111@s.whatsapp.net","message":"café 😀","#,
+            r#""media":{"image":null,"video":null,"document":null,"audio":null},"id":"3EB0","event_id":"ab","#,
+            r#""timestamp":1700000000,"participant":null,"participant_name":"Ani","is_group":false,"from_lid":null}"#
+        )
+    );
+    assert!(!format!("{event:?}").contains("caf"));
+}
+
+#[test]
+fn an_encoded_event_is_read_back_and_junk_is_refused() {
+    let at = DateTime::from_timestamp_millis(1_700_000_000_123).unwrap();
+    let bytes = event("a").encode(at);
+    assert_eq!(NewEvent::decode(&bytes), Some((event("a"), at)));
+    for junk in [Bytes::new(), Bytes::from_static(&[1, 255, 255, 255, 255, 0]), bytes.slice(..9), bytes.slice(1..)] {
+        assert_eq!(NewEvent::decode(&junk), None);
+    }
+}

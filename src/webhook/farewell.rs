@@ -1,0 +1,151 @@
+//! The last word of a deleted session: its outbox is gone, so the registry keeps it until it is delivered.
+//!
+//! One task posts them all, each on its own schedule. Which session has one pending is known to the lanes, so that a
+//! new session of that name does not overtake it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tracing::Instrument;
+
+use super::Webhook;
+use crate::event::SessionName;
+use crate::outbox::NewEvent;
+
+/// How many farewells are worked on at a time; the rest waits in the registry for the next start.
+pub const MAX_FAREWELLS: usize = 1_024;
+
+/// Attempts at once: deletions in bulk shall not storm the receiver.
+const AT_ONCE: usize = 8;
+
+/// The last event of a session that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    /// Names it where it is kept until it is delivered.
+    pub key: Bytes,
+    /// The session's name.
+    pub session: SessionName,
+    /// What is posted.
+    pub event: NewEvent,
+    /// When it was deleted; as for other events, the age decides when delivery is given up.
+    pub at: DateTime<Utc>,
+}
+
+/// Where farewells are handed in; cheap to clone. The task ends with the sink's token.
+#[derive(Clone, Debug)]
+pub struct Farewells {
+    /// Bounded by [`MAX_FAREWELLS`].
+    sender: mpsc::Sender<Farewell>,
+    webhook: Webhook,
+}
+
+impl Farewells {
+    /// Takes a farewell that is in the registry already; from now on lanes of that name wait for it.
+    ///
+    /// `false`: too many wait, or the sink has ended; it stays in the registry. One that is pending already is not
+    /// taken twice.
+    pub fn say(&self, farewell: Farewell) -> bool {
+        let Ok(permit) = self.sender.try_reserve() else { return false };
+        if self.webhook.inner.pending.add(&farewell) {
+            permit.send(farewell);
+        }
+        true
+    }
+}
+
+pub(super) fn start<F, Fut>(webhook: Webhook, forget: F) -> Farewells
+where
+    F: Fn(Bytes) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let (sender, mut receiver) = mpsc::channel::<Farewell>(MAX_FAREWELLS);
+    let farewells = Farewells { sender, webhook: webhook.clone() };
+    let tracker = webhook.inner.tracker.clone();
+    tracker.spawn(async move {
+        let attempts = Semaphore::new(AT_ONCE);
+        let mut under_way = FuturesUnordered::new();
+        let ended = webhook.inner.token.clone();
+        loop {
+            tokio::select! {
+                Some(farewell) = receiver.recv(), if under_way.len() < MAX_FAREWELLS => {
+                    let event_id = farewell.event.event_id.clone();
+                    let span = tracing::info_span!("delivery", session = %farewell.session, event_id);
+                    under_way.push(deliver(&webhook, &attempts, &forget, farewell).instrument(span));
+                }
+                Some(()) = under_way.next(), if !under_way.is_empty() => {}
+                () = ended.cancelled() => break,
+            }
+        }
+        // Each finishes its attempt under way and stops at its next wait.
+        while under_way.next().await.is_some() {}
+    });
+    farewells
+}
+
+async fn deliver<F, Fut>(webhook: &Webhook, permits: &Semaphore, forget: &F, farewell: Farewell)
+where
+    F: Fn(Bytes) -> Fut,
+    Fut: Future<Output = ()>,
+{
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let wait = {
+            let _permit = permits.acquire().await;
+            if webhook.inner.token.is_cancelled() {
+                return;
+            }
+            webhook.try_once(&farewell.session, &farewell.event, farewell.at, attempts).await
+        };
+        let Some(wait) = wait else { break };
+        if webhook.pause(wait).await.is_break() {
+            return;
+        }
+    }
+    forget(farewell.key.clone()).await;
+    webhook.inner.pending.remove(&farewell);
+}
+
+/// The farewells under way, by session.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    ids: Mutex<HashMap<SessionName, HashSet<String>>>,
+    changed: Notify,
+}
+
+impl Pending {
+    /// Whether it is new.
+    fn add(&self, farewell: &Farewell) -> bool {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.entry(farewell.session.clone()).or_default().insert(farewell.event.event_id.clone())
+    }
+
+    fn remove(&self, farewell: &Farewell) {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = ids.get_mut(&farewell.session) {
+            left.remove(&farewell.event.event_id);
+            if left.is_empty() {
+                ids.remove(&farewell.session);
+            }
+        }
+        drop(ids);
+        self.changed.notify_waiters();
+    }
+
+    /// Returns when no farewell of this session is under way.
+    pub(super) async fn none_of(&self, session: &SessionName) {
+        loop {
+            let changed = self.changed.notified();
+            let pending = self.ids.lock().unwrap_or_else(PoisonError::into_inner).contains_key(session);
+            if !pending {
+                return;
+            }
+            changed.await;
+        }
+    }
+}

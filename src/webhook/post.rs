@@ -1,0 +1,176 @@
+//! One attempt: a POST with the contract's headers over one shared, pooled client.
+//!
+//! Follows no redirect, asks no proxy, reads at most a little of the answer. Errors are told without the address.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response, Url, redirect};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Answer, RetryPolicy, WebhookError};
+use crate::outbox::{Kind, NewEvent};
+
+/// Node closes a connection that was idle for 5 s: reusing one at that moment would fail.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+
+/// Idle connections kept; one busy lane keeps one.
+const MAX_IDLE: usize = 64;
+
+/// So much of an answer is read and thrown away, to get the connection back; a longer one costs the connection.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// The status has decided by then: so long we wait for the rest of the answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+const EVENT_ID: HeaderName = HeaderName::from_static("x-event-id");
+
+#[derive(Debug)]
+pub(super) struct Poster {
+    client: Client,
+    session: Url,
+    message: Url,
+    attempt_limit: Duration,
+}
+
+impl Poster {
+    pub(super) fn new(base: &Url, key: Option<&SecretString>, policy: &RetryPolicy) -> Result<Self, WebhookError> {
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(WebhookError::BaseUrl);
+        }
+        let key = key.map_or("", ExposeSecret::expose_secret);
+        let mut key = HeaderValue::from_bytes(key.as_bytes()).map_err(|_| WebhookError::Key)?;
+        key.set_sensitive(true);
+        // wa-gateway 4.7.1 sends these of axios; its User-Agent and Accept-Encoding are its own.
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/plain, */*"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(HeaderName::from_static("key"), key);
+        let client = Client::builder()
+            .default_headers(headers)
+            .user_agent(concat!("wa-gateway/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(policy.connect_limit)
+            .pool_idle_timeout(IDLE_LIMIT)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .build()
+            .map_err(WebhookError::Client)?;
+        let [session, message] = [Kind::Session, Kind::Message].map(|kind| endpoint(base, kind.path()));
+        Ok(Self { client, session, message, attempt_limit: policy.attempt_limit })
+    }
+
+    /// Posts once; cancelling it closes the connection.
+    pub(super) async fn attempt(&self, event: &NewEvent) -> Answer {
+        let url = match event.kind {
+            Kind::Session => &self.session,
+            Kind::Message => &self.message,
+        };
+        let request = self.client.post(url.clone()).header(EVENT_ID, &event.event_id).body(event.body.clone());
+        match tokio::time::timeout(self.attempt_limit, request.send()).await {
+            Err(_) => Answer::TimedOut,
+            Ok(Err(error)) if error.is_timeout() => Answer::TimedOut,
+            Ok(Err(error)) => Answer::Unreachable(reason(error)),
+            Ok(Ok(response)) => {
+                let code = response.status().as_u16();
+                let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| wait_asked(value, Utc::now()));
+                discard(response).await;
+                Answer::Status { code, retry_after }
+            }
+        }
+    }
+}
+
+/// The address below the base: one slash between, a query of the base stays behind, a fragment is dropped.
+fn endpoint(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url.set_fragment(None);
+    url
+}
+
+/// `Retry-After` as seconds or as a date.
+fn wait_asked(value: &HeaderValue, now: DateTime<Utc>) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::parse_from_rfc2822(text).ok()?;
+    Some((date.with_timezone(&Utc) - now).to_std().unwrap_or_default())
+}
+
+async fn discard(mut response: Response) {
+    let mut left = MAX_ANSWER_BYTES;
+    let read = async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Too late or too long only costs the connection.
+    drop(tokio::time::timeout(ANSWER_LIMIT, read).await);
+}
+
+/// The chain of causes without the address, which may hold secrets.
+fn reason(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_goes_behind_the_bases_path_and_before_its_query() {
+        for (base, wanted) in [
+            ("http://bot:3000", "http://bot:3000/message"),
+            ("http://bot:3000/", "http://bot:3000/message"),
+            ("https://a.example/hooks/wa", "https://a.example/hooks/wa/message"),
+            ("https://a.example/hooks/wa//", "https://a.example/hooks/wa/message"),
+            ("https://a.example/hooks?token=a%2Fb", "https://a.example/hooks/message?token=a%2Fb"),
+            ("https://a.example/hooks/?t=1#x", "https://a.example/hooks/message?t=1"),
+            ("http://user:word@[::1]:80/x", "http://user:word@[::1]/x/message"),
+        ] {
+            assert_eq!(endpoint(&Url::parse(base).unwrap(), "message").as_str(), wanted);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
+        let now = DateTime::parse_from_rfc3339("2026-01-02T03:04:05Z").unwrap().to_utc();
+        for (text, wanted) in [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("Fri, 02 Jan 2026 03:05:05 GMT", Some(60)),
+            ("Fri, 02 Jan 2026 03:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let wait = wait_asked(&HeaderValue::from_str(text).unwrap(), now);
+            assert_eq!(wait, wanted.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_or_a_base_that_cannot_be_sent_is_refused() {
+        let policy = RetryPolicy::default();
+        let base = Url::parse("http://bot").unwrap();
+        let made = |key: &str| Poster::new(&base, Some(&SecretString::from(key)), &policy);
+        assert!(matches!(made("a\nb"), Err(WebhookError::Key)));
+        assert!(made("gr\u{fc}n \u{1f511}").is_ok());
+        let base = Url::parse("ftp://bot").unwrap();
+        assert!(matches!(Poster::new(&base, None, &policy), Err(WebhookError::BaseUrl)));
+    }
+}

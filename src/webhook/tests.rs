@@ -1,0 +1,488 @@
+//! The sink against a real HTTP receiver on loopback.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+
+use super::*;
+use crate::event::{SessionName, Status};
+use crate::outbox::memory::MemoryKv;
+use crate::outbox::{Kind, NewEvent};
+
+/// Every wait of these tests ends by then.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A request as it arrived.
+#[derive(Debug)]
+struct Arrived {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: String,
+    at: Instant,
+}
+
+/// What the receiver does with its n-th request (from 0) on this body.
+enum Say {
+    Status(u16),
+    After(u16, &'static str),
+    Redirect,
+    /// 200, but not before it is released.
+    Held(Arc<Notify>),
+    Hang,
+}
+
+struct Receiver {
+    addr: SocketAddr,
+    arrived: mpsc::Receiver<Arrived>,
+    tracker: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Receiver {
+    async fn start(say: impl Fn(usize, &str) -> Say + Send + Sync + 'static) -> Self {
+        Self::start_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), say)
+    }
+
+    fn start_on(listener: TcpListener, say: impl Fn(usize, &str) -> Say + Send + Sync + 'static) -> Self {
+        let (sender, arrived) = mpsc::channel(1_000);
+        let (tracker, token, count) = (TaskTracker::new(), CancellationToken::new(), AtomicUsize::new(0));
+        let say = Arc::new(move |body: &str| say(count.fetch_add(1, Ordering::SeqCst), body));
+        let handler = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| async move {
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            let answer = say(&body);
+            sender.try_send(Arrived { method, uri, headers, body, at: Instant::now() }).unwrap();
+            match answer {
+                Say::Status(code) => StatusCode::from_u16(code).unwrap().into_response(),
+                Say::After(code, wait) => {
+                    (StatusCode::from_u16(code).unwrap(), [("retry-after", wait)]).into_response()
+                }
+                Say::Redirect => (StatusCode::FOUND, [("location", "/elsewhere")]).into_response(),
+                Say::Held(released) => {
+                    released.notified().await;
+                    StatusCode::OK.into_response()
+                }
+                Say::Hang => std::future::pending::<Response>().await,
+            }
+        };
+        let addr = listener.local_addr().unwrap();
+        let ended = token.clone();
+        tracker.spawn(async move {
+            let served = axum::serve(listener, Router::new().fallback(handler));
+            ended.run_until_cancelled(served.into_future()).await;
+        });
+        Self { addr, arrived, tracker, token }
+    }
+
+    fn base(&self) -> Url {
+        Url::parse(&format!("http://{}/hook/", self.addr)).unwrap()
+    }
+
+    async fn next(&mut self) -> Arrived {
+        within("a webhook", self.arrived.recv()).await.unwrap()
+    }
+
+    async fn bodies(&mut self, n: usize) -> Vec<String> {
+        let mut bodies = Vec::new();
+        for _ in 0..n {
+            bodies.push(self.next().await.body);
+        }
+        bodies
+    }
+
+    /// Nothing that nobody looked at.
+    fn assert_silent(&mut self) {
+        assert!(self.arrived.try_recv().is_err(), "an unexpected webhook");
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.token.cancel();
+        self.tracker.close();
+    }
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("no {what} in time"))
+}
+
+/// A sink with its own tracker and token, on a store that outlives it.
+struct Sink {
+    webhook: Webhook,
+    tracker: TaskTracker,
+    token: CancellationToken,
+}
+
+fn quick() -> RetryPolicy {
+    RetryPolicy {
+        first_delay: Duration::from_millis(20),
+        max_delay: Duration::from_millis(50),
+        ..RetryPolicy::default()
+    }
+}
+
+impl Sink {
+    fn start(base: impl Into<Option<Url>>, key: Option<&str>, policy: RetryPolicy) -> Self {
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let webhook =
+            Webhook::start(base.into(), key.map(SecretString::from).as_ref(), policy, tracker.clone(), token.clone())
+                .unwrap();
+        Self { webhook, tracker, token }
+    }
+
+    async fn end(self) {
+        self.token.cancel();
+        self.tracker.close();
+        within("end of the sink", self.tracker.wait()).await;
+    }
+}
+
+fn name(name: &str) -> SessionName {
+    SessionName::parse(name).unwrap()
+}
+
+async fn outbox(kv: &Arc<MemoryKv>, session: &str) -> Outbox {
+    Outbox::open(kv.clone(), session, name(session)).await.unwrap()
+}
+
+fn text(id: &str) -> NewEvent {
+    NewEvent { event_id: id.to_owned(), kind: Kind::Message, chat: None, body: id.to_owned().into() }
+}
+
+fn texts(ids: std::ops::Range<usize>) -> Vec<NewEvent> {
+    ids.map(|id| text(&format!("{id}"))).collect()
+}
+
+async fn is_drained(outbox: &Outbox) {
+    until("drained outbox", || outbox.depth().events() == 0).await;
+}
+
+/// A bounded poll, for what has no event to wait on.
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    within(what, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_post_has_the_contracts_headers_and_body() {
+    for (key, wanted) in [(Some("secret"), "secret"), (Some(""), ""), (None, "")] {
+        let mut receiver = Receiver::start(|_, _| Say::Status(200)).await;
+        let sink = Sink::start(receiver.base(), key, quick());
+        let outbox = outbox(&Arc::default(), "ok1").await;
+        let lane = sink.webhook.attach(outbox.clone());
+        let status = NewEvent::status("uid", &name("ok1"), Status::Connecting);
+        outbox.commit(vec![status.clone(), text("body")]).await.unwrap();
+
+        let arrived = receiver.next().await;
+        assert_eq!((arrived.method, arrived.uri.path()), (Method::POST, "/hook/session"));
+        assert_eq!(arrived.body, r#"{"session":"ok1","status":"connecting"}"#);
+        let header = |name: &str| arrived.headers.get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(header("accept"), Some("application/json, text/plain, */*"));
+        assert_eq!(header("content-type"), Some("application/json"));
+        assert_eq!(header("key"), Some(wanted));
+        assert_eq!(header("x-event-id"), Some(status.event_id.as_str()));
+        assert_eq!(header("content-length"), Some("39"));
+        assert!(header("user-agent").unwrap().starts_with("wa-gateway/"));
+        assert_eq!(receiver.next().await.uri.path(), "/hook/message");
+        is_drained(&outbox).await;
+        within("end", lane.detach()).await;
+        sink.end().await;
+    }
+}
+
+#[tokio::test]
+async fn events_arrive_in_order_with_failures_between() {
+    // Every third request fails; the same body must come again before the next.
+    let mut receiver = Receiver::start(|n, _| Say::Status(if n % 3 == 1 { 500 } else { 204 })).await;
+    let sink = Sink::start(receiver.base(), None, quick());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(texts(0..20)).await.unwrap();
+    outbox.commit(texts(20..40)).await.unwrap();
+    is_drained(&outbox).await;
+    let mut wanted = Vec::new();
+    for id in 0..40 {
+        wanted.push(format!("{id}"));
+        if wanted.len() % 3 == 2 {
+            wanted.push(format!("{id}"));
+        }
+    }
+    assert_eq!(receiver.bodies(wanted.len()).await, wanted);
+    receiver.assert_silent();
+    within("end", lane.detach()).await;
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn retry_after_is_waited_for() {
+    let mut receiver = Receiver::start(|n, _| if n == 0 { Say::After(429, "1") } else { Say::Status(200) }).await;
+    let sink = Sink::start(receiver.base(), None, quick());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(vec![text("x")]).await.unwrap();
+    let (first, second) = (receiver.next().await, receiver.next().await);
+    assert!(second.at - first.at >= Duration::from_millis(990), "{:?}", second.at - first.at);
+    is_drained(&outbox).await;
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn a_refusal_or_a_redirect_is_final_and_the_next_event_follows() {
+    let mut receiver = Receiver::start(|_, body| match body {
+        "0" => Say::Status(404),
+        "1" => Say::Redirect,
+        _ => Say::Status(200),
+    })
+    .await;
+    let sink = Sink::start(receiver.base(), None, quick());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(texts(0..3)).await.unwrap();
+    is_drained(&outbox).await;
+    assert_eq!(receiver.bodies(3).await, ["0", "1", "2"]);
+    receiver.assert_silent();
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn an_event_that_grew_too_old_is_given_up() {
+    let mut receiver = Receiver::start(|_, body| Say::Status(if body == "0" { 503 } else { 200 })).await;
+    let policy = RetryPolicy { give_up_after: Duration::from_millis(100), ..quick() };
+    let sink = Sink::start(receiver.base(), None, policy);
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(texts(0..2)).await.unwrap();
+    is_drained(&outbox).await;
+    let mut tries = 0;
+    while receiver.next().await.body == "0" {
+        tries += 1;
+    }
+    assert!(tries >= 2, "{tries} tries");
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_was_down_gets_everything_when_it_is_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let sink = Sink::start(Url::parse(&format!("http://{addr}")).unwrap(), None, quick());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(texts(0..3)).await.unwrap();
+    within("failed attempts", async {
+        while outbox.head(1).await.unwrap()[0].attempts < 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    let mut receiver = Receiver::start_on(TcpListener::bind(addr).await.unwrap(), |_, _| Say::Status(200));
+    assert_eq!(receiver.bodies(3).await, ["0", "1", "2"]);
+    is_drained(&outbox).await;
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn a_hanging_receiver_costs_one_attempt_limit() {
+    let mut receiver = Receiver::start(|n, _| if n == 0 { Say::Hang } else { Say::Status(200) }).await;
+    let policy = RetryPolicy { attempt_limit: Duration::from_millis(150), ..quick() };
+    let sink = Sink::start(receiver.base(), None, policy);
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(vec![text("x")]).await.unwrap();
+    let (first, second) = (receiver.next().await, receiver.next().await);
+    assert!(second.at - first.at >= Duration::from_millis(140));
+    is_drained(&outbox).await;
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn detaching_breaks_off_a_hanging_attempt_and_keeps_the_event() {
+    let mut receiver = Receiver::start(|_, _| Say::Hang).await;
+    let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(vec![text("x")]).await.unwrap();
+    receiver.next().await;
+    let begun = Instant::now();
+    within("detach", lane.detach()).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "the attempt's limit was waited for");
+    assert_eq!(sink.tracker.len(), 0);
+    assert_eq!(outbox.head(9).await.unwrap().len(), 1);
+    receiver.assert_silent();
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn an_attempt_under_way_is_finished_when_the_sink_ends() {
+    let release = Arc::new(Notify::new());
+    let held = release.clone();
+    let mut receiver = Receiver::start(move |_, _| Say::Held(held.clone())).await;
+    let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(texts(0..2)).await.unwrap();
+    assert_eq!(receiver.next().await.body, "0");
+    sink.token.cancel();
+    release.notify_one();
+    sink.end().await;
+    receiver.assert_silent();
+    let left = outbox.head(9).await.unwrap();
+    assert_eq!(left.iter().map(|entry| entry.event.event_id.as_str()).collect::<Vec<_>>(), ["1"]);
+}
+
+#[tokio::test]
+async fn what_waits_is_delivered_after_a_restart() {
+    let kv = Arc::new(MemoryKv::default());
+    let mut receiver = Receiver::start(|n, _| Say::Status(if n < 2 { 500 } else { 200 })).await;
+    let sink = Sink::start(receiver.base(), None, RetryPolicy { first_delay: Duration::from_secs(30), ..quick() });
+    let first = outbox(&kv, "a").await;
+    let _lane = sink.webhook.attach(first.clone());
+    first.commit(texts(0..3)).await.unwrap();
+    assert_eq!(receiver.next().await.body, "0");
+    sink.end().await;
+
+    // The lane is gone in the middle of a back-off of 50 ms, which the next one keeps.
+    let sink = Sink::start(receiver.base(), None, quick());
+    let again = outbox(&kv, "a").await;
+    assert_eq!((again.depth().events(), again.head(1).await.unwrap()[0].attempts), (3, 1));
+    let _lane = sink.webhook.attach(again.clone());
+    is_drained(&again).await;
+    assert_eq!(receiver.bodies(4).await, ["0", "0", "1", "2"]);
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn one_sessions_slow_receiver_does_not_delay_another() {
+    let mut receiver = Receiver::start(|_, body| if body == "slow" { Say::Hang } else { Say::Status(200) }).await;
+    let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
+    let kv = Arc::new(MemoryKv::default());
+    let (slow, swift) = (outbox(&kv, "slow").await, outbox(&kv, "swift").await);
+    let lanes = [sink.webhook.attach(slow.clone()), sink.webhook.attach(swift.clone())];
+    slow.commit(vec![text("slow")]).await.unwrap();
+    assert_eq!(receiver.next().await.body, "slow");
+    swift.commit(texts(0..50)).await.unwrap();
+    is_drained(&swift).await;
+    assert_eq!(slow.depth().events(), 1);
+    for lane in lanes {
+        within("detach", lane.detach()).await;
+    }
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn connections_are_reused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = Url::parse(&format!("http://{}", front.local_addr().unwrap())).unwrap();
+    let mut receiver = Receiver::start_on(listener, |_, _| Say::Status(200));
+    let (count, ended) = (accepted.clone(), receiver.token.clone());
+    receiver.tracker.spawn(async move {
+        ended
+            .run_until_cancelled(async {
+                loop {
+                    let (mut client, _) = front.accept().await.unwrap();
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let mut server = tokio::net::TcpStream::connect(addr).await.unwrap();
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await.unwrap_or_default();
+                }
+            })
+            .await;
+    });
+    let sink = Sink::start(Some(base), None, quick());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(texts(0..30)).await.unwrap();
+    assert_eq!(receiver.bodies(30).await.len(), 30);
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn without_a_receiver_nothing_is_posted_and_farewells_are_forgotten() {
+    let sink = Sink::start(None, Some("secret"), quick());
+    assert!(!sink.webhook.is_configured());
+    let outbox = Outbox::discarding(name("a"));
+    let lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(vec![text("x")]).await.unwrap();
+    within("detach", lane.detach()).await;
+    let (forgotten, mut forgets) = mpsc::channel(1);
+    let farewells = sink.webhook.farewells(move |id| send(forgotten.clone(), id));
+    assert!(farewells.say(farewell("a", "bye")));
+    assert_eq!(within("forgetting", forgets.recv()).await.as_deref(), Some("bye"));
+    sink.end().await;
+}
+
+async fn send(sender: mpsc::Sender<String>, id: String) {
+    sender.send(id).await.unwrap();
+}
+
+fn farewell(session: &str, id: &str) -> Farewell {
+    let event = NewEvent { event_id: id.to_owned(), ..NewEvent::status("uid", &name(session), Status::Disconnected) };
+    Farewell { session: name(session), event, at: chrono::Utc::now() }
+}
+
+#[tokio::test]
+async fn a_farewell_is_retried_and_comes_before_the_next_session_of_that_name() {
+    let mut receiver =
+        Receiver::start(|n, body| Say::Status(if body.contains("disconnected") && n < 3 { 500 } else { 200 })).await;
+    let sink = Sink::start(receiver.base(), None, quick());
+    let (forgotten, mut forgets) = mpsc::channel(1);
+    let farewells = sink.webhook.farewells(move |id| send(forgotten.clone(), id));
+    assert!(farewells.say(farewell("a", "bye")));
+    assert!(farewells.say(farewell("a", "bye")), "one that is pending is taken, but not twice");
+
+    let kv = Arc::new(MemoryKv::default());
+    let (same, other) = (outbox(&kv, "a").await, outbox(&kv, "b").await);
+    let _lanes = [sink.webhook.attach(same.clone()), sink.webhook.attach(other.clone())];
+    same.commit(vec![text("again")]).await.unwrap();
+    other.commit(vec![text("other")]).await.unwrap();
+    is_drained(&same).await;
+    is_drained(&other).await;
+    assert_eq!(within("forgetting", forgets.recv()).await.as_deref(), Some("bye"));
+
+    let mut bodies = Vec::new();
+    while let Ok(arrived) = receiver.arrived.try_recv() {
+        bodies.push(arrived.body);
+    }
+    let bye = r#"{"session":"a","status":"disconnected"}"#;
+    assert!(bodies.iter().any(|body| body == "other"));
+    bodies.retain(|body| body != "other");
+    assert_eq!(bodies.pop().as_deref(), Some("again"));
+    assert!(bodies.len() >= 3 && bodies.iter().all(|body| body == bye), "{bodies:?}");
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn a_farewell_that_was_not_delivered_is_not_forgotten_when_the_sink_ends() {
+    let mut receiver = Receiver::start(|_, _| Say::Status(503)).await;
+    let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
+    let (forgotten, mut forgets) = mpsc::channel(1);
+    let farewells = sink.webhook.farewells(move |id| send(forgotten.clone(), id));
+    assert!(farewells.say(farewell("a", "bye")));
+    receiver.next().await;
+    sink.end().await;
+    assert!(forgets.recv().await.is_none());
+    assert!(!farewells.say(farewell("b", "late")));
+}
+
+#[test]
+fn debug_shows_neither_the_address_nor_the_key() {
+    let sink = Sink::start(Url::parse("http://bot/?token=abc").ok(), Some("secret"), quick());
+    let shown = format!("{:?}", sink.webhook);
+    assert!(!shown.contains("abc") && !shown.contains("secret") && !shown.contains("bot"), "{shown}");
+}
