@@ -28,18 +28,23 @@ pub struct KeyFileError {
 
 /// The key in `<folder>/api-key`; made on the first call, with mode 0600, whole or not at all.
 ///
-/// Returns the key and the path of its file, for the log.
+/// Tells the log where the file is.
 ///
 /// # Errors
 /// [`KeyFileError`] when the file or its folder can't be used.
-pub fn load_or_create(folder: &Path) -> Result<(SecretString, PathBuf), KeyFileError> {
+pub fn load_or_create(folder: &Path) -> Result<SecretString, KeyFileError> {
     let path = folder.join(KEY_FILE);
     let key = read(&path).transpose().unwrap_or_else(|| {
         fs::create_dir_all(folder)?;
         create(folder, &path)
     });
-    let key = key.map_err(|source| KeyFileError { path: path.clone(), source })?;
-    Ok((key, path))
+    match key {
+        Ok(key) => {
+            tracing::info!(file = %path.display(), "KEY is not set: callers need the key in this file");
+            Ok(key)
+        }
+        Err(source) => Err(KeyFileError { path, source }),
+    }
 }
 
 /// `None`: there is no file, or an empty one.
@@ -90,13 +95,12 @@ mod tests {
     fn a_key_is_made_once_and_kept() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("new/credentials");
-        let (first, path) = load_or_create(&folder).unwrap();
-        assert_eq!(path, folder.join("api-key"));
+        let first = load_or_create(&folder).unwrap();
         assert_eq!(URL_SAFE_NO_PAD.decode(first.expose_secret()).unwrap().len(), KEY_BYTES);
-        let (second, _) = load_or_create(&folder).unwrap();
+        let second = load_or_create(&folder).unwrap();
         assert_eq!(first.expose_secret(), second.expose_secret());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no draft is left behind");
-        let (other, _) = load_or_create(home.path()).unwrap();
+        let other = load_or_create(home.path()).unwrap();
         assert_ne!(first.expose_secret(), other.expose_secret());
     }
 
@@ -105,8 +109,8 @@ mod tests {
     fn only_the_owner_may_read_it() {
         use std::os::unix::fs::PermissionsExt as _;
         let home = tempfile::tempdir().unwrap();
-        let (_, path) = load_or_create(home.path()).unwrap();
-        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        load_or_create(home.path()).unwrap();
+        assert_eq!(fs::metadata(home.path().join("api-key")).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -114,9 +118,9 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join(KEY_FILE);
         fs::write(&path, "mine\n").unwrap();
-        assert_eq!(load_or_create(home.path()).unwrap().0.expose_secret(), "mine");
+        assert_eq!(load_or_create(home.path()).unwrap().expose_secret(), "mine");
         fs::write(&path, "\n").unwrap();
-        let made = load_or_create(home.path()).unwrap().0;
+        let made = load_or_create(home.path()).unwrap();
         assert_eq!(made.expose_secret().len(), 43);
         assert_eq!(fs::read_to_string(&path).unwrap().trim(), made.expose_secret());
     }
