@@ -80,6 +80,7 @@ struct Inner {
     retries: Mutex<HashMap<(String, String), u32>>,
     record: record::Record,
     lid_mode: AtomicBool,
+    unproven: AtomicU64,
     next_id: AtomicU64,
 }
 
@@ -121,6 +122,7 @@ impl Phone {
             retries: Mutex::default(),
             record: record::Record::default(),
             lid_mode: AtomicBool::new(false),
+            unproven: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
         });
         let owner = Arc::clone(&inner);
@@ -334,6 +336,11 @@ impl Phone {
     /// sender lost ratchet state.
     pub fn repeated_keys(&self) -> u64 {
         self.0.signal(|signal| signal.repeated())
+    }
+
+    /// How many companions' `pkmsg`s came without a valid `device-identity`: 0 for honest clients.
+    pub fn unproven(&self) -> u64 {
+        self.0.unproven.load(Ordering::Relaxed)
     }
 
     /// How many decrypted messages had an id that the same device had used before; they are not in the inbox.

@@ -3,10 +3,13 @@
 //! Knows no Signal state and keeps nothing: a phone asks again for every message, so device changes need no
 //! notification to take effect.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use whatsapp_rust::wacore::adv::{AdvValidation, validate_adv_with_identity_key};
 use whatsapp_rust::wacore::libsignal::protocol::{IdentityKey, PreKeyBundle, PublicKey};
 use whatsapp_rust::wacore_binary::{Node, NodeContent};
 use whatsapp_rust::{Jid, NodeBuilder, Server};
+
+use super::signal::key_bytes;
 
 /// One user of a usync answer.
 #[derive(Debug)]
@@ -91,6 +94,11 @@ pub(super) fn bundles(answer: &Node) -> anyhow::Result<Vec<(Jid, PreKeyBundle)>>
         .map(|user| {
             let jid = attr_jid(user, "jid").context("a bundle without jid")?;
             let registration = child(user, "registration")?;
+            if let Some(proof) = user.get_optional_child("device-identity").and_then(content) {
+                let identity = key_bytes(child(user, "identity")?)?;
+                let valid = validate_adv_with_identity_key(proof, &identity, None) == AdvValidation::Valid;
+                ensure!(valid, "the identity of {jid} is not the one its account linked");
+            }
             let bundle = bundle(registration, user).with_context(|| format!("the bundle of {jid}"))?;
             Ok((jid, bundle))
         })

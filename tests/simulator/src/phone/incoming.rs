@@ -3,9 +3,11 @@
 //! Runs on the phone's own task, one stanza after the other.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use tracing::{debug, warn};
+use whatsapp_rust::wacore::adv::{AdvValidation, validate_adv_with_identity_key};
 use whatsapp_rust::wacore::messages::decode_plaintext;
 use whatsapp_rust::wacore::proto_helpers::MessageExt;
 use whatsapp_rust::wacore_binary::Node;
@@ -77,7 +79,10 @@ impl Inner {
                 _ => signal.open(envelope.sender(), &kind, bytes),
             });
             match opened {
-                Ok(opened) => self.take_in(&envelope, kind, &opened).await?,
+                Ok(opened) => {
+                    self.check_companion(stanza, &envelope, &opened);
+                    self.take_in(&envelope, kind, &opened).await?;
+                }
                 Err(OpenError::Duplicate) => debug!(id = %envelope.id, "decrypted before"),
                 Err(OpenError::Undecryptable(error)) => failure = Some(error),
             }
@@ -89,6 +94,16 @@ impl Inner {
         self.retries().remove(&(envelope.sender().to_string(), envelope.id.clone()));
         self.submit(delivery_receipt(&envelope, self.is_own(envelope.sender()))).await?;
         Ok(())
+    }
+
+    /// A companion proves with each `pkmsg` that its account linked it.
+    fn check_companion(&self, stanza: &Node, envelope: &Envelope, opened: &Opened) {
+        let Some(identity) = opened.identity.filter(|_| envelope.sender().device != 0) else { return };
+        let proof = stanza.get_optional_child("device-identity").and_then(content).unwrap_or_default();
+        if validate_adv_with_identity_key(proof, &identity, None) != AdvValidation::Valid {
+            warn!(id = %envelope.id, found = !proof.is_empty(), "a companion did not prove its account");
+            self.unproven.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Records a decrypted message, or does what it asks for.

@@ -7,25 +7,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
+use serde::{Serialize, Serializer};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use whatsapp_rust::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;
 
 /// A message that the phone decrypted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Received {
     /// The id that the sender chose.
     pub id: String,
     /// The contact or group; for a copy of an own companion's message, where that one went.
+    #[serde(serialize_with = "as_text")]
     pub chat: Jid,
     /// The stanza's `from` as it came: the sending device, or the group.
+    #[serde(serialize_with = "as_text")]
     pub from: Jid,
     /// The sending device, in groups.
+    #[serde(serialize_with = "as_optional_text")]
     pub participant: Option<Jid>,
     /// The text, if it is a text message.
     pub text: Option<String>,
     /// What was decrypted, without the wrapper of own copies.
+    #[serde(skip)]
     pub message: Arc<wa::Message>,
     /// `pkmsg`, `msg` or `skmsg`.
     pub enc_type: String,
@@ -43,7 +48,8 @@ impl Received {
 }
 
 /// What a receipt says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReceiptKind {
     /// A device has it (no type on the wire, or `inactive`).
     Delivered,
@@ -73,25 +79,37 @@ impl ReceiptKind {
 }
 
 /// A receipt for one message; a stanza that names several makes several.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Receipt {
     /// The message.
     pub id: String,
     /// The stanza's `from`: the device or user, or the group.
+    #[serde(serialize_with = "as_text")]
     pub from: Jid,
     /// Who, in groups.
+    #[serde(serialize_with = "as_optional_text")]
     pub participant: Option<Jid>,
     /// What it says.
     pub kind: ReceiptKind,
 }
 
 /// A chat state that reached the phone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Typing {
     /// The contact, or the group.
+    #[serde(serialize_with = "as_text")]
     pub from: Jid,
     /// True for `composing`, false for `paused`.
     pub composing: bool,
+}
+
+fn as_text<S: Serializer>(jid: &Jid, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(jid)
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn as_optional_text<S: Serializer>(jid: &Option<Jid>, serializer: S) -> Result<S::Ok, S::Error> {
+    jid.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
 #[derive(Default)]

@@ -71,6 +71,8 @@ pub(super) struct Opened {
     pub(super) plaintext: Vec<u8>,
     /// The position in the chain that encrypted it.
     pub(super) counter: u32,
+    /// The identity that a `pkmsg` came with.
+    pub(super) identity: Option<[u8; 32]>,
 }
 
 /// Why a ciphertext did not open.
@@ -253,9 +255,11 @@ impl Signal {
         } else {
             CiphertextMessage::SignalMessage(SignalMessage::try_from(bytes)?)
         };
-        let inner = match &message {
-            CiphertextMessage::PreKeySignalMessage(message) => message.message(),
-            CiphertextMessage::SignalMessage(message) => message,
+        let (inner, identity) = match &message {
+            CiphertextMessage::PreKeySignalMessage(message) => {
+                (message.message(), key_bytes(message.identity_key().public_key().public_key_bytes()).ok())
+            }
+            CiphertextMessage::SignalMessage(message) => (message, None),
             _ => return Err(SignalProtocolError::InvalidProtobufEncoding.into()),
         };
         let (counter, chain) = (inner.counter(), inner.sender_ratchet_key().serialize().to_vec());
@@ -276,7 +280,7 @@ impl Signal {
         if let Some(id) = result.consumed_prekey_id {
             self.pre_keys.remove(id);
         }
-        Ok(Opened { plaintext: result.plaintext, counter })
+        Ok(Opened { plaintext: result.plaintext, counter, identity })
     }
 
     /// The phone's sender key for the group, as others take it in; makes one if there is none.
@@ -310,7 +314,7 @@ impl Signal {
         let chain = [name.group_id().as_bytes(), &message.chain_id().to_be_bytes()].concat();
         let result = ready(group_decrypt(bytes, &mut self.sender_keys, &name));
         self.note_use((filed, chain, counter), digest(bytes));
-        Ok(Opened { plaintext: result?, counter })
+        Ok(Opened { plaintext: result?, counter, identity: None })
     }
 
     /// The devices that were given the phone's current sender key of the group.

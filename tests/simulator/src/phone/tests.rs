@@ -569,7 +569,7 @@ async fn a_new_companion_is_greeted() {
 async fn own_companions_get_copies_and_their_copies_are_read() {
     let world = World::new();
     let (a, b) = (world.phone("111"), world.phone("222"));
-    world.companion(&a, 1);
+    let pair = world.companion(&a, 1);
     a.says("222", "hi").await.unwrap();
     b.next_message(SECOND).await.unwrap();
     let copies = world.read(&a, 1);
@@ -585,22 +585,41 @@ async fn own_companions_get_copies_and_their_copies_are_read() {
         }),
         ..Default::default()
     };
-    let sealed = {
+    let own = Jid::new("111", Server::Pn);
+    let seal = || {
+        let bundle = a.bundle().unwrap();
+        let keys = NodeBuilder::new("keys").children(bundle.nodes()).build();
+        let bundle = directory::bundle(&bundle.registration_id.to_be_bytes(), &keys).unwrap();
         let mut companions = world.board.companions.lock().unwrap();
         let signal = &mut companions.get_mut(&("111".to_owned(), 1)).unwrap().signal;
-        signal.seal(&"111@s.whatsapp.net".parse().unwrap(), &MessageUtils::encode_and_pad(&message)).unwrap()
+        signal.open_session(&own, &bundle).unwrap();
+        let sealed = signal.seal(&own, &MessageUtils::encode_and_pad(&message)).unwrap();
+        assert_eq!(sealed.kind, "pkmsg");
+        NodeBuilder::new("enc").attr("v", "2").attr("type", sealed.kind).bytes(sealed.bytes).build()
     };
-    let enc = NodeBuilder::new("enc").attr("v", "2").attr("type", sealed.kind).bytes(sealed.bytes).build();
-    let stanza = NodeBuilder::new("message")
-        .attr("from", Jid::pn_device("111", 1))
-        .attr("recipient", Jid::new("222", Server::Pn))
-        .attr("id", "3B0")
-        .children([enc])
-        .build();
-    a.deliver(stanza).unwrap();
+    let deliver = |id: &str, content: Vec<Node>| {
+        let message = NodeBuilder::new("message").attr("from", Jid::pn_device("111", 1)).attr("id", id);
+        a.deliver(message.attr("recipient", Jid::new("222", Server::Pn)).children(content).build()).unwrap();
+    };
+    deliver("3B0", vec![seal(), NodeBuilder::new("device-identity").bytes(proof_of(&a, &pair)).build()]);
     let got = a.next_message(SECOND).await.unwrap();
     assert_eq!(
         (got.chat.to_string(), got.text.as_deref(), got.from_me),
         ("222@s.whatsapp.net".to_owned(), Some("from the desk"), true)
     );
+    assert_eq!(a.unproven(), 0);
+    deliver("3B1", vec![seal()]);
+    a.next_message(SECOND).await.unwrap();
+    assert_eq!(a.unproven(), 1, "no device-identity with a pkmsg");
+}
+
+/// The `device-identity` of a companion that the phone linked.
+fn proof_of(phone: &Phone, companion: &KeyPair) -> Vec<u8> {
+    let mut rng: rand::rngs::StdRng = rand::make_rng();
+    let identity: [u8; 32] = companion.public_key.public_key_bytes().try_into().unwrap();
+    let sealed = codec::adv_signed_device_identity_hmac_decode(&phone.sign_companion(identity, &[1; 32], 1)).unwrap();
+    let mut signed = codec::adv_signed_device_identity_decode(&sealed.details.unwrap()).unwrap();
+    let text = [&[6, 1], signed.details.as_deref().unwrap(), &identity, &phone.identity()].concat();
+    signed.device_signature = Some(companion.private_key.calculate_signature(&text, &mut rng).unwrap().to_vec());
+    phone.accept_device_signature(&codec::adv_signed_device_identity_to_vec(&signed), identity).unwrap()
 }
