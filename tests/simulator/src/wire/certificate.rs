@@ -42,11 +42,7 @@ impl NoiseIdentity {
             }
             .encode_to_vec();
             let signature = signer.private_key.calculate_signature(&details, &mut rand::rng())?.to_vec();
-            Ok(NoiseCertificate {
-                details: Some(details),
-                signature: Some(signature),
-                ..NoiseCertificate::default()
-            })
+            Ok(NoiseCertificate { details: Some(details), signature: Some(signature), ..NoiseCertificate::default() })
         };
         let chain = CertChain {
             intermediate: MessageField::some(certificate(
