@@ -185,7 +185,7 @@ impl From<StartError> for ApiError {
 impl From<SendError> for ApiError {
     fn from(error: SendError) -> Self {
         let (status, data) = match &error {
-            SendError::NoSession | SendError::NotRegistered(_) => (StatusCode::BAD_REQUEST, None),
+            SendError::NoSession | SendError::NotRegistered(_) | SendError::Recipient => (StatusCode::BAD_REQUEST, None),
             SendError::NotReady(_) => (StatusCode::CONFLICT, None),
             SendError::Refused { .. } | SendError::Connection(_) => (StatusCode::BAD_GATEWAY, None),
             SendError::Unacknowledged { id, remote_jid } => {
