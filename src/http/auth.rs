@@ -7,7 +7,7 @@ use std::fmt;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, HeaderValue, Uri};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -77,6 +77,11 @@ impl Auth {
         Self { key: None }
     }
 
+    /// Whether everybody is let in.
+    pub(super) fn is_open(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// Finds out who calls; `None`: nobody we know.
     pub(super) fn principal(&self, uri: &Uri, headers: &HeaderMap) -> Option<Principal> {
         let Some(key) = &self.key else { return Some(Principal::ALL) };
@@ -105,13 +110,13 @@ fn query_key(uri: &Uri) -> Option<String> {
 
 /// Repeated headers are joined with a comma, and so fail.
 fn header_key(headers: &HeaderMap) -> Option<Vec<u8>> {
-    let values: Vec<&[u8]> = headers.get_all("key").iter().map(axum::http::HeaderValue::as_bytes).collect();
+    let values: Vec<&[u8]> = headers.get_all("key").iter().map(HeaderValue::as_bytes).collect();
     (!values.is_empty()).then(|| values.join(&b", "[..]))
 }
 
 /// Tolerance for clients that send the key by other names too; foreign values there are ignored.
 fn other_headers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let api_keys = headers.get_all("x-api-key").iter().map(axum::http::HeaderValue::as_bytes);
+    let api_keys = headers.get_all("x-api-key").iter().map(HeaderValue::as_bytes);
     let bearers = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
@@ -121,7 +126,7 @@ fn other_headers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
 
     use super::*;
 

@@ -185,7 +185,7 @@ impl From<StartError> for ApiError {
 impl From<SendError> for ApiError {
     fn from(error: SendError) -> Self {
         let (status, data) = match &error {
-            SendError::NoSession | SendError::NotRegistered(_) => (StatusCode::BAD_REQUEST, None),
+            SendError::NoSession | SendError::NotRegistered(_) | SendError::Recipient => (StatusCode::BAD_REQUEST, None),
             SendError::NotReady(_) => (StatusCode::CONFLICT, None),
             SendError::Refused { .. } | SendError::Connection(_) => (StatusCode::BAD_GATEWAY, None),
             SendError::Unacknowledged { id, remote_jid } => {
@@ -250,6 +250,11 @@ mod tests {
                 SendError::Connection(anyhow::anyhow!("tls: inner text")).into(),
                 502,
                 r#"{"message":"The message could not be sent: the connection to WhatsApp failed"}"#,
+            ),
+            (
+                SendError::Recipient.into(),
+                400,
+                r#"{"message":"parameter \"to\" is not a phone number or a WhatsApp address"}"#,
             ),
             (SendError::Store.into(), 503, r#"{"message":"The session store is not available"}"#),
             (ApiError::from_delete("a'b", EndError::NotFound), 404, r#"{"message":"Session 'a'b' not found"}"#),

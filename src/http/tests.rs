@@ -1,15 +1,34 @@
 //! The real router, by requests that are answered before any session is asked.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::session;
+use crate::store::sled::SledStore;
+use crate::whatsapp::{self, WhatsApp};
 
-/// The one place that makes the session floor for these tests.
+/// Real, but with nothing stored and nowhere to dial: these tests start no session.
 fn sessions() -> SessionManager {
-    SessionManager {}
+    let folder = tempfile::tempdir().unwrap();
+    let kv = Arc::new(SledStore::open(folder.path()).unwrap());
+    let settings = session::Settings {
+        check_numbers: false,
+        start_timeout: Duration::from_secs(8),
+        send_timeout: Duration::from_secs(25),
+        qr_idle: Duration::from_secs(120),
+        restore_concurrency: 8,
+    };
+    let whatsapp = whatsapp::Settings { ws_url: Some("ws://127.0.0.1:9/".to_owned()), ..whatsapp::Settings::default() };
+    let whatsapp = WhatsApp::new(whatsapp).unwrap();
+    SessionManager::new(settings, kv, whatsapp, None, TaskTracker::new(), CancellationToken::new())
 }
 
 fn state(key: Option<&str>) -> AppState {
