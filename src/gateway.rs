@@ -71,7 +71,7 @@ impl Gateway {
         };
         let webhook = Webhook::start(
             config.webhook_base_url.clone(),
-            webhook_key,
+            webhook_key.as_ref(),
             RetryPolicy::default(),
             sink_tracker.clone(),
             sink.clone(),
@@ -103,7 +103,11 @@ impl Gateway {
         sessions.restore().await.context("stored sessions can't be read")?;
         let auth = match &config.key {
             KeySetting::Given(key) => Auth::key(key),
-            KeySetting::Generated => Auth::key(&keyfile::load_or_create(&config.credentials_dir)?),
+            KeySetting::Generated => {
+                let (key, path) = keyfile::load_or_create(&config.credentials_dir)?;
+                tracing::info!(file = %path.display(), "KEY is not set: the API key is in a file");
+                Auth::key(&key)
+            }
             KeySetting::Open => Auth::open(),
         };
         let router = http::router(AppState { sessions, auth, development: config.development });

@@ -27,7 +27,7 @@ mod entry;
 mod state;
 mod task;
 
-use entry::{Command, Entry, View};
+use entry::{Entry, View};
 use state::State;
 
 /// The account behind a session, as far as it is known.

@@ -136,7 +136,8 @@ impl SessionBackend {
         }
     }
 
-    fn poison(&self) {
+    /// Marks the backend failed, as a failed write does: for writes beside it that belong to the same step.
+    pub fn poison(&self) {
         self.failed.send_replace(true);
     }
 

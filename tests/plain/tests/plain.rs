@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wa_gateway::config::Config;
+use whatsapp_rust::handshake::HandshakeError;
 use whatsapp_rust::http::UreqHttpClient;
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::transport::TokioWebSocketTransportFactory;
-use whatsapp_rust::wacore::handshake::HandshakeError;
+use whatsapp_rust::wacore::handshake::HandshakeError as CoreError;
 use whatsapp_rust::wacore::store::in_memory::InMemoryBackend;
 use whatsapp_rust::{Client, ConnectError, TokioRuntime};
 use whatsapp_simulator::{Options, Simulator};
@@ -46,9 +47,10 @@ async fn a_noise_chain_that_whatsapps_root_did_not_sign_is_refused() {
         .await
         .unwrap()
         .into_client();
-    let refused = tokio::time::timeout(DEADLINE, client.connect()).await.expect("no answer in time");
-    let why = refused.expect_err("the simulator was taken for WhatsApp");
-    assert!(matches!(why, ConnectError::Handshake(HandshakeError::CertVerification(_))), "{why:?}");
+    let answer = tokio::time::timeout(DEADLINE, client.connect()).await.expect("no answer in time");
+    let why = answer.expect_err("the simulator was taken for WhatsApp");
+    let refused = matches!(&why, ConnectError::Handshake(HandshakeError::Core(CoreError::CertVerification(_))));
+    assert!(refused, "{why:?}");
     tokio::time::timeout(DEADLINE, client.disconnect()).await.expect("no end in time");
 }
 
