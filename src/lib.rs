@@ -1,6 +1,5 @@
 //! An HTTP gateway for WhatsApp: sessions are linked by QR, send and receive by HTTP and webhooks.
 
-pub mod cli;
 pub mod config;
 pub mod event;
 pub mod gateway;
