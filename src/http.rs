@@ -73,6 +73,9 @@ fn routes(state: &AppState) -> Routes {
 
 /// The whole service: the routes within the layers. The first layer below is the innermost.
 pub fn router(state: AppState) -> Router {
+    if state.auth.is_open() {
+        tracing::warn!("ALLOW_NO_KEY is set: everybody who can reach the port, and every web page they open, drives the sessions");
+    }
     let routes = routes(&state).into_router().fallback(|| async { ApiError::route_not_found() }).with_state(state.clone());
     // Layers of a router run after it has chosen a route, but dot segments must go before: hence a second one around it.
     let mut router = Router::new()

@@ -77,6 +77,11 @@ impl Auth {
         Self { key: None }
     }
 
+    /// Whether everybody is let in.
+    pub(super) fn is_open(&self) -> bool {
+        self.key.is_none()
+    }
+
     /// Finds out who calls; `None`: nobody we know.
     pub(super) fn principal(&self, uri: &Uri, headers: &HeaderMap) -> Option<Principal> {
         let Some(key) = &self.key else { return Some(Principal::ALL) };
@@ -121,7 +126,7 @@ fn other_headers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
+    use axum::http::HeaderName;
 
     use super::*;
 

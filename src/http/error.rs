@@ -251,6 +251,11 @@ mod tests {
                 502,
                 r#"{"message":"The message could not be sent: the connection to WhatsApp failed"}"#,
             ),
+            (
+                SendError::Recipient.into(),
+                400,
+                r#"{"message":"parameter \"to\" is not a phone number or a WhatsApp address"}"#,
+            ),
             (SendError::Store.into(), 503, r#"{"message":"The session store is not available"}"#),
             (ApiError::from_delete("a'b", EndError::NotFound), 404, r#"{"message":"Session 'a'b' not found"}"#),
             (

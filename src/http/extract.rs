@@ -185,6 +185,10 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Api
     if announced.is_some_and(|bytes| bytes > MAX_DISCARDED_BYTES) {
         return Err(ApiError::body_too_large());
     }
+    read_within(BODY_TIMEOUT, body).await
+}
+
+pub(super) async fn read_within(limit: Duration, body: Body) -> Result<Vec<u8>, ApiError> {
     let reading = async {
         let mut kept = Vec::new();
         let mut seen = 0;
@@ -204,7 +208,7 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Api
         if seen > MAX_BODY_BYTES { Err(ApiError::body_too_large()) } else { Ok(kept) }
     };
     let timed_out = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "The request body took too long");
-    tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(timed_out)?
+    tokio::time::timeout(limit, reading).await.map_err(timed_out)?
 }
 
 /// The id in `/session/{session}`, percent-decoded once.

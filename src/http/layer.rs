@@ -79,7 +79,11 @@ pub(super) async fn head_limit(request: Request, next: Next) -> Response {
 
 /// Ends requests that take too long; the handler is dropped where it waits.
 pub(super) async fn time_limit(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+    within(REQUEST_TIMEOUT, request, next).await
+}
+
+pub(super) async fn within(limit: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "The request took too long").into_response(),
     }
