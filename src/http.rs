@@ -1,1 +1,106 @@
-//! (stub)
+//! The HTTP edge: the table of routes, the layers around it, and what handlers share.
+//!
+//! Built by `gateway`, which also runs [`serve`]. Handlers parse, ask the session floor, and map the answer; they hold
+//! no state of their own. An endpoint is one line of [`routes`] and one handler.
+
+use axum::Router;
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::session::SessionManager;
+
+mod auth;
+mod error;
+mod extract;
+mod layer;
+mod message;
+mod page;
+mod route;
+mod serve;
+mod session;
+
+pub use auth::{Auth, Scope};
+pub use route::{Endpoint, endpoints};
+pub use serve::{Limits, serve};
+
+use error::ApiError;
+use route::{Route, Routes};
+
+/// What handlers and layers need; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AppState {
+    /// The live sessions.
+    pub sessions: SessionManager,
+    /// Who may call.
+    pub auth: Auth,
+    /// Whether answers of status 500 carry the inner error text.
+    pub development: bool,
+}
+
+/// All routes: what is served, to whom, by which handler.
+///
+/// `get` answers HEAD too; `get_with_effect` does not, because HEAD must change nothing.
+fn routes(state: &AppState) -> Routes {
+    use Scope::{Manage, Public, Read, Send};
+    Routes::new(state)
+        .add(Route::new("/health").get(Public, health))
+        // wa-gateway 4.7.1 documents the answer to a missing id; clients build the path from an empty variable.
+        .add(Route::new("/session").get(Read, session::list).on(Method::DELETE, Manage, session::missing_id))
+        .add(Route::new("/session/").get(Read, session::missing_id).on(Method::DELETE, Manage, session::missing_id))
+        .add(
+            Route::new("/session/start")
+                .get_with_effect(Manage, session::start_page)
+                .on(Method::POST, Manage, session::start)
+                .on(Method::DELETE, Manage, session::delete),
+        )
+        .add(
+            Route::new("/session/logout")
+                .get_with_effect(Manage, session::logout)
+                .on(Method::POST, Manage, session::logout)
+                .on(Method::PUT, Manage, session::logout)
+                .on(Method::PATCH, Manage, session::logout)
+                .on(Method::DELETE, Manage, session::logout),
+        )
+        .add(Route::new("/session/{session}").get(Read, session::detail).on(Method::DELETE, Manage, session::delete))
+        .add(
+            Route::new("/message/send-text")
+                .get_with_effect(Send, message::send_text)
+                .on(Method::POST, Send, message::send_text),
+        )
+}
+
+/// The whole service: the routes within the layers. The first layer below is the innermost.
+pub fn router(state: AppState) -> Router {
+    if state.auth.is_open() {
+        tracing::warn!("ALLOW_NO_KEY is set: everybody who can reach the port, and every web page they open, drives the sessions");
+    }
+    let routes = routes(&state).into_router().fallback(|| async { ApiError::route_not_found() }).with_state(state.clone());
+    // Layers of a router run after it has chosen a route, but dot segments must go before: hence a second one around it.
+    let mut router = Router::new()
+        .fallback_service(any(move |request| tower::ServiceExt::oneshot(routes.clone(), layer::without_dots(request))))
+        .layer(axum::middleware::from_fn(layer::time_limit))
+        .layer(axum::middleware::from_fn(layer::head_limit))
+        .layer(CatchPanicLayer::custom(panicked));
+    if state.development {
+        router = router.layer(axum::middleware::map_response(error::reveal));
+    }
+    router
+        .layer(axum::middleware::from_fn(layer::observe))
+        // Outside everything, so that refusals and panics carry it too.
+        .layer(axum::middleware::from_fn(layer::cors))
+}
+
+async fn health() -> Response {
+    axum::Json(serde_json::json!({ "status": "ok" })).into_response()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature is CatchPanicLayer's")]
+fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
+    // The panic's text went to standard error by the hook; it may hold what was asked for, so it is not repeated here.
+    ApiError::internal("the handler panicked").into_response()
+}
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,55 @@ pub enum RecipientError {
     UnknownServer,
 }
 
+/// Digits of a phone number or LID: short ones occur in tests of clients, WhatsApp's own ids stay below 20.
+const USER_DIGITS: std::ops::RangeInclusive<usize> = 3..=20;
+
+/// Characters of a group id: today's have 18 digits, the old ones are a creator's number, a dash and a time.
+const GROUP_CHARS: std::ops::RangeInclusive<usize> = 5..=40;
+
 impl Recipient {
+    /// Builds the address from what a client sent, by the rules of wa-gateway 4.7.1, then checks that it can be one.
+    ///
+    /// White space and `+` are removed everywhere; what still has an `@` is an address, whatever `is_group` says; a
+    /// group id keeps its dash, a phone number loses all of them.
+    ///
+    /// # Errors
+    /// By [`RecipientError`].
+    pub fn parse(to: &str, is_group: bool) -> Result<Self, RecipientError> {
+        // JavaScript's \s, which the original removes, counts the byte order mark too.
+        let text: String = to.chars().filter(|c| !c.is_whitespace() && !matches!(c, '+' | '\u{feff}')).collect();
+        if let Some((user, server)) = text.split_once('@') {
+            return Self::check(user, server);
+        }
+        let without_dashes = text.replace('-', "");
+        if without_dashes.is_empty() {
+            return Err(RecipientError::Empty);
+        }
+        match is_group {
+            true if is_group_id(&text) => Self::check(&text, "g.us"),
+            true => Self::check(&without_dashes, "g.us"),
+            false => Self::check(&without_dashes, "s.whatsapp.net"),
+        }
+    }
+
+    fn check(user: &str, server: &str) -> Result<Self, RecipientError> {
+        let (user, server, fits) = match server {
+            "g.us" => (user, "g.us", GROUP_CHARS.contains(&user.len()) && is_group_id(user)),
+            // whatsmeow: c.us is the old spelling of s.whatsapp.net.
+            "s.whatsapp.net" | "c.us" | "lid" => {
+                // A message goes to an account, not to one of its devices.
+                let account = match user.split_once(':') {
+                    Some((account, device)) if is_digits(device) => account,
+                    _ => user,
+                };
+                let server = if server == "lid" { "lid" } else { "s.whatsapp.net" };
+                (account, server, USER_DIGITS.contains(&account.len()) && is_digits(account))
+            }
+            _ => return Err(RecipientError::UnknownServer),
+        };
+        if fits { Ok(Self(format!("{user}@{server}"))) } else { Err(RecipientError::Malformed) }
+    }
+
     /// The address as `user@server`.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -87,4 +135,89 @@ pub struct Media {
     pub document: Option<String>,
     /// An audio's or voice note's file name.
     pub audio: Option<String>,
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Digits, or digits, one dash, digits.
+fn is_group_id(text: &str) -> bool {
+    match text.split_once('-') {
+        Some((creator, time)) => is_digits(creator) && is_digits(time),
+        None => is_digits(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipients_are_built_as_the_original_builds_them() {
+        for (to, is_group, address) in [
+            ("6281234567890", false, "6281234567890@s.whatsapp.net"),
+            ("+6281234567890", false, "6281234567890@s.whatsapp.net"),
+            ("+62 812-3456-7890", false, "6281234567890@s.whatsapp.net"),
+            (" 62812", false, "62812@s.whatsapp.net"),
+            ("\t62\n812", false, "62812@s.whatsapp.net"),
+            ("62\u{a0}812\u{feff}", false, "62812@s.whatsapp.net"),
+            ("628", false, "628@s.whatsapp.net"),
+            ("081234567890", false, "081234567890@s.whatsapp.net"),
+            ("6281234567890@s.whatsapp.net", false, "6281234567890@s.whatsapp.net"),
+            ("+62 812@s.whatsapp.net", false, "62812@s.whatsapp.net"),
+            ("62812@s.whatsapp.net", true, "62812@s.whatsapp.net"),
+            ("62812@c.us", false, "62812@s.whatsapp.net"),
+            ("62812:5@s.whatsapp.net", false, "62812@s.whatsapp.net"),
+            ("123456@lid", false, "123456@lid"),
+            ("123456789012345:7@lid", false, "123456789012345@lid"),
+            ("120363012345678901", true, "120363012345678901@g.us"),
+            ("120363012345678901@g.us", false, "120363012345678901@g.us"),
+            ("120363012345678901@g.us", true, "120363012345678901@g.us"),
+            ("6281234567890-1600000000", true, "6281234567890-1600000000@g.us"),
+            ("6281234567890-1600000000@g.us", false, "6281234567890-1600000000@g.us"),
+            ("62-81-2", true, "62812@g.us"),
+        ] {
+            let recipient = Recipient::parse(to, is_group).unwrap_or_else(|error| panic!("{to:?} {is_group}: {error}"));
+            assert_eq!(recipient.as_str(), address, "{to:?} {is_group}");
+            assert_eq!(recipient.is_group(), address.ends_with("@g.us"), "{to:?} {is_group}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_no_address_is_refused() {
+        use RecipientError::{Empty, Malformed, UnknownServer};
+        for (to, is_group, error) in [
+            ("", false, Empty),
+            ("", true, Empty),
+            (" \n", false, Empty),
+            ("+", false, Empty),
+            ("-", false, Empty),
+            ("--", true, Empty),
+            ("0", false, Malformed),
+            ("62.812.345", false, Malformed),
+            ("(62)812345", false, Malformed),
+            ("budi", false, Malformed),
+            ("\u{666}\u{662}\u{661}", false, Malformed),
+            ("6281234567890-1600000000", false, Malformed),
+            ("123456789012345678901", false, Malformed),
+            ("62-812@s.whatsapp.net", false, Malformed),
+            ("62812:@s.whatsapp.net", false, Malformed),
+            ("62812:x@s.whatsapp.net", false, Malformed),
+            (":5@s.whatsapp.net", false, Malformed),
+            ("@s.whatsapp.net", false, Malformed),
+            ("@g.us", false, Malformed),
+            ("1-2-3@g.us", false, Malformed),
+            ("12345-@g.us", false, Malformed),
+            ("name", true, Malformed),
+            ("@", false, UnknownServer),
+            ("62812@", false, UnknownServer),
+            ("62812@s.whatsapp.net@s.whatsapp.net", false, UnknownServer),
+            ("62812@example.com", false, UnknownServer),
+            ("123@newsletter", false, UnknownServer),
+            ("status@broadcast", false, UnknownServer),
+        ] {
+            assert_eq!(Recipient::parse(to, is_group), Err(error), "{to:?} {is_group}");
+        }
+    }
 }

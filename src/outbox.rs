@@ -20,10 +20,12 @@ use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 mod event;
 #[cfg(test)]
 pub(crate) mod memory;
+mod notice;
 #[cfg(test)]
 mod tests;
 
 use event::{Attempt, Meta};
+pub use notice::Notice;
 pub use event::{Entry, Kind, NewEvent, event_id, message_body, session_body};
 
 /// How many ids of events that are done are remembered: more than WhatsApp's server replays after a lost ack.

@@ -2,12 +2,33 @@
 //!
 //! `SessionManager` is the registry that HTTP handlers ask; each session has one owner task (`task`).
 
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
 use crate::message::{Recipient, Sent};
-use crate::store::KvError;
+use crate::outbox::{NewEvent, Notice, Outbox};
+use crate::store::backend::SessionBackend;
+use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
+use crate::store::{Kv, KvError, Namespace};
+use crate::whatsapp::{OutboundError, WhatsApp};
+
+mod entry;
+mod state;
+mod task;
+
+use entry::{Entry, View};
+use state::State;
 
 /// The account behind a session, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -105,69 +126,388 @@ pub enum SendError {
     /// The connection failed before the message left.
     #[error("The message could not be sent: the connection to WhatsApp failed")]
     Connection(#[source] anyhow::Error),
+    /// The recipient's address can't be used.
+    #[error("parameter \"to\" is not a phone number or a WhatsApp address")]
+    Recipient,
     /// The store refused, so nothing was sent.
     #[error("The session store is not available")]
     Store,
 }
 
+/// How the manager behaves; plain values from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Numbers are looked up before a message goes to them.
+    pub check_numbers: bool,
+    /// Longest wait of a start for a code or a connection.
+    pub start_timeout: Duration,
+    /// Longest time of a send, the typing phase included.
+    pub send_timeout: Duration,
+    /// How long codes are renewed after somebody last asked for one.
+    pub qr_idle: Duration,
+    /// Restored sessions that dial at the same time.
+    pub restore_concurrency: usize,
+}
+
 /// The registry of live sessions; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct SessionManager {}
+#[derive(Clone)]
+pub struct SessionManager(Arc<Manager>);
+
+struct Manager {
+    settings: Settings,
+    kv: Arc<dyn Kv>,
+    registry: Registry,
+    whatsapp: WhatsApp,
+    /// To the webhook sink; `None`: there is no receiver, and no event is kept.
+    notices: Option<mpsc::Sender<Notice>>,
+    sessions: Mutex<Sessions>,
+    /// Held while a name is looked up and reserved, so that two starts make one session; never while waiting for WhatsApp.
+    creating: tokio::sync::Mutex<()>,
+    restoring: Arc<Semaphore>,
+    tracker: TaskTracker,
+    token: CancellationToken,
+}
+
+#[derive(Default)]
+struct Sessions {
+    by_name: HashMap<SessionName, Arc<Entry>>,
+    /// By sequence number: the contract lists first seen first.
+    in_order: BTreeMap<u64, Arc<Entry>>,
+}
+
+impl fmt::Debug for SessionManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionManager").field("settings", &self.0.settings).finish_non_exhaustive()
+    }
+}
+
+/// The longest that the end of a session's task may take: unlinking 4 + 3 s, closing 5 s, and some.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl SessionManager {
+    /// Makes the manager; sessions come with [`restore`](Self::restore) and [`start`](Self::start).
+    pub fn new(
+        settings: Settings,
+        kv: Arc<dyn Kv>,
+        whatsapp: WhatsApp,
+        notices: Option<mpsc::Sender<Notice>>,
+        tracker: TaskTracker,
+        token: CancellationToken,
+    ) -> Self {
+        let restoring = Arc::new(Semaphore::new(settings.restore_concurrency.max(1)));
+        let registry = Registry::new(Arc::clone(&kv));
+        Self(Arc::new(Manager {
+            settings,
+            kv,
+            registry,
+            whatsapp,
+            notices,
+            sessions: Mutex::default(),
+            creating: tokio::sync::Mutex::new(()),
+            restoring,
+            tracker,
+            token,
+        }))
+    }
+
+    /// Finishes deletions that a crash cut short, then brings back every session that a phone has accepted.
+    ///
+    /// Returns once all are listed; they connect a few at a time. Sessions that were never scanned are forgotten
+    /// (wa-gateway 4.7.1 does not keep them either); logged-out ones stay listed.
+    ///
+    /// # Errors
+    /// When the store can't be read or written.
+    pub async fn restore(&self) -> Result<(), KvError> {
+        let manager = &self.0;
+        let tells = manager.notices.is_some();
+        manager.registry.recover(|record| tells.then(|| farewell(record).encode(Utc::now()))).await?;
+        let mut restored = 0_usize;
+        for record in manager.registry.list().await? {
+            let credentials = Namespace::credentials(&record.uid);
+            let backend = SessionBackend::new(Arc::clone(&manager.kv), credentials.clone(), None);
+            let paired = record.state != RecordState::LoggedOut && backend.has_device().await?;
+            if !paired {
+                manager.kv.drop_namespace(&credentials).await?;
+                if record.state == RecordState::Live && record.details.is_none() {
+                    manager.registry.mark_deleting(&record.uid).await?;
+                    manager.registry.erase(&record.uid).await?;
+                    manager.registry.forget(&record.uid, None).await?;
+                    continue;
+                }
+            }
+            let entry = self.enter(record, if paired { State::Connecting } else { State::LoggedOut }).await?;
+            if paired {
+                restored += 1;
+                task::spawn(manager, &entry, Some(Arc::clone(&manager.restoring)));
+            }
+        }
+        if restored > 0 {
+            tracing::info!(restored, "bringing sessions back");
+        }
+        Ok(())
+    }
+
     /// All listed sessions, first seen first.
     pub fn list(&self) -> Vec<SessionSummary> {
-        unimplemented!()
+        self.lock().in_order.values().map(|entry| entry.summary()).collect()
     }
 
     /// One listed session.
-    pub fn find(&self, _name: &str) -> Option<SessionSummary> {
-        unimplemented!()
+    pub fn find(&self, name: &str) -> Option<SessionSummary> {
+        self.entry(name).map(|entry| entry.summary())
     }
 
     /// Starts a session, or hands out the current QR of one that waits for a scan.
     ///
+    /// A cancelled call leaves the start going on.
+    ///
     /// # Errors
     /// By [`StartError`]; after `TimedOut` the start goes on.
-    pub async fn start(&self, _name: SessionName) -> Result<Started, StartError> {
-        unimplemented!()
+    pub async fn start(&self, name: SessionName) -> Result<Started, StartError> {
+        let deadline = Instant::now() + self.0.settings.start_timeout;
+        let begun = tokio::time::timeout_at(deadline, self.begin(name)).await.map_err(|_elapsed| StartError::TimedOut)?;
+        begun?.wait_started(deadline).await
+    }
+
+    /// Makes sure that the session has a running task, and says that somebody waits for it.
+    async fn begin(&self, name: SessionName) -> Result<Arc<Entry>, StartError> {
+        loop {
+            if self.0.token.is_cancelled() {
+                return Err(StartError::ShuttingDown);
+            }
+            let entry = self.create(&name).await?;
+            let _verb = entry.verbs.lock().await;
+            if entry.gone.load(Ordering::Acquire) {
+                continue;
+            }
+            entry.ask();
+            let state = entry.view().state.clone();
+            if entry.has_task() && state != State::LoggedOut {
+                if state.is_paired() && state != State::Pairing {
+                    entry.nudge();
+                    return Err(StartError::AlreadyExists);
+                }
+            } else {
+                // One that WhatsApp logged out may be at its last steps.
+                entry.end_task(END_TIMEOUT).await;
+                self.0.registry.update(&entry.uid, |record| record.state = RecordState::Live).await?;
+                entry.set_state(State::Starting).await;
+                tracing::info!(session = %name, "session starts");
+                task::spawn(&self.0, &entry, None);
+            }
+            return Ok(Arc::clone(&entry));
+        }
+    }
+
+    async fn create(&self, name: &SessionName) -> Result<Arc<Entry>, KvError> {
+        if let Some(entry) = self.entry(name.as_str()) {
+            return Ok(entry);
+        }
+        let _creating = self.0.creating.lock().await;
+        if let Some(entry) = self.entry(name.as_str()) {
+            return Ok(entry);
+        }
+        let record = self.0.registry.reserve(name).await?;
+        self.enter(record, State::LoggedOut).await
+    }
+
+    /// Lists a session and attaches its delivery.
+    async fn enter(&self, record: SessionRecord, state: State) -> Result<Arc<Entry>, KvError> {
+        let name = record.name.clone();
+        let outbox = match &self.0.notices {
+            None => Outbox::discarding(name.clone()),
+            Some(notices) => {
+                let outbox = Outbox::open(Arc::clone(&self.0.kv), &record.uid, name.clone()).await?;
+                // A sink that has ended is a gateway that stops; what is in the outbox is delivered after the next start.
+                let _stopping = notices.send(Notice::Opened { uid: record.uid.clone(), outbox: outbox.clone() }).await;
+                outbox
+            }
+        };
+        let sequence = record.sequence;
+        let entry = Arc::new(Entry::new(record, View::new(state), outbox));
+        let mut sessions = self.lock();
+        sessions.by_name.insert(name, Arc::clone(&entry));
+        sessions.in_order.insert(sequence, Arc::clone(&entry));
+        Ok(entry)
     }
 
     /// Unlinks at WhatsApp when reachable and removes the credentials; the entry stays listed as disconnected. Unknown names are fine.
     ///
+    /// Goes on when the call is cancelled.
+    ///
     /// # Errors
     /// [`EndError::Store`] when the credentials could not be removed.
-    pub async fn logout(&self, _name: &str) -> Result<(), EndError> {
-        unimplemented!()
+    pub async fn logout(&self, name: &str) -> Result<(), EndError> {
+        let Some(entry) = self.entry(name) else { return Ok(()) };
+        let manager = self.clone();
+        self.finish(async move { manager.log_out(&entry).await }).await
+    }
+
+    async fn log_out(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
+        let _verb = entry.verbs.lock().await;
+        if entry.gone.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let record = entry.record();
+        // First the mark: after a crash from here on, the next start removes the credentials.
+        self.0.registry.update(&record.uid, |record| record.state = RecordState::LoggedOut).await?;
+        let unlinked = entry.end_task(END_TIMEOUT).await;
+        self.0.kv.drop_namespace(&Namespace::credentials(&record.uid)).await?;
+        entry.set_state(State::LoggedOut).await;
+        tracing::info!(session = %record.name, unlinked, "session logged out, credentials removed");
+        Ok(())
     }
 
     /// Unlinks when reachable, removes everything stored and forgets the name; complete when it returns.
     ///
+    /// Goes on when the call is cancelled.
+    ///
     /// # Errors
     /// By [`EndError`].
-    pub async fn delete(&self, _name: &str) -> Result<(), EndError> {
-        unimplemented!()
+    pub async fn delete(&self, name: &str) -> Result<(), EndError> {
+        let entry = {
+            let mut sessions = self.lock();
+            let entry = sessions.by_name.remove(name).ok_or(EndError::NotFound)?;
+            sessions.in_order.remove(&entry.sequence);
+            entry
+        };
+        entry.gone.store(true, Ordering::Release);
+        entry.touch();
+        let manager = self.clone();
+        self.finish(async move { manager.remove(&entry).await }).await
+    }
+
+    async fn remove(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
+        let record = entry.record();
+        // First the mark: after a crash from here on, the next start finishes the deletion.
+        if let Err(error) = self.0.registry.mark_deleting(&record.uid).await {
+            self.put_back(entry);
+            return Err(error.into());
+        }
+        let _verb = entry.verbs.lock().await;
+        let unlinked = entry.end_task(END_TIMEOUT).await;
+        self.stop_delivery(&record.uid).await;
+        self.0.registry.erase(&record.uid).await?;
+        let (event, at) = (farewell(&record), Utc::now());
+        let kept = self.0.notices.is_some().then(|| event.encode(at));
+        let key = self.0.registry.forget(&record.uid, kept).await?;
+        if let (Some(notices), Some(key)) = (&self.0.notices, key) {
+            let session = record.name.clone();
+            let _stopping = notices.send(Notice::Farewell { key, session, event, at }).await;
+        }
+        tracing::info!(session = %record.name, unlinked, "session deleted with everything stored of it");
+        Ok(())
+    }
+
+    /// Waits until the sink posts nothing of this session any more.
+    async fn stop_delivery(&self, uid: &str) {
+        let Some(notices) = &self.0.notices else { return };
+        let (done, stopped) = oneshot::channel();
+        if notices.send(Notice::Closed { uid: uid.to_owned(), done }).await.is_ok() {
+            let _sink_ended = tokio::time::timeout(END_TIMEOUT, stopped).await;
+        }
+    }
+
+    /// Lists a session again whose deletion could not begin, unless its name is in use by now.
+    fn put_back(&self, entry: &Arc<Entry>) {
+        let mut sessions = self.lock();
+        let record = entry.record();
+        if !sessions.by_name.contains_key(&record.name) {
+            entry.gone.store(false, Ordering::Release);
+            sessions.by_name.insert(record.name.clone(), Arc::clone(entry));
+            sessions.in_order.insert(entry.sequence, Arc::clone(entry));
+        }
+    }
+
+    /// Runs a verb on a task of its own, so that a client that hangs up does not leave it half done.
+    async fn finish<F>(&self, verb: F) -> Result<(), EndError>
+    where
+        F: Future<Output = Result<(), EndError>> + Send + 'static,
+    {
+        match self.0.tracker.spawn(verb).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Verbs are not aborted.
+            Err(_cancelled) => Err(EndError::NotFound),
+        }
     }
 
     /// Checks that a session is there and connected: the contract's order puts this before the recipient.
     ///
     /// # Errors
-    /// `NoSession` or `NotReady`.
-    pub fn check_ready(&self, _name: &str) -> Result<(), SendError> {
-        unimplemented!()
+    /// `NoSession`, `NotReady`, or `Store` while the session waits for its store.
+    pub fn check_ready(&self, name: &str) -> Result<(), SendError> {
+        self.entry(name).ok_or(SendError::NoSession)?.live().map(|_connection| ())
     }
 
     /// Sends a text and waits for WhatsApp's acknowledgement, `SEND_TIMEOUT_SECS` at most, the typing phase included.
     ///
     /// # Errors
     /// By [`SendError`].
-    pub async fn send_text(
-        &self,
-        _name: &str,
-        _to: Recipient,
-        _text: String,
-        _typing: bool,
-    ) -> Result<Sent, SendError> {
-        unimplemented!()
+    pub async fn send_text(&self, name: &str, to: Recipient, text: String, typing: bool) -> Result<Sent, SendError> {
+        let deadline = Instant::now() + self.0.settings.send_timeout;
+        let entry = self.entry(name).ok_or(SendError::NoSession)?;
+        let connection = entry.live()?;
+        let failed = |error: OutboundError, id: &str| match error {
+            OutboundError::Recipient => SendError::Recipient,
+            OutboundError::NotRegistered => {
+                SendError::NotRegistered(to.as_str().split('@').next().unwrap_or_default().to_owned())
+            }
+            OutboundError::Refused(code) => SendError::Refused { code, id: id.to_owned() },
+            OutboundError::Unacknowledged => {
+                SendError::Unacknowledged { id: id.to_owned(), remote_jid: to.as_str().to_owned() }
+            }
+            OutboundError::NotConnected => SendError::NotReady(entry.name.clone()),
+            OutboundError::Connection(error) => match entry.live() {
+                Err(SendError::Store) => SendError::Store,
+                _ => SendError::Connection(error),
+            },
+        };
+        if self.0.settings.check_numbers {
+            connection.check_recipient(&to).await.map_err(|error| failed(error, ""))?;
+        }
+        if typing {
+            let length = text.encode_utf16().count();
+            connection.type_for(&to, typing_time(length).min(deadline - Instant::now())).await;
+        }
+        let id = connection.message_id();
+        connection.send_text(&to, text, &id, deadline).await.map_err(|error| failed(error, &id))
+    }
+
+    fn entry(&self, name: &str) -> Option<Arc<Entry>> {
+        self.lock().by_name.get(name).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Sessions> {
+        self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The last event of a session that is gone.
+fn farewell(record: &SessionRecord) -> NewEvent {
+    NewEvent::status(&record.uid, &record.name, Status::Disconnected)
+}
+
+impl From<AccountDetails> for Details {
+    fn from(account: AccountDetails) -> Self {
+        Self { name: account.name, phone_number: account.phone_number }
+    }
+}
+
+/// wa-gateway 4.7.1: 100 ms for each UTF-16 unit, 5 s at most.
+fn typing_time(utf16_units: usize) -> Duration {
+    Duration::from_millis(100).saturating_mul(u32::try_from(utf16_units).unwrap_or(u32::MAX)).min(Duration::from_secs(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typing_takes_a_tenth_of_a_second_a_unit() {
+        assert_eq!(typing_time(0), Duration::ZERO);
+        assert_eq!(typing_time(10), Duration::from_secs(1));
+        assert_eq!(typing_time(50), Duration::from_secs(5));
+        assert_eq!(typing_time(usize::MAX), Duration::from_secs(5));
     }
 }

@@ -44,6 +44,9 @@ impl Namespace {
     }
 }
 
+/// Keys that begin so belong to the engine (it keeps the fencing token there): they read as absent and can't be written.
+pub const RESERVED_PREFIX: &[u8] = b"\xff\xff";
+
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum KvError {
@@ -56,6 +59,13 @@ pub enum KvError {
     /// The engine failed; whether the batch was written is unknown.
     #[error("the store failed")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl KvError {
+    /// Wraps the engine's own error.
+    pub fn engine(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Engine(source.into())
+    }
 }
 
 /// When a write returns.
@@ -143,6 +153,42 @@ pub struct KeyRange {
     pub reverse: bool,
     /// At most so many pairs.
     pub limit: usize,
+}
+
+impl KeyRange {
+    /// Every key.
+    pub fn all() -> Self {
+        Self { start: Bound::Unbounded, end: Bound::Unbounded, reverse: false, limit: usize::MAX }
+    }
+
+    /// The keys that begin with these bytes.
+    pub fn prefix(prefix: impl Into<Bytes>) -> Self {
+        let prefix = prefix.into();
+        let end = successor(&prefix).map_or(Bound::Unbounded, |end| Bound::Excluded(end.into()));
+        Self { start: Bound::Included(prefix), end, reverse: false, limit: usize::MAX }
+    }
+
+    /// Reads from the last key backwards.
+    #[must_use]
+    pub fn reversed(mut self) -> Self {
+        self.reverse = true;
+        self
+    }
+
+    /// Reads at most so many pairs.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
+/// The least key above all that begin with `prefix`; `None`: there is none.
+fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let kept = prefix.iter().rposition(|&byte| byte < u8::MAX)?;
+    let mut end = prefix[..=kept].to_vec();
+    end[kept] += 1;
+    Some(end)
 }
 
 /// An ordered key-value engine: sled in one process, Redis for several.

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use reqwest::Url;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ mod farewell;
 mod lane;
 mod policy;
 mod post;
+mod serve;
 #[cfg(test)]
 mod tests;
 
@@ -96,11 +98,11 @@ impl Webhook {
 
     /// Starts the task that posts the last words of deleted sessions; call once.
     ///
-    /// `forget` is called with the event id when a farewell's delivery is decided: the caller keeps farewells in the
+    /// `forget` is called with the key when a farewell's delivery is decided: the caller keeps farewells in the
     /// registry until then and [says](Farewells::say) the left ones again after a restart.
     pub fn farewells<F, Fut>(&self, forget: F) -> Farewells
     where
-        F: Fn(String) -> Fut + Send + Sync + 'static,
+        F: Fn(Bytes) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         farewell::start(self.clone(), forget)

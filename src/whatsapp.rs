@@ -1,1 +1,422 @@
-//! (stub)
+//! WhatsApp itself: one `Connection` per session over whatsapp-rust, everything shared between them made once.
+//!
+//! The only room besides `store/backend` that names `whatsapp_rust`. It reports upwards by [`Signal`]s over a bounded
+//! channel and commits received messages through a closure; it knows neither sessions nor the outbox.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use whatsapp_rust::http::HttpClient;
+use whatsapp_rust::store::persistence_manager::PersistenceManager;
+use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage};
+use whatsapp_rust::wacore::store::DevicePropsOverride;
+use whatsapp_rust::wacore::store::traits::Backend;
+use whatsapp_rust::wacore::types::events::{
+    ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, Subscription,
+};
+use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
+use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, Runtime, TokioRuntime};
+
+mod dial;
+mod hosts;
+mod inbound;
+mod outbound;
+mod version;
+
+pub use inbound::Received;
+pub use outbound::OutboundError;
+pub use version::AppVersion;
+
+use dial::{Dial, Endpoint, Link};
+use hosts::{BoundedHttp, Hosts};
+use outbound::{Acks, Numbers};
+use version::Version;
+
+/// One-time keys kept at the server for each session: whatsapp-rust's 812 cost 118 KiB and 9 ms more a pairing; 200 new
+/// contacts between two refills are plenty for a business account.
+const PRE_KEYS: usize = 200;
+/// State signals a session may have unread; it reads them at once, so this is never near.
+pub const SIGNALS: usize = 64;
+/// How often whatsapp-rust saves the device row apart from explicit flushes.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
+
+/// Makes received messages durable before WhatsApp is told that we have them.
+pub type Commit = Arc<dyn Fn(Vec<Received>) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+
+/// What a connection reports to the session that owns it, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A new code to scan; the one before it is void.
+    Qr {
+        /// The picture's text.
+        code: String,
+        /// How long it can be scanned.
+        valid_for: Duration,
+    },
+    /// No codes are left; the connection has ended.
+    QrExhausted,
+    /// The phone accepted us; a reconnect follows.
+    Paired {
+        /// The phone's platform as it names it, if it does.
+        platform: Option<String>,
+    },
+    /// The pairing failed at our end or theirs.
+    PairFailed,
+    /// Logged in, and caught up with what waited.
+    Connected,
+    /// The stream below is gone; the library dials again by itself.
+    LinkDown,
+    /// WhatsApp ended this connection for good.
+    Ended(Verdict),
+}
+
+/// Why WhatsApp ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The device was unlinked: its credentials are void.
+    LoggedOut,
+    /// The account is locked; the credentials may work again later.
+    Locked,
+    /// Another connection uses the same credentials.
+    Replaced,
+    /// Banned for a while.
+    Banned(Duration),
+    /// Our announced version is too old.
+    Outdated,
+    /// Refused with this failure code.
+    Refused(i32),
+}
+
+/// How to reach WhatsApp; plain values from the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `None`: the real one. A loopback stand-in in simulator builds.
+    pub ws_url: Option<String>,
+    /// Base URL that stands in for the media hosts; only with `ws_url`.
+    pub media_url: Option<String>,
+    /// One more TLS root in PEM; only with `ws_url`.
+    pub tls_root: Option<Vec<u8>>,
+    /// `None`: the newest known, renewed daily.
+    pub version: Option<AppVersion>,
+}
+
+/// What all sessions share; cheap to clone.
+#[derive(Clone)]
+pub struct WhatsApp(Arc<Shared>);
+
+struct Shared {
+    endpoint: Endpoint,
+    runtime: Arc<dyn Runtime>,
+    http: Arc<dyn HttpClient>,
+    version: Version,
+    numbers: Numbers,
+}
+
+impl fmt::Debug for WhatsApp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WhatsApp").finish_non_exhaustive()
+    }
+}
+
+impl WhatsApp {
+    /// Prepares what sessions share; connects nowhere.
+    ///
+    /// # Errors
+    /// When the URL or the extra TLS root can't be used.
+    pub fn new(settings: Settings) -> anyhow::Result<Self> {
+        let hosts = match &settings.ws_url {
+            None => Hosts::Real,
+            Some(_loopback) => Hosts::StandIn(settings.media_url.as_deref().map(Into::into)),
+        };
+        let url = settings.ws_url.as_deref().unwrap_or(dial::WHATSAPP_WS_URL);
+        Ok(Self(Arc::new(Shared {
+            endpoint: Endpoint::new(url, settings.tls_root.as_deref())?,
+            runtime: Arc::new(TokioRuntime),
+            http: Arc::new(BoundedHttp::new(hosts)),
+            version: Version::new(settings.version),
+            numbers: Numbers::default(),
+        })))
+    }
+
+    /// Starts the task that keeps the version fresh; it ends with the token.
+    pub fn keep_version_fresh(&self, tracker: &TaskTracker, token: CancellationToken) {
+        let shared = Arc::clone(&self.0);
+        tracker.spawn(async move { shared.version.keep_fresh(Arc::clone(&shared.http), token).await });
+    }
+
+    /// Builds a connection over a session's stored device and begins to dial; it goes on dialling until closed or ended.
+    ///
+    /// # Errors
+    /// When the store can't be read or written.
+    pub async fn connect(
+        &self,
+        backend: Arc<dyn Backend>,
+        commit: Commit,
+        signals: mpsc::Sender<Signal>,
+        late: mpsc::Sender<Vec<Received>>,
+        tracker: &TaskTracker,
+    ) -> anyhow::Result<Connection> {
+        let shared = Arc::clone(&self.0);
+        let link = Arc::new(Link::default());
+        let store = Arc::new(PersistenceManager::new(backend).await.context("the device can't be loaded")?);
+        let client = Client::builder()
+            .with_runtime_arc(Arc::clone(&shared.runtime))
+            .with_persistence_manager(Arc::clone(&store))
+            .with_transport_factory(Dial::new(shared.endpoint.clone(), Arc::clone(&link), signals.clone()))
+            .with_http_client_arc(Arc::clone(&shared.http))
+            .with_version_override(shared.version.current())
+            .with_skip_history_sync(true)
+            .with_wanted_pre_key_count(PRE_KEYS)
+            .with_cache_config(cache_config())
+            .with_background_saver_interval(SAVE_EVERY)
+            .with_inbound_durability_hook(Hook { commit })
+            .build()
+            .await
+            .context("the client can't be built")?
+            .into_client();
+        client
+            .set_device_props(
+                DevicePropsOverride::new().with_os("wa-gateway").with_platform_type(PlatformType::CHROME),
+            )
+            .await;
+        // Whoever writes to a gateway expects the second tick, whether or not anyone looks at the phone.
+        client.set_force_active_delivery_receipts(true);
+        let acks = Arc::new(Acks::default());
+        let events = Events {
+            client: Arc::downgrade(&client),
+            shared: Arc::clone(&shared),
+            acks: Arc::clone(&acks),
+            link: Arc::clone(&link),
+            signals,
+            late,
+            runtime: tokio::runtime::Handle::current(),
+            tracker: tracker.clone(),
+        };
+        let subscription = client.subscribe(
+            EventInterest::of(&[
+                EventKind::PairingQrCode,
+                EventKind::PairingQrCodesExhausted,
+                EventKind::PairSuccess,
+                EventKind::PairError,
+                EventKind::Connected,
+                EventKind::Disconnected,
+                EventKind::LoggedOut,
+                EventKind::StreamReplaced,
+                EventKind::TemporaryBan,
+                EventKind::ClientOutdated,
+                EventKind::ConnectFailure,
+                EventKind::StreamError,
+                EventKind::ServerAck,
+                EventKind::Messages,
+            ]),
+            Arc::new(events),
+        );
+        let run = CancellationToken::new();
+        let (looping, ended) = (Arc::clone(&client), run.clone().drop_guard());
+        tracker.spawn(async move {
+            looping.run().await;
+            drop(ended);
+        });
+        Ok(Connection { client, shared, link, acks, ended: run, _subscription: Arc::new(subscription) })
+    }
+}
+
+/// The library's caches, sized for a thousand sessions in one process (whatsapp-rust 0.7.0, `cache_config.rs`).
+fn cache_config() -> CacheConfig {
+    let hour = Some(Duration::from_secs(3600));
+    CacheConfig {
+        group_cache: CacheEntryConfig::new(hour, 64),
+        // More than the largest group (1,024 members), or a send to it would thrash.
+        device_registry_cache: CacheEntryConfig::new(hour, 1_500),
+        undecryptable_dispatched: CacheEntryConfig::new(Some(Duration::from_secs(300)), 256),
+        sender_key_devices_cache: CacheEntryConfig::new(hour, 100),
+        session_locks_capacity: 2_048,
+        // 8.8 KB for each chat that ever delivered a message, evicted only by this capacity.
+        chat_lanes_capacity: 64,
+        group_distribution_locks_capacity: 64,
+        resend_rate_limiter_capacity: 256,
+        seed_msg_secrets_from_history: false,
+        ..CacheConfig::default()
+    }
+}
+
+/// One session's way to WhatsApp, which outlives single sockets; cheap to clone. Dropping it does not close it.
+#[derive(Clone)]
+pub struct Connection {
+    client: Arc<Client>,
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    acks: Arc<Acks>,
+    ended: CancellationToken,
+    _subscription: Arc<Subscription>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+/// Who a session is, as its credentials say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Own phone number, digits only.
+    pub phone_number: String,
+    /// Own push name; empty when unknown.
+    pub name: String,
+}
+
+impl Connection {
+    /// Whether the stream is open and WhatsApp has logged us in on it.
+    pub fn is_live(&self) -> bool {
+        self.link.is_open() && self.client.is_connected() && self.client.is_logged_in()
+    }
+
+    /// The account, once paired.
+    pub fn account(&self) -> Option<Account> {
+        let phone = self.client.pn()?;
+        Some(Account { phone_number: phone.user.to_string(), name: self.client.push_name() })
+    }
+
+    /// Waits until the library has stopped dialling for good.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Writes the device row now.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn save(&self) -> anyhow::Result<()> {
+        self.client.persistence_manager().flush().await.context("the device can't be saved")
+    }
+
+    /// Tells WhatsApp to unlink this device, when logged in; `true`: it was told.
+    pub async fn unlink(&self, limit: Duration) -> bool {
+        if !self.is_live() {
+            return false;
+        }
+        // The library ends the connection after it, so a second call finds nothing to do.
+        tokio::time::timeout(limit, self.client.logout()).await.is_ok()
+    }
+
+    /// Waits until logged in, for as long as the limit.
+    pub async fn wait_login(&self, limit: Duration) -> bool {
+        let poll = async {
+            while !self.is_live() {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+        };
+        tokio::time::timeout(limit, poll).await.is_ok()
+    }
+
+    /// Closes the connection, flushing what is to be kept; past the limit it is dropped as it is.
+    pub async fn close(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.client.disconnect()).await.is_err() {
+            tracing::warn!(limit_ms = limit.as_millis(), "the connection did not close in time");
+        }
+        self.client.signal_shutdown_sync();
+        self.acks.clear();
+    }
+}
+
+/// Commits before the library acknowledges to WhatsApp.
+struct Hook {
+    commit: Commit,
+}
+
+#[async_trait::async_trait]
+impl InboundDurabilityHook for Hook {
+    async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
+        let received = inbound::received(&client, batch).await;
+        if received.is_empty() { Ok(()) } else { (self.commit)(received).await }
+    }
+}
+
+/// Turns the library's events into signals; runs on the library's tasks, so it never waits.
+struct Events {
+    client: std::sync::Weak<Client>,
+    shared: Arc<Shared>,
+    acks: Arc<Acks>,
+    link: Arc<Link>,
+    signals: mpsc::Sender<Signal>,
+    late: mpsc::Sender<Vec<Received>>,
+    runtime: tokio::runtime::Handle,
+    tracker: TaskTracker,
+}
+
+impl Events {
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = self.signals.try_send(signal) {
+            tracing::debug!(%error, "a signal found no reader");
+        }
+    }
+
+    /// Messages that the durability hook does not see: at most once, and dropped when the session can't keep up.
+    fn late(&self, batch: Arc<[InboundMessage]>) {
+        let (client, late) = (self.client.clone(), self.late.clone());
+        self.tracker.spawn_on(
+            async move {
+                let Some(client) = client.upgrade() else { return };
+                let received = inbound::received(&client, &batch).await;
+                if !received.is_empty() && late.try_send(received).is_err() {
+                    tracing::warn!("a message outside the durable path was dropped: too many wait");
+                }
+            },
+            &self.runtime,
+        );
+    }
+}
+
+impl EventHandler for Events {
+    fn handle_event(&self, event: Arc<Event>) {
+        match &*event {
+            Event::PairingQrCode(qr) => self.signal(Signal::Qr { code: qr.code.clone(), valid_for: qr.timeout }),
+            Event::PairingQrCodesExhausted(_) => self.signal(Signal::QrExhausted),
+            Event::PairSuccess(pair) => {
+                let platform = Some(pair.platform.clone()).filter(|platform| !platform.is_empty());
+                self.signal(Signal::Paired { platform });
+            }
+            Event::PairError(_) => self.signal(Signal::PairFailed),
+            Event::Connected(_) => self.signal(Signal::Connected),
+            Event::Disconnected(_) | Event::StreamError(_) => {
+                self.acks.clear();
+                if !self.link.is_open() {
+                    self.signal(Signal::LinkDown);
+                }
+            }
+            Event::LoggedOut(out) => {
+                // Raised by our own logout too, which has no stanza behind it.
+                if out.raw.is_some() {
+                    self.signal(Signal::Ended(match out.reason {
+                        ConnectFailureReason::AccountLocked | ConnectFailureReason::UnknownLogout => Verdict::Locked,
+                        _ => Verdict::LoggedOut,
+                    }));
+                }
+            }
+            Event::StreamReplaced(_) => self.signal(Signal::Ended(Verdict::Replaced)),
+            Event::TemporaryBan(ban) => {
+                let length = ban.expire.to_std().unwrap_or_default();
+                self.signal(Signal::Ended(Verdict::Banned(length)));
+            }
+            Event::ClientOutdated(_) => {
+                self.shared.version.refused();
+                self.signal(Signal::Ended(Verdict::Outdated));
+            }
+            Event::ConnectFailure(failure) => {
+                if !failure.reason.should_reconnect() {
+                    self.signal(Signal::Ended(Verdict::Refused(failure.reason.code())));
+                }
+            }
+            Event::ServerAck(ack) => self.acks.resolve(ack),
+            Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),
+            _ => {}
+        }
+    }
+}

@@ -1,1 +1,195 @@
-//! (stub)
+//! whatsapp-rust's five storage traits, written once over any `Kv`, scoped to the namespace of one session.
+//!
+//! One backend is the only writer of its namespace. Methods that read, change and write hold the lock of their table for
+//! that time; such writes are buffered, so no lock waits for a flush. What the library relies on after a kill (Signal
+//! sessions, consumed pre-keys, sender keys, the device) is flushed before the method returns; the rest is buffered, and
+//! the engine never reorders it before an earlier write.
+//!
+//! A failed write poisons the backend: the library's ratchet has moved on in memory, and a later flush of it must not
+//! reach the store. The session task sees that in [`SessionBackend::failed`], closes the connection and drops the client;
+//! a new backend over the same namespace starts from what is stored.
+
+mod app_sync;
+mod device;
+mod draft;
+mod key;
+mod protocol;
+mod secret;
+mod signal;
+mod tc_token;
+mod value;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, RwLock, watch};
+use whatsapp_rust::wacore::store::error::{Result, StoreError};
+
+use super::{Batch, KeyRange, Kv, KvError, Namespace};
+
+/// Rows that one batch changes at most where a method may touch a whole table: bounds how long an engine is busy with it.
+const PAGE: usize = 512;
+
+/// How often a conditional write is tried again before it counts as failed; it only meets the same session's own writes.
+const CONFLICT_RETRIES: usize = 16;
+
+/// The storage of one session.
+pub struct SessionBackend {
+    kv: Arc<dyn Kv>,
+    ns: Namespace,
+    fence: Option<u64>,
+    failed: watch::Sender<bool>,
+    /// Every write holds it shared; `close` takes it alone and leaves `true`.
+    closed: RwLock<bool>,
+    lid_mappings: Mutex<()>,
+    tc_tokens: Mutex<()>,
+    sent_messages: Mutex<()>,
+    secrets: Mutex<()>,
+}
+
+/// Why a backend writes no more.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Refused {
+    #[error("an earlier write of this session failed; it must start again from the store")]
+    Failed,
+    #[error("the storage of this session was closed")]
+    Closed,
+}
+
+impl SessionBackend {
+    /// The storage in this namespace; `fence`: the token that proves ownership where several processes share the engine.
+    pub fn new(kv: Arc<dyn Kv>, ns: Namespace, fence: Option<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            kv,
+            ns,
+            fence,
+            failed: watch::Sender::new(false),
+            closed: RwLock::new(false),
+            lid_mappings: Mutex::new(()),
+            tc_tokens: Mutex::new(()),
+            sent_messages: Mutex::new(()),
+            secrets: Mutex::new(()),
+        })
+    }
+
+    /// Turns `true` when a write failed: the client built on this backend must be dropped, and its connection closed unacked.
+    pub fn failed(&self) -> watch::Receiver<bool> {
+        self.failed.subscribe()
+    }
+
+    /// Refuses every later write, and returns when none is under way: after it nothing of this session can come back into
+    /// a namespace that is then dropped. Waits as long as the engine's slowest write.
+    pub async fn close(&self) {
+        *self.closed.write().await = true;
+    }
+
+    /// Whether a paired device is stored; reads one row.
+    ///
+    /// # Errors
+    /// As the engine's `get`.
+    pub async fn has_device(&self) -> std::result::Result<bool, KvError> {
+        Ok(self.kv.get(&self.ns, key::DEVICE).await?.is_some_and(|row| value::is_paired(&row)))
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.kv.get(&self.ns, key).await.map_err(database)
+    }
+
+    async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
+        self.kv.get_many(&self.ns, keys).await.map_err(database)
+    }
+
+    async fn range(&self, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>> {
+        self.kv.range(&self.ns, range).await.map_err(database)
+    }
+
+    /// Whether any key begins with these bytes.
+    async fn any(&self, prefix: Vec<u8>) -> Result<bool> {
+        Ok(!self.range(KeyRange::prefix(prefix).limit(1)).await?.is_empty())
+    }
+
+    async fn write(&self, batch: Batch) -> Result<()> {
+        self.try_write(batch).await.map(drop)
+    }
+
+    /// Writes; `false`: a condition did not hold.
+    async fn try_write(&self, mut batch: Batch) -> Result<bool> {
+        if batch.ops.is_empty() {
+            return Ok(true);
+        }
+        let closed = self.closed.read().await;
+        if *closed {
+            return Err(StoreError::Database(Box::new(Refused::Closed)));
+        }
+        if *self.failed.borrow() {
+            return Err(StoreError::Database(Box::new(Refused::Failed)));
+        }
+        batch.fence = self.fence;
+        match self.kv.write(&self.ns, batch).await {
+            Ok(()) => Ok(true),
+            Err(KvError::Conflict) => Ok(false),
+            Err(error) => {
+                self.poison();
+                Err(database(error))
+            }
+        }
+    }
+
+    /// Marks the backend failed, as a failed write does: for writes beside it that belong to the same step.
+    pub fn poison(&self) {
+        self.failed.send_replace(true);
+    }
+
+    async fn put(&self, key: Bytes, value: Bytes) -> Result<()> {
+        self.write(Batch::new().put(key, value)).await
+    }
+
+    async fn put_buffered(&self, key: Bytes, value: Bytes) -> Result<()> {
+        self.write(Batch::new().put(key, value).buffered()).await
+    }
+
+    async fn remove(&self, key: Bytes) -> Result<()> {
+        self.write(Batch::new().remove(key)).await
+    }
+
+    async fn remove_buffered(&self, key: Bytes) -> Result<()> {
+        self.write(Batch::new().remove(key).buffered()).await
+    }
+
+    /// Removes the rows of a range page by page; `removal` adds what goes with a row to the batch and says if it counts.
+    async fn sweep(
+        &self,
+        mut range: KeyRange,
+        mut removal: impl FnMut(&mut Batch, &Bytes, &Bytes) -> bool + Send,
+    ) -> Result<u32> {
+        range.limit = PAGE;
+        let mut removed = 0;
+        loop {
+            let rows = self.range(range.clone()).await?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(removed);
+            };
+            range.start = std::ops::Bound::Excluded(last.clone());
+            let mut batch = Batch::new().buffered();
+            for (key, value) in &rows {
+                removed += u32::from(removal(&mut batch, key, value));
+            }
+            let end = rows.len() < PAGE;
+            self.write(batch).await?;
+            if end {
+                return Ok(removed);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for SessionBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBackend").field("ns", &self.ns).field("fence", &self.fence).finish_non_exhaustive()
+    }
+}
+
+fn database(error: KvError) -> StoreError {
+    StoreError::Database(Box::new(error))
+}

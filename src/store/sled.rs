@@ -1,1 +1,176 @@
-//! (stub)
+//! The `Kv` of one process: sled 0.34, one tree for each namespace, in a folder that this process locks.
+//!
+//! Nothing of WhatsApp lives here. What is flushed survives a killed process at once, and a power cut after sled's own
+//! flusher has synced the file (every [`SYNC_EVERY_MS`]): on Linux sled's flush is `sync_file_range`.
+//! sled stops for good at its first disk error; the store is then reopened from disk by the next call (see [`opened`]).
+
+mod error;
+mod flusher;
+mod opened;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use self::error::OpenError;
+use self::opened::Opened;
+use super::{Batch, Durability, KeyRange, Kv, KvError, Namespace};
+
+/// How often sled rolls its buffer, gives space back and really syncs the file: the most that a power cut can take of what
+/// was flushed, and a killed process of what was buffered. Shorter costs idle syncs, longer delays the reuse of space.
+pub const SYNC_EVERY_MS: u64 = 500;
+
+/// Pages that sled keeps decoded, in bytes; its own default is 1 GiB.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// After a disk error the store is reopened at most so often.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// The sled engine.
+#[derive(Debug)]
+pub struct SledStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    state: RwLock<State>,
+    /// When the store was last reopened, or that was tried.
+    tried: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Open(Arc<Opened>),
+    /// A disk error stopped sled, or one call is reopening it: every other call fails at once.
+    Stopped,
+}
+
+impl SledStore {
+    /// Opens the store in this folder, making it (mode 0700) when absent. Blocks: reads the whole log's index.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the folder and the remedy.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let opened = Opened::open(path)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                path: path.to_owned(),
+                state: RwLock::new(State::Open(Arc::new(opened))),
+                tried: Mutex::new(None),
+            }),
+        })
+    }
+
+    /// The live store; after a disk error one caller a second reopens it here.
+    async fn opened(&self) -> Result<Arc<Opened>, KvError> {
+        if let Some(opened) = self.shared.live() {
+            return Ok(opened);
+        }
+        let shared = Arc::clone(&self.shared);
+        // Goes on when this call is cancelled, and then leaves the store open for the next.
+        tokio::task::spawn_blocking(move || shared.reopen()).await.map_err(KvError::engine)?
+    }
+}
+
+impl Shared {
+    fn live(&self) -> Option<Arc<Opened>> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Open(opened) if !opened.failed() => Some(Arc::clone(opened)),
+            _ => None,
+        }
+    }
+
+    fn set(&self, state: State) -> State {
+        std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state)
+    }
+
+    fn reopen(&self) -> Result<Arc<Opened>, KvError> {
+        // One at a time; the others wait here on a blocking thread and then find it open, or fail.
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = self.live() {
+            return Ok(opened);
+        }
+        if tried.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
+            return Err(KvError::engine("the store stopped after a disk error"));
+        }
+        *tried = Some(Instant::now());
+        let lost = match self.set(State::Stopped) {
+            State::Open(old) => match Arc::try_unwrap(old) {
+                Ok(old) => old.close(),
+                // Calls that are still waiting for a flush of it are about to fail: next time.
+                Err(old) => {
+                    self.set(State::Open(old));
+                    return Err(KvError::engine("the store stopped after a disk error"));
+                }
+            },
+            State::Stopped => None,
+        };
+        tracing::warn!(path = %self.path.display(), "the store stopped after a disk error and is opened again");
+        let opened = Arc::new(Opened::open(&self.path).map_err(KvError::engine)?.without(lost));
+        self.set(State::Open(Arc::clone(&opened)));
+        Ok(opened)
+    }
+}
+
+#[async_trait]
+impl Kv for SledStore {
+    async fn get(&self, ns: &Namespace, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let opened = self.opened().await?;
+        opened.watch(opened.table(ns).map_or(Ok(None), |table| table.get(key)))
+    }
+
+    async fn get_many(&self, ns: &Namespace, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, KvError> {
+        let opened = self.opened().await?;
+        let Some(table) = opened.table(ns) else {
+            return Ok(vec![None; keys.len()]);
+        };
+        opened.watch(keys.iter().map(|key| table.get(key)).collect())
+    }
+
+    async fn range(&self, ns: &Namespace, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+        let opened = self.opened().await?;
+        opened.watch(opened.table(ns).map_or(Ok(Vec::new()), |table| table.range(&range)))
+    }
+
+    async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {
+        let opened = self.opened().await?;
+        opened.watch(opened.apply(ns, &batch))?;
+        match batch.durability {
+            Durability::Flushed => opened.flush().await,
+            Durability::Buffered => Ok(()),
+        }
+    }
+
+    async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError> {
+        let opened = self.opened().await?;
+        if opened.table(ns).is_none() {
+            // A drop that was not flushed may be what made it absent.
+            return opened.flush().await;
+        }
+        // Frees every page of the tree: milliseconds for a large one.
+        let dropping = Arc::clone(&opened);
+        let ns = ns.clone();
+        let dropped = tokio::task::spawn_blocking(move || dropping.drop_table(&ns)).await.map_err(KvError::engine)?;
+        opened.watch(dropped)?;
+        opened.flush().await
+    }
+
+    async fn namespaces(&self) -> Result<Vec<Namespace>, KvError> {
+        Ok(self.opened().await?.namespaces())
+    }
+
+    async fn flush(&self) -> Result<(), KvError> {
+        self.opened().await?.flush().await
+    }
+
+    async fn snapshot(&self, ns: &Namespace) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+        let opened = self.opened().await?;
+        opened.watch(opened.table(ns).map_or(Ok(Vec::new()), |table| table.snapshot()))
+    }
+}

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -25,6 +26,8 @@ const AT_ONCE: usize = 8;
 /// The last event of a session that is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Farewell {
+    /// Names it where it is kept until it is delivered.
+    pub key: Bytes,
     /// The session's name.
     pub session: SessionName,
     /// What is posted.
@@ -57,7 +60,7 @@ impl Farewells {
 
 pub(super) fn start<F, Fut>(webhook: Webhook, forget: F) -> Farewells
 where
-    F: Fn(String) -> Fut + Send + Sync + 'static,
+    F: Fn(Bytes) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
     let (sender, mut receiver) = mpsc::channel::<Farewell>(MAX_FAREWELLS);
@@ -86,7 +89,7 @@ where
 
 async fn deliver<F, Fut>(webhook: &Webhook, permits: &Semaphore, forget: &F, farewell: Farewell)
 where
-    F: Fn(String) -> Fut,
+    F: Fn(Bytes) -> Fut,
     Fut: Future<Output = ()>,
 {
     let mut attempts = 0;
@@ -104,7 +107,7 @@ where
             return;
         }
     }
-    forget(farewell.event.event_id.clone()).await;
+    forget(farewell.key.clone()).await;
     webhook.inner.pending.remove(&farewell);
 }
 

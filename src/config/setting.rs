@@ -1,0 +1,148 @@
+//! The table of all settings; `.env.example` and the README's table are printed from it and tested against it.
+
+use std::fmt::Write as _;
+
+/// One environment variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds when it is unset or empty; empty: nothing.
+    pub default: &'static str,
+    /// What its value is or is counted in.
+    pub unit: &'static str,
+    /// What it changes.
+    pub effect: &'static str,
+}
+
+impl Setting {
+    const fn new(name: &'static str, default: &'static str, unit: &'static str, effect: &'static str) -> Self {
+        Self { name, default, unit, effect }
+    }
+
+    pub(super) fn default_of(name: &str) -> &'static str {
+        SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default)
+    }
+}
+
+/// Every variable that [`Config`](super::Config) reads, in the order of the documents.
+pub const SETTINGS: &[Setting] = &[
+    Setting::new(
+        "KEY",
+        "",
+        "text",
+        "API key that callers send as header or query `key`; webhooks carry it too. Empty: a random key is made on the first start and kept in `CREDENTIALS_DIR/api-key`.",
+    ),
+    Setting::new(
+        "ALLOW_NO_KEY",
+        "false",
+        "true or false",
+        "With an empty `KEY`: true serves everybody who can reach the port, without any key.",
+    ),
+    Setting::new("PORT", "5001", "port", "Port to listen on. 0, or set but empty: a random free one."),
+    Setting::new("HOST", "0.0.0.0", "IP address", "Address to listen on; `::` takes IPv6 and IPv4."),
+    Setting::new(
+        "WEBHOOK_BASE_URL",
+        "",
+        "http(s) URL",
+        "Events are posted to `/session` and `/message` below it. Empty: no webhooks.",
+    ),
+    Setting::new("REDIS_URL", "", "URL", "Reserved for storage in Redis, which is not built yet: must be empty."),
+    Setting::new(
+        "NODE_ENV",
+        "production",
+        "development or production",
+        "development shows the inner error text in answers of status 500; anything else hides it.",
+    ),
+    Setting::new("CREDENTIALS_DIR", "./wa_credentials", "folder", "Where sessions and a generated API key are kept."),
+    Setting::new("MEDIA_DIR", "./media", "folder", "Where received media are saved."),
+    Setting::new(
+        "CHECK_NUMBERS",
+        "true",
+        "true or false",
+        "Look up whether a number has WhatsApp before sending to it; the answer is remembered for a while.",
+    ),
+    // Clients wait 10 s for a start, and 30 s for a send.
+    Setting::new(
+        "START_TIMEOUT_SECS",
+        "8",
+        "seconds, 1 to 50",
+        "How long a start waits for a QR or the connection before it answers 504; the start itself goes on.",
+    ),
+    Setting::new(
+        "SEND_TIMEOUT_SECS",
+        "25",
+        "seconds, 1 to 50",
+        "How long a send takes at most, typing included, before it answers 504.",
+    ),
+    // whatsmeow: the first QR of a connection lives 60 s, the later ones 20 s. Whoever shows the codes to somebody asks
+    // at least once in the life of the longest; two of them leave room for a slow one.
+    Setting::new(
+        "QR_IDLE_SECS",
+        "120",
+        "seconds, 1 to 86400",
+        "How long an unscanned session gets fresh QR codes after the last time somebody asked for one.",
+    ),
+    Setting::new(
+        "RESTORE_CONCURRENCY",
+        "8",
+        "sessions, 1 to 1024",
+        "How many stored sessions connect at the same time after a start.",
+    ),
+    Setting::new("LOG_FORMAT", "human", "human or json", "Form of the log lines."),
+    Setting::new(
+        "RUST_LOG",
+        "info",
+        "filter",
+        "Which log lines are written: error, warn, info, debug, trace, or per module.",
+    ),
+    Setting::new("NO_COLOR", "", "any text", "Set to anything: no colours in the log."),
+    Setting::new(
+        "WHATSAPP_VERSION",
+        "",
+        "version 2.3000.N",
+        "WhatsApp Web version to announce. Empty: the built-in one, refreshed daily.",
+    ),
+    Setting::new(
+        "WHATSAPP_WS_URL",
+        "",
+        "ws(s) URL",
+        "Only in a build with the cargo feature `simulator`, and required there: the loopback server to dial.",
+    ),
+    Setting::new(
+        "WHATSAPP_MEDIA_URL",
+        "",
+        "http(s) URL",
+        "Only in a build with the cargo feature `simulator`: loopback base URL that stands in for the media hosts.",
+    ),
+    Setting::new(
+        "WHATSAPP_TLS_ROOT",
+        "",
+        "PEM file",
+        "Only in a build with the cargo feature `simulator`: root certificate for a `wss` server.",
+    ),
+];
+
+/// The text of `.env.example`.
+pub fn env_example() -> String {
+    let mut text = String::from(
+        "# Every setting of wa-gateway with its default. Copy this file to `.env` and change what you need;\n\
+         # variables of the environment win over the file. Printed from src/config/setting.rs and tested against it.\n",
+    );
+    for Setting { name, default, unit, effect } in SETTINGS {
+        let shown = if default.is_empty() { "none" } else { default };
+        writeln!(text, "\n# {effect}\n# Value: {unit}. Default: {shown}.\n{name}={default}")
+            .expect("a String takes every write");
+    }
+    text
+}
+
+/// The README's table of settings in Markdown.
+pub fn settings_table() -> String {
+    let mut text = String::from("| Variable | Default | Value | Effect |\n| --- | --- | --- | --- |\n");
+    for Setting { name, default, unit, effect } in SETTINGS {
+        let shown = if default.is_empty() { String::from("none") } else { format!("`{default}`") };
+        writeln!(text, "| `{name}` | {shown} | {unit} | {effect} |").expect("a String takes every write");
+    }
+    text
+}

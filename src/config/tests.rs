@@ -1,0 +1,190 @@
+//! Every setting: its default, what it takes, what it refuses.
+
+use super::*;
+use secrecy::ExposeSecret as _;
+
+fn vars(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+    pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn plain(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::check(vars(pairs), Vec::new(), false)
+}
+
+fn simulated(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::check(vars(pairs), Vec::new(), true)
+}
+
+fn refused(result: Result<Config, ConfigError>) -> Vec<String> {
+    result.unwrap_err().problems.into_iter().map(|(name, _)| name).collect()
+}
+
+#[test]
+fn defaults_hold_for_unset_and_for_empty() {
+    let empty: Vec<_> = SETTINGS.iter().map(|setting| (setting.name, "")).filter(|(name, _)| *name != "PORT").collect();
+    for config in [plain(&[]).unwrap(), plain(&empty).unwrap()] {
+        assert!(matches!(config.key, KeySetting::Generated));
+        assert_eq!((config.host.to_string().as_str(), config.port), ("0.0.0.0", 5001));
+        assert_eq!(config.webhook_base_url, None);
+        assert!(!config.development && config.check_numbers && config.color);
+        assert_eq!(config.credentials_dir, Path::new("./wa_credentials"));
+        assert_eq!(config.media_dir, Path::new("./media"));
+        assert_eq!(config.start_timeout, Duration::from_secs(8));
+        assert_eq!(config.send_timeout, Duration::from_secs(25));
+        assert_eq!(config.qr_idle, Duration::from_secs(120));
+        assert_eq!(config.restore_concurrency, 8);
+        assert_eq!(config.log_format, LogFormat::Human);
+        assert_eq!(config.log_filter, "info");
+        assert_eq!((config.whatsapp_version, config.simulator), (None, None));
+    }
+}
+
+#[test]
+fn every_setting_is_taken() {
+    let config = plain(&[
+        ("KEY", "secret"),
+        ("PORT", " 5015 "),
+        ("HOST", "::1"),
+        ("WEBHOOK_BASE_URL", "http://bot:3000"),
+        ("NODE_ENV", "development"),
+        ("CREDENTIALS_DIR", "/data/c"),
+        ("MEDIA_DIR", "/data/m"),
+        ("CHECK_NUMBERS", "No"),
+        ("START_TIMEOUT_SECS", "1"),
+        ("SEND_TIMEOUT_SECS", "50"),
+        ("QR_IDLE_SECS", "3"),
+        ("RESTORE_CONCURRENCY", "2"),
+        ("LOG_FORMAT", "JSON"),
+        ("RUST_LOG", "debug"),
+        ("NO_COLOR", "1"),
+        ("WHATSAPP_VERSION", "2.3000.1023456789"),
+    ])
+    .unwrap();
+    let KeySetting::Given(key) = &config.key else { panic!("{:?}", config.key) };
+    assert_eq!(key.expose_secret(), "secret");
+    assert_eq!((config.host.to_string().as_str(), config.port), ("::1", 5015));
+    assert_eq!(config.webhook_base_url.unwrap().as_str(), "http://bot:3000/");
+    assert!(config.development && !config.check_numbers && !config.color);
+    assert_eq!((config.credentials_dir, config.media_dir), ("/data/c".into(), "/data/m".into()));
+    assert_eq!(config.start_timeout, Duration::from_secs(1));
+    assert_eq!(config.send_timeout, Duration::from_secs(50));
+    assert_eq!(config.qr_idle, Duration::from_secs(3));
+    assert_eq!(config.restore_concurrency, 2);
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.log_filter, "debug");
+    assert_eq!(config.whatsapp_version, Some((2, 3000, 1_023_456_789)));
+}
+
+#[test]
+fn all_problems_are_told_at_once_and_no_secret_with_them() {
+    let error = plain(&[
+        ("PORT", "70000"),
+        ("HOST", "example.com"),
+        ("WEBHOOK_BASE_URL", "ftp://user:hunter2@host"),
+        ("REDIS_URL", "redis://:hunter2@host"),
+        ("ALLOW_NO_KEY", "maybe"),
+        ("CHECK_NUMBERS", "2"),
+        ("START_TIMEOUT_SECS", "0"),
+        ("SEND_TIMEOUT_SECS", "51"),
+        ("QR_IDLE_SECS", "-1"),
+        ("RESTORE_CONCURRENCY", "many"),
+        ("LOG_FORMAT", "xml"),
+        ("WHATSAPP_VERSION", "2.3000"),
+        ("WHATSAPP_WS_URL", "ws://127.0.0.1:1/ws/chat"),
+        ("WHATSAPP_MEDIA_URL", "http://127.0.0.1:1"),
+        ("WHATSAPP_TLS_ROOT", "/nope"),
+    ])
+    .unwrap_err();
+    let text = error.to_string();
+    assert_eq!(error.problems.len(), 15, "{text}");
+    for (name, _) in &error.problems {
+        assert!(text.contains(&format!("\n  {name}: ")), "{text}");
+    }
+    assert!(text.contains("Redis storage is not built yet") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn an_empty_port_is_a_random_one() {
+    for value in ["", "  ", "0"] {
+        assert_eq!(plain(&[("PORT", value)]).unwrap().port, 0);
+    }
+    for value in ["abc", "65536", "-1", "5001.0"] {
+        assert_eq!(refused(plain(&[("PORT", value)])), ["PORT"]);
+    }
+}
+
+#[test]
+fn an_empty_key_is_open_only_when_allowed() {
+    for (key, allow, open) in [("", "true", true), ("", "1", true), ("  ", "YES", true), ("", "false", false), ("", "", false)] {
+        let config = plain(&[("KEY", key), ("ALLOW_NO_KEY", allow)]).unwrap();
+        assert_eq!(matches!(config.key, KeySetting::Open), open, "{key:?} {allow:?}");
+        assert_eq!(matches!(config.key, KeySetting::Generated), !open, "{key:?} {allow:?}");
+    }
+    let config = plain(&[("KEY", "secret"), ("ALLOW_NO_KEY", "true")]).unwrap();
+    assert!(matches!(config.key, KeySetting::Given(_)), "a given key is always asked for");
+}
+
+#[test]
+fn any_environment_but_development_is_production() {
+    for (value, development) in [("development", true), ("production", false), ("", false), ("test", false)] {
+        assert_eq!(plain(&[("NODE_ENV", value)]).unwrap().development, development, "{value:?}");
+    }
+}
+
+#[test]
+fn a_simulator_build_takes_loopback_addresses_only() {
+    for good in ["ws://127.0.0.1:7001/ws/chat", "wss://localhost:1/", "ws://[::1]:7001/ws/chat", "ws://127.9.9.9/"] {
+        let config = simulated(&[("WHATSAPP_WS_URL", good)]).unwrap();
+        assert_eq!(config.simulator.unwrap().ws_url, good.parse().unwrap());
+    }
+    for bad in [
+        "wss://web.whatsapp.com/ws/chat",
+        "ws://localhost.example.com/",
+        "ws://127.0.0.1.example.com/",
+        "ws://10.0.0.1/",
+        "ws://[::ffff:8.8.8.8]/",
+        "ws://user@example.com/",
+        "ws://127.0.0.1@example.com/",
+        "http://127.0.0.1/",
+        "not a url",
+    ] {
+        assert_eq!(refused(simulated(&[("WHATSAPP_WS_URL", bad)])), ["WHATSAPP_WS_URL"], "{bad}");
+    }
+    let ws = ("WHATSAPP_WS_URL", "ws://127.0.0.1:7001/ws/chat");
+    assert_eq!(refused(simulated(&[ws, ("WHATSAPP_MEDIA_URL", "https://mmg.whatsapp.net")])), ["WHATSAPP_MEDIA_URL"]);
+    assert_eq!(refused(simulated(&[ws, ("WHATSAPP_TLS_ROOT", "/does/not/exist")])), ["WHATSAPP_TLS_ROOT"]);
+    assert_eq!(refused(simulated(&[])), ["WHATSAPP_WS_URL"], "such a build never dials WhatsApp");
+}
+
+#[test]
+fn debug_shows_no_key() {
+    let config = plain(&[("KEY", "hunter2")]).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn the_example_file_is_the_table_of_settings() {
+    let example = include_str!("../../.env.example");
+    assert_eq!(example, env_example(), "print .env.example anew from src/config/setting.rs");
+    let parsed: Vec<_> = dotenvy::from_read_iter(example.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let expected: Vec<_> = SETTINGS.iter().map(|s| (s.name.to_owned(), s.default.to_owned())).collect();
+    assert_eq!(parsed, expected);
+    plain(&[]).unwrap();
+    Config::check(parsed.into_iter().collect(), Vec::new(), false).unwrap();
+}
+
+#[test]
+fn every_variable_that_is_read_stands_in_the_table() {
+    let source = concat!(include_str!("../config.rs"));
+    let read = source.match_indices("(\"").filter_map(|(at, _)| source[at + 2..].split('"').next());
+    let mut seen = 0;
+    for name in read.filter(|name| name.len() > 2 && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')) {
+        assert!(SETTINGS.iter().any(|setting| setting.name == name), "{name} is not in the table");
+        seen += 1;
+    }
+    assert!(seen >= SETTINGS.len() - 3, "only {seen} reads were found");
+    for setting in SETTINGS {
+        assert!(source.contains(&format!("\"{}\"", setting.name)), "{} is never read", setting.name);
+        assert!(settings_table().contains(&format!("| `{}` |", setting.name)));
+    }
+}

@@ -1,0 +1,191 @@
+//! The composition: opens the store, starts the sink, brings sessions back, serves, and ends all of it in order.
+//!
+//! Owns both tokens and the tracker that counts every task.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, KeySetting, keyfile};
+use crate::event::SessionName;
+use crate::http::{self, AppState, Auth, Limits};
+use crate::outbox::{NewEvent, Notice};
+use crate::session::{self, SessionManager};
+use crate::store::Kv;
+use crate::store::registry::Registry;
+use crate::store::sled::SledStore;
+use crate::webhook::{RetryPolicy, Webhook};
+use crate::whatsapp::{self, WhatsApp};
+
+/// Sessions and farewells that wait to be taken by the sink; each is taken at once.
+const NOTICES: usize = 256;
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    addr: SocketAddr,
+    hard: CancellationToken,
+    soft: CancellationToken,
+    sink: CancellationToken,
+    tracker: TaskTracker,
+    sink_tracker: TaskTracker,
+    kv: Arc<dyn Kv>,
+}
+
+impl Gateway {
+    /// Opens everything and serves; returns once the port is bound and all stored sessions are listed.
+    ///
+    /// # Errors
+    /// When the store can't be opened, the port can't be bound, or a setting can't be used.
+    pub async fn bind(config: Config) -> anyhow::Result<Self> {
+        let path = config.credentials_dir.join("store");
+        let kv: Arc<dyn Kv> = Arc::new(SledStore::open(&path)?);
+        Self::bind_on(config, kv).await
+    }
+
+    /// The same over a store that is open already.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn bind_on(config: Config, kv: Arc<dyn Kv>) -> anyhow::Result<Self> {
+        let (tracker, sink_tracker) = (TaskTracker::new(), TaskTracker::new());
+        let hard = CancellationToken::new();
+        let soft = hard.child_token();
+        let sink = hard.child_token();
+        let listener = TcpListener::bind((config.host, config.port))
+            .await
+            .with_context(|| format!("can't listen on port {} (PORT, HOST)", config.port))?;
+        let addr = listener.local_addr()?;
+
+        let registry = Registry::new(Arc::clone(&kv));
+        let webhook_key = match &config.key {
+            KeySetting::Given(key) => Some(key.clone()),
+            KeySetting::Generated | KeySetting::Open => None,
+        };
+        let webhook = Webhook::start(
+            config.webhook_base_url.clone(),
+            webhook_key.as_ref(),
+            RetryPolicy::default(),
+            sink_tracker.clone(),
+            sink.clone(),
+        )?;
+        let (notices, noticed) = mpsc::channel(NOTICES);
+        let delivers = webhook.is_configured();
+        if delivers {
+            let forgetting = registry.clone();
+            webhook.serve(noticed, move |key| forget_farewell(forgetting.clone(), key));
+            repeat_farewells(&registry, &notices).await?;
+        }
+
+        let whatsapp = WhatsApp::new(whatsapp_settings(&config)?)?;
+        whatsapp.keep_version_fresh(&tracker, soft.clone());
+        let sessions = SessionManager::new(
+            session::Settings {
+                check_numbers: config.check_numbers,
+                start_timeout: config.start_timeout,
+                send_timeout: config.send_timeout,
+                qr_idle: config.qr_idle,
+                restore_concurrency: config.restore_concurrency,
+            },
+            Arc::clone(&kv),
+            whatsapp,
+            delivers.then_some(notices),
+            tracker.clone(),
+            soft.clone(),
+        );
+        sessions.restore().await.context("stored sessions can't be read")?;
+        let auth = match &config.key {
+            KeySetting::Given(key) => Auth::key(key),
+            KeySetting::Generated => {
+                let (key, path) = keyfile::load_or_create(&config.credentials_dir)?;
+                tracing::info!(file = %path.display(), "KEY is not set: the API key is in a file");
+                Auth::key(&key)
+            }
+            KeySetting::Open => Auth::open(),
+        };
+        let router = http::router(AppState { sessions, auth, development: config.development });
+        let serving = http::serve(listener, router, Limits::default(), soft.clone(), hard.clone(), tracker.clone());
+        tracker.spawn(serving);
+        tracing::info!("Server is running on port {}", addr.port());
+        Ok(Self { addr, hard, soft, sink, tracker, sink_tracker, kv })
+    }
+
+    /// Where it serves; tells the port when it was asked to choose one.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops: no new requests, requests in flight and connections end in order, the sink posts what it can, the store is
+    /// flushed last. After `grace`, or when `hurry` ends, everything is dropped as it is.
+    pub async fn shutdown(self, grace: Duration, hurry: impl Future<Output = ()>) {
+        self.soft.cancel();
+        self.tracker.close();
+        self.sink_tracker.close();
+        let orderly = async {
+            self.tracker.wait().await;
+            self.sink.cancel();
+            self.sink_tracker.wait().await;
+        };
+        tokio::select! {
+            () = orderly => tracing::info!("stopped"),
+            () = tokio::time::sleep(grace) => tracing::warn!(grace_secs = grace.as_secs(), "not all tasks ended in time"),
+            () = hurry => tracing::warn!("told twice to stop: not waiting"),
+        }
+        self.hard.cancel();
+        if let Err(error) = self.kv.flush().await {
+            tracing::error!(%error, "the store could not be flushed");
+        }
+    }
+}
+
+fn whatsapp_settings(config: &Config) -> anyhow::Result<whatsapp::Settings> {
+    let Some(simulator) = &config.simulator else {
+        return Ok(whatsapp::Settings { version: config.whatsapp_version, ..whatsapp::Settings::default() });
+    };
+    let tls_root = match &simulator.tls_root {
+        None => None,
+        Some(path) => {
+            Some(std::fs::read(path).with_context(|| format!("WHATSAPP_TLS_ROOT {} can't be read", path.display()))?)
+        }
+    };
+    Ok(whatsapp::Settings {
+        ws_url: Some(simulator.ws_url.to_string()),
+        media_url: simulator.media_url.as_ref().map(ToString::to_string),
+        tls_root,
+        version: config.whatsapp_version,
+    })
+}
+
+/// Hands the sink those last events of deleted sessions that an earlier run did not get delivered.
+async fn repeat_farewells(registry: &Registry, notices: &mpsc::Sender<Notice>) -> anyhow::Result<()> {
+    for (key, bytes) in registry.farewells().await? {
+        let Some((event, at)) = NewEvent::decode(&bytes) else {
+            tracing::error!("a deleted session's last event can't be read and is dropped");
+            registry.remove_farewell(key).await?;
+            continue;
+        };
+        let named = serde_json::from_slice::<Named>(&event.body).ok();
+        if let Some(session) = named.and_then(|body| SessionName::parse(&body.session).ok()) {
+            let _sink_ended = notices.send(Notice::Farewell { key, session, event, at }).await;
+        }
+    }
+    Ok(())
+}
+
+#[derive(serde::Deserialize)]
+struct Named {
+    session: String,
+}
+
+async fn forget_farewell(registry: Registry, key: Bytes) {
+    if let Err(error) = registry.remove_farewell(key).await {
+        tracing::warn!(%error, "a delivered farewell stays stored and is posted again after the next start");
+    }
+}

@@ -1,0 +1,196 @@
+//! Who calls: the API key of a request, and what its holder may do.
+//!
+//! Called by the guard around every handler; handlers see the [`Principal`] only.
+
+use std::fmt;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Uri};
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::error::ApiError;
+
+/// What an endpoint asks of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Nothing: no key is looked at.
+    Public,
+    /// To see sessions.
+    Read,
+    /// To send messages.
+    Send,
+    /// To start, log out and delete sessions.
+    Manage,
+}
+
+/// The caller of a guarded endpoint: its key was right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Principal {
+    read: bool,
+    send: bool,
+    manage: bool,
+}
+
+impl Principal {
+    /// The holder of `KEY`, and everybody in open mode.
+    const ALL: Self = Self { read: true, send: true, manage: true };
+
+    /// Whether the caller may use endpoints of this scope.
+    pub(super) fn may(self, scope: Scope) -> bool {
+        match scope {
+            Scope::Public => true,
+            Scope::Read => self.read,
+            Scope::Send => self.send,
+            Scope::Manage => self.manage,
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Principal {
+    type Rejection = ApiError;
+
+    /// The guard has put it there; a request that came past it is refused.
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().copied().ok_or_else(ApiError::unauthorized)
+    }
+}
+
+/// How callers are told apart.
+#[derive(Clone)]
+pub struct Auth {
+    /// `None`: everybody is let in. Hashed, so that comparing takes the same time for every length.
+    key: Option<[u8; 32]>,
+}
+
+impl Auth {
+    /// Lets in who knows this key.
+    pub fn key(key: &SecretString) -> Self {
+        Self { key: Some(Sha256::digest(key.expose_secret()).into()) }
+    }
+
+    /// Lets in everybody.
+    pub fn open() -> Self {
+        Self { key: None }
+    }
+
+    /// Whether everybody is let in.
+    pub(super) fn is_open(&self) -> bool {
+        self.key.is_none()
+    }
+
+    /// Finds out who calls; `None`: nobody we know.
+    pub(super) fn principal(&self, uri: &Uri, headers: &HeaderMap) -> Option<Principal> {
+        let Some(key) = &self.key else { return Some(Principal::ALL) };
+        let is_key = |given: &[u8]| bool::from(Sha256::digest(given).ct_eq(key));
+        // Contract section 3: a query value that is not empty wins over the header, right or wrong.
+        let query = query_key(uri).filter(|value| !value.is_empty());
+        let right = match query {
+            Some(value) => is_key(value.as_bytes()),
+            None => header_key(headers).is_some_and(|value| is_key(&value)) || other_headers(headers).any(is_key),
+        };
+        right.then_some(Principal::ALL)
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.key.is_some() { "Auth(key)" } else { "Auth(open)" })
+    }
+}
+
+/// Of a repeated query the first value counts.
+fn query_key(uri: &Uri) -> Option<String> {
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(uri.query()?).ok()?;
+    pairs.into_iter().find_map(|(name, value)| (name == "key").then_some(value))
+}
+
+/// Repeated headers are joined with a comma, and so fail.
+fn header_key(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let values: Vec<&[u8]> = headers.get_all("key").iter().map(HeaderValue::as_bytes).collect();
+    (!values.is_empty()).then(|| values.join(&b", "[..]))
+}
+
+/// Tolerance for clients that send the key by other names too; foreign values there are ignored.
+fn other_headers(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let api_keys = headers.get_all("x-api-key").iter().map(HeaderValue::as_bytes);
+    let bearers = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+    });
+    api_keys.chain(bearers)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+
+    use super::*;
+
+    fn lets_in(auth: &Auth, uri: &str, headers: &[(&str, &str)]) -> bool {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        auth.principal(&uri.parse().unwrap(), &map).is_some()
+    }
+
+    #[test]
+    fn the_key_is_found_where_clients_put_it() {
+        let auth = Auth::key(&SecretString::from("secret"));
+        let s = "/session";
+        for (uri, headers, expected) in [
+            (s, &[][..], false),
+            (s, &[("key", "secret")], true),
+            (s, &[("KEY", "secret")], true),
+            (s, &[("key", "wrong")], false),
+            (s, &[("key", "")], false),
+            (s, &[("key", "SECRET")], false),
+            (s, &[("key", "secre")], false),
+            (s, &[("key", "secrets")], false),
+            (s, &[("key", "secret"), ("key", "secret")], false),
+            ("/session?key=secret", &[], true),
+            ("/session?key=%73ecret", &[], true),
+            ("/session?key=wrong", &[], false),
+            ("/session?key=", &[], false),
+            ("/session?key", &[], false),
+            ("/session?KEY=secret", &[], false),
+            ("/session?key=wrong", &[("key", "secret")], false),
+            ("/session?key=secret", &[("key", "wrong")], true),
+            ("/session?key=", &[("key", "secret")], true),
+            ("/session?key=secret&key=wrong", &[], true),
+            ("/session?key=wrong&key=secret", &[], false),
+            ("/session?key=&key=secret", &[], false),
+            (s, &[("authorization", "Bearer secret")], true),
+            (s, &[("authorization", "bearer secret")], true),
+            (s, &[("authorization", "secret")], false),
+            (s, &[("authorization", "Bearer wrong")], false),
+            (s, &[("authorization", "Basic c2VjcmV0")], false),
+            (s, &[("key", "secret"), ("authorization", "Bearer foreign")], true),
+            (s, &[("key", "secret"), ("x-api-key", "foreign")], true),
+            (s, &[("x-api-key", "secret")], true),
+            (s, &[("x-api-key", "wrong")], false),
+            (s, &[("cookie", "key=secret")], false),
+        ] {
+            assert_eq!(lets_in(&auth, uri, headers), expected, "{uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn open_mode_lets_everybody_in() {
+        for (uri, headers) in [("/session", &[][..]), ("/session?key=wrong", &[("key", "wrong")])] {
+            assert!(lets_in(&Auth::open(), uri, headers));
+        }
+    }
+
+    #[test]
+    fn the_key_holder_may_do_everything_and_debug_shows_no_key() {
+        for scope in [Scope::Public, Scope::Read, Scope::Send, Scope::Manage] {
+            assert!(Principal::ALL.may(scope));
+        }
+        assert_eq!(format!("{:?} {:?}", Auth::key(&SecretString::from("secret")), Auth::open()), "Auth(key) Auth(open)");
+    }
+}

@@ -1,0 +1,295 @@
+//! Every refusal and failure as the caller sees it: a status and `{"message"}`. The one place that logs failures.
+//!
+//! The errors of the lower floors are mapped without a `_` arm: a new variant does not compile until it has a status.
+
+use std::borrow::Cow;
+use std::error::Error;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::event::SessionNameError;
+use crate::message::RecipientError;
+use crate::session::{EndError, SendError, StartError};
+
+/// wa-gateway 4.7.1, NODE_ENV=production: the text of every answer of status 500.
+const HIDDEN: &str = "Something went wrong, please try again later!";
+
+type Source = Box<dyn Error + Send + Sync>;
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    message: Cow<'static, str>,
+    /// A further member `data` of the body.
+    data: Option<Value>,
+    /// For the log only, and in development for the body of a 500.
+    source: Option<Source>,
+}
+
+/// The inner text of a 500, which [`reveal`] shows in development.
+#[derive(Clone)]
+struct Inner(String);
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, message: message.into(), data: None, source: None }
+    }
+
+    pub(super) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized")
+    }
+
+    pub(super) fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Forbidden")
+    }
+
+    pub(super) fn route_not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "Route not found")
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+    }
+
+    pub(super) fn session_not_found(id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("Session '{id}' not found"))
+    }
+
+    pub(super) fn body_too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
+    }
+
+    /// A fault of ours.
+    pub(super) fn internal(source: impl Into<Source>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, HIDDEN).because(source)
+    }
+
+    fn because(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What a deletion of this session came to.
+    pub(super) fn from_delete(id: &str, error: EndError) -> Self {
+        match error {
+            EndError::NotFound => Self::session_not_found(id),
+            EndError::Store(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("Failed to delete session: {error}")).because(error)
+            }
+        }
+    }
+
+    /// What a logout came to. Contract section 2: an unknown session is a success.
+    pub(super) fn from_logout(error: EndError) -> Result<(), Self> {
+        match error {
+            EndError::NotFound => Ok(()),
+            EndError::Store(_) => {
+                Err(Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error))
+            }
+        }
+    }
+
+    fn log(&self) {
+        let status = self.status.as_u16();
+        if !self.status.is_server_error() {
+            // The message may hold a number: it is the caller's business only.
+            tracing::debug!(status, "request refused");
+            return;
+        }
+        let reason = self.source.as_ref().map_or_else(|| self.message.to_string(), |source| chain(source.as_ref()));
+        if matches!(self.status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE) {
+            tracing::error!(status, reason, "request failed");
+        } else {
+            tracing::warn!(status, reason, "request failed");
+        }
+    }
+}
+
+/// An error with everything that caused it.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.log();
+        let mut body = json!({ "message": self.message });
+        if let Some(data) = self.data {
+            body["data"] = data;
+        }
+        let mut response = (self.status, axum::Json(body)).into_response();
+        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+            let inner = self.source.map_or_else(|| self.message.into_owned(), |source| chain(source.as_ref()));
+            response.extensions_mut().insert(Inner(inner));
+        }
+        response
+    }
+}
+
+/// In development: a 500 tells its inner text.
+pub(super) async fn reveal(mut response: Response) -> Response {
+    if let Some(Inner(text)) = response.extensions_mut().remove::<Inner>() {
+        let body = json!({ "message": text }).to_string();
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        *response.body_mut() = Body::from(body);
+    }
+    response
+}
+
+impl From<SessionNameError> for ApiError {
+    fn from(error: SessionNameError) -> Self {
+        match error {
+            SessionNameError::Blank | SessionNameError::TooLong | SessionNameError::Reserved => {
+                Self::bad_request(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<RecipientError> for ApiError {
+    fn from(error: RecipientError) -> Self {
+        match error {
+            RecipientError::Empty | RecipientError::Malformed | RecipientError::UnknownServer => {
+                Self::bad_request(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<StartError> for ApiError {
+    fn from(error: StartError) -> Self {
+        let status = match error {
+            StartError::AlreadyExists => StatusCode::BAD_REQUEST,
+            StartError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            StartError::Ended => StatusCode::CONFLICT,
+            StartError::ShuttingDown | StartError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string()).because(error)
+    }
+}
+
+impl From<SendError> for ApiError {
+    fn from(error: SendError) -> Self {
+        let (status, data) = match &error {
+            SendError::NoSession | SendError::NotRegistered(_) | SendError::Recipient => (StatusCode::BAD_REQUEST, None),
+            SendError::NotReady(_) => (StatusCode::CONFLICT, None),
+            SendError::Refused { .. } | SendError::Connection(_) => (StatusCode::BAD_GATEWAY, None),
+            SendError::Unacknowledged { id, remote_jid } => {
+                let key = json!({ "remoteJid": remote_jid, "fromMe": true, "id": id });
+                (StatusCode::GATEWAY_TIMEOUT, Some(json!({ "key": key })))
+            }
+            SendError::Store => (StatusCode::SERVICE_UNAVAILABLE, None),
+        };
+        Self { data, ..Self::new(status, error.to_string()).because(error) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::SessionName;
+    use crate::store::KvError;
+
+    async fn told(error: ApiError) -> (u16, String) {
+        let response = error.into_response();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn store_failure() -> KvError {
+        KvError::Engine("disk full at sector 7".into())
+    }
+
+    #[tokio::test]
+    async fn each_failure_of_the_lower_floors_has_its_answer() {
+        let name = SessionName::parse("a\"b").unwrap();
+        for (error, status, body) in [
+            (StartError::AlreadyExists.into(), 400, r#"{"message":"Session already exist"}"#),
+            (
+                StartError::TimedOut.into(),
+                504,
+                r#"{"message":"WhatsApp did not answer in time; the session keeps trying, ask again"}"#,
+            ),
+            (StartError::Ended.into(), 409, r#"{"message":"Session was deleted or logged out while it was starting"}"#),
+            (StartError::ShuttingDown.into(), 503, r#"{"message":"The gateway is shutting down"}"#),
+            (StartError::Store(store_failure()).into(), 503, r#"{"message":"The session store is not available"}"#),
+            (SendError::NoSession.into(), 400, r#"{"message":"Session does not exist"}"#),
+            (SendError::NotReady(name).into(), 409, r#"{"message":"Session with ID: \"a\"b\" Not Ready!"}"#),
+            (
+                SendError::NotRegistered("628".to_owned()).into(),
+                400,
+                r#"{"message":"The number 628 is not registered on WhatsApp"}"#,
+            ),
+            (
+                SendError::Refused { code: 479, id: "3EB0".to_owned() }.into(),
+                502,
+                r#"{"message":"WhatsApp refused the message with code 479"}"#,
+            ),
+            (
+                SendError::Unacknowledged { id: "3EB0".to_owned(), remote_jid: "628@s.whatsapp.net".to_owned() }.into(),
+                504,
+                r#"{"message":"WhatsApp did not acknowledge the message in time; it may have been sent","data":{"key":{"remoteJid":"628@s.whatsapp.net","fromMe":true,"id":"3EB0"}}}"#,
+            ),
+            (
+                SendError::Connection(anyhow::anyhow!("tls: inner text")).into(),
+                502,
+                r#"{"message":"The message could not be sent: the connection to WhatsApp failed"}"#,
+            ),
+            (
+                SendError::Recipient.into(),
+                400,
+                r#"{"message":"parameter \"to\" is not a phone number or a WhatsApp address"}"#,
+            ),
+            (SendError::Store.into(), 503, r#"{"message":"The session store is not available"}"#),
+            (ApiError::from_delete("a'b", EndError::NotFound), 404, r#"{"message":"Session 'a'b' not found"}"#),
+            (
+                ApiError::from_delete("a", EndError::Store(store_failure())),
+                503,
+                r#"{"message":"Failed to delete session: the session store is not available"}"#,
+            ),
+            (
+                ApiError::from_logout(EndError::Store(store_failure())).unwrap_err(),
+                503,
+                r#"{"message":"The session store is not available"}"#,
+            ),
+            (SessionNameError::Blank.into(), 400, r#"{"message":"Session must not be empty"}"#),
+            (RecipientError::Empty.into(), 400, r#"{"message":"parameter \"to\" is required"}"#),
+            (
+                ApiError::internal("inner text"),
+                500,
+                r#"{"message":"Something went wrong, please try again later!"}"#,
+            ),
+        ] {
+            let (got_status, got_body) = told(error).await;
+            // The name above holds a quote: it is escaped once in JSON.
+            assert_eq!((got_status, got_body.replace(r#"\"a\\\"b\""#, r#"\"a\"b\""#).as_str()), (status, body));
+        }
+        assert!(ApiError::from_logout(EndError::NotFound).is_ok());
+    }
+
+    #[tokio::test]
+    async fn development_shows_the_inner_text_of_a_500_only() {
+        let inner = ApiError::internal(store_failure()).into_response();
+        let shown = axum::body::to_bytes(reveal(inner).await.into_body(), 1000).await.unwrap();
+        assert_eq!(shown, r#"{"message":"the store failed: disk full at sector 7"}"#);
+        let safe = ApiError::from(StartError::Store(store_failure())).into_response();
+        let shown = axum::body::to_bytes(reveal(safe).await.into_body(), 1000).await.unwrap();
+        assert_eq!(shown, r#"{"message":"The session store is not available"}"#);
+    }
+}

@@ -1,0 +1,308 @@
+//! What a request says: members of its JSON body, of its form or of its query, and the id in its path.
+//!
+//! Speaks the validation texts of wa-gateway 4.7.1 (contract section 4). A handler asks for its fields in the contract's
+//! order and stops at the first problem.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use futures::StreamExt as _;
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+
+/// The largest body that is kept. Texts are far below; media come by URL.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// How much of a body that is too large is read and thrown away, so that the client gets to read the refusal.
+const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the fields came from; the texts name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The body, a form included.
+    Json,
+    /// The query of a GET.
+    Query,
+}
+
+impl Source {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Query => "query",
+        }
+    }
+}
+
+/// The members of a request: of the query for GET, of the body otherwise.
+#[derive(Clone, Debug)]
+pub(super) struct Fields {
+    source: Source,
+    members: Map<String, Value>,
+}
+
+impl Fields {
+    pub(super) fn source(&self) -> Source {
+        self.source
+    }
+
+    /// A member that must be there as a string.
+    pub(super) fn string(&self, name: &str) -> Result<String, ApiError> {
+        match self.members.get(name) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(other) => Err(self.expected("string", other, name)),
+            None => Err(self.required(name)),
+        }
+    }
+
+    /// As [`Self::string`], and a whole number is taken by its digits: spreadsheets and PHP send phone numbers so.
+    pub(super) fn digits_or_string(&self, name: &str) -> Result<String, ApiError> {
+        match self.members.get(name) {
+            Some(Value::Number(number)) if number.is_u64() => Ok(number.to_string()),
+            _ => self.string(name),
+        }
+    }
+
+    /// The first of these members that is there, as a boolean; `false` when none is.
+    ///
+    /// Beyond the original, the words `true` and `false` and the numbers 1 and 0 are taken.
+    pub(super) fn flag(&self, names: &[&str]) -> Result<bool, ApiError> {
+        let Some((name, value)) = names.iter().find_map(|name| Some((name, self.members.get(*name)?))) else {
+            return Ok(false);
+        };
+        match value {
+            Value::Bool(flag) => Ok(*flag),
+            Value::String(text) if text.eq_ignore_ascii_case("true") || text == "1" => Ok(true),
+            Value::String(text) if text.eq_ignore_ascii_case("false") || text == "0" => Ok(false),
+            Value::Number(number) if number.as_u64() == Some(1) => Ok(true),
+            Value::Number(number) if number.as_u64() == Some(0) => Ok(false),
+            other => Err(self.expected("boolean", other, name)),
+        }
+    }
+
+    pub(super) fn required(&self, name: &str) -> ApiError {
+        ApiError::bad_request(format!("Required field '{name}' on {}", self.source.as_str()))
+    }
+
+    fn expected(&self, wanted: &str, got: &Value, name: &str) -> ApiError {
+        expected(wanted, got, name, self.source)
+    }
+}
+
+fn expected(wanted: &str, got: &Value, name: &str, source: Source) -> ApiError {
+    let received = match got {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let source = source.as_str();
+    ApiError::bad_request(format!("Expected {wanted}, received {received} field '{name}' on {source}"))
+}
+
+impl<S: Sync> FromRequest<S> for Fields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        if matches!(parts.method, Method::GET | Method::HEAD) {
+            return Ok(Self { source: Source::Query, members: query_members(&parts) });
+        }
+        let members = match content_kind(&parts.headers) {
+            Kind::Json => match json(&read(&parts.headers, body).await?)? {
+                Value::Object(members) => members,
+                other => return Err(expected("object", &other, "", Source::Json)),
+            },
+            Kind::Form => members_of_form(&read(&parts.headers, body).await?),
+            // wa-gateway 4.7.1 does not read such a body.
+            Kind::Other => Map::new(),
+        };
+        Ok(Self { source: Source::Json, members })
+    }
+}
+
+/// The members of the query; a repeated one is an array.
+pub(super) fn query_members(parts: &Parts) -> Map<String, Value> {
+    members_of_form(parts.uri.query().unwrap_or_default().as_bytes())
+}
+
+fn members_of_form(text: &[u8]) -> Map<String, Value> {
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_bytes(text).unwrap_or_default();
+    let mut members = Map::new();
+    for (name, value) in pairs {
+        let value = Value::String(value);
+        match members.get_mut(&name) {
+            None => drop(members.insert(name, value)),
+            Some(Value::Array(values)) => values.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+        }
+    }
+    members
+}
+
+/// Parses a body as wa-gateway 4.7.1 does: a byte order mark is skipped, of repeated members the last counts.
+pub(super) fn json(body: &[u8]) -> Result<Value, ApiError> {
+    let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
+    serde_json::from_str(&String::from_utf8_lossy(text))
+        .map_err(|_| ApiError::bad_request("Malformed JSON in request body"))
+}
+
+/// What a `Content-Type` announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `application/json` or `application/<words>+json`, in any case, with any parameters.
+    Json,
+    /// `application/x-www-form-urlencoded`.
+    Form,
+    /// Anything else, or nothing.
+    Other,
+}
+
+pub(super) fn content_kind(headers: &HeaderMap) -> Kind {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let is_words = |words: &str| words.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
+    match essence.strip_prefix("application/") {
+        Some("json") => Kind::Json,
+        Some("x-www-form-urlencoded") => Kind::Form,
+        Some(other) if other.strip_suffix("+json").is_some_and(|words| !words.is_empty() && is_words(words)) => Kind::Json,
+        _ => Kind::Other,
+    }
+}
+
+/// Reads a body, [`MAX_BODY_BYTES`] at most.
+pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|bytes| bytes > MAX_DISCARDED_BYTES) {
+        return Err(ApiError::body_too_large());
+    }
+    read_within(BODY_TIMEOUT, body).await
+}
+
+pub(super) async fn read_within(limit: Duration, body: Body) -> Result<Vec<u8>, ApiError> {
+    let reading = async {
+        let mut kept = Vec::new();
+        let mut seen = 0;
+        let mut chunks = body.into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| ApiError::bad_request("The request body could not be read"))?;
+            seen += chunk.len();
+            if seen > MAX_DISCARDED_BYTES {
+                break;
+            }
+            if seen > MAX_BODY_BYTES {
+                kept = Vec::new();
+            } else {
+                kept.extend_from_slice(&chunk);
+            }
+        }
+        if seen > MAX_BODY_BYTES { Err(ApiError::body_too_large()) } else { Ok(kept) }
+    };
+    let timed_out = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "The request body took too long");
+    tokio::time::timeout(limit, reading).await.map_err(timed_out)?
+}
+
+/// The id in `/session/{session}`, percent-decoded once.
+///
+/// axum's own extractor refuses what is not UTF-8; wa-gateway 4.7.1 leaves it as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SessionId(pub(super) String);
+
+impl<S: Sync> FromRequestParts<S> for SessionId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let raw = parts.uri.path().strip_prefix("/session/").ok_or_else(ApiError::route_not_found)?;
+        Ok(Self(decode(raw)))
+    }
+}
+
+/// Decodes each run of escapes that is UTF-8; `+`, bad escapes and other runs stay as they are.
+fn decode(raw: &str) -> String {
+    let mut decoded = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let mut bytes = Vec::new();
+        while let Some(byte) = escape(&rest.as_bytes()[bytes.len() * 3..]) {
+            bytes.push(byte);
+        }
+        let run = (bytes.len() * 3).max(1);
+        match String::from_utf8(bytes) {
+            Ok(text) if !text.is_empty() => decoded.push_str(&text),
+            _ => decoded.push_str(&rest[..run]),
+        }
+        rest = &rest[run..];
+    }
+    decoded.push_str(rest);
+    decoded
+}
+
+fn escape(text: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = text else { return None };
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_decoded_once() {
+        for (raw, id) in [
+            ("ok1", "ok1"),
+            ("ok%31", "ok1"),
+            ("ok%202", "ok 2"),
+            ("ok+3", "ok+3"),
+            ("ok%2B3", "ok+3"),
+            ("caf%C3%A9", "caf\u{e9}"),
+            ("a%2Fb", "a/b"),
+            ("%20", " "),
+            ("%zz", "%zz"),
+            ("%", "%"),
+            ("a%4", "a%4"),
+            ("%ff", "%ff"),
+            ("%ff-%41", "%ff-A"),
+            ("%C3", "%C3"),
+            ("ok%2531", "ok%31"),
+            ("a%00b", "a\0b"),
+            ("%22%3Cb%3E'", "\"<b>'"),
+        ] {
+            assert_eq!(decode(raw), id, "{raw}");
+        }
+    }
+
+    #[test]
+    fn content_types_are_told_apart() {
+        for (text, kind) in [
+            ("application/json", Kind::Json),
+            ("application/json; charset=utf-8", Kind::Json),
+            (" application/json", Kind::Json),
+            ("APPLICATION/JSON", Kind::Json),
+            ("application/vnd.api+json", Kind::Json),
+            ("application/ld+json;profile=x", Kind::Json),
+            ("application/x-www-form-urlencoded; charset=UTF-8", Kind::Form),
+            ("application/json5", Kind::Other),
+            ("application/+json", Kind::Other),
+            ("application/json, text/plain", Kind::Other),
+            ("text/json", Kind::Other),
+            ("multipart/form-data; boundary=x", Kind::Other),
+            ("", Kind::Other),
+        ] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())]);
+            assert_eq!(content_kind(&headers), kind, "{text:?}");
+        }
+        assert_eq!(content_kind(&HeaderMap::new()), Kind::Other);
+    }
+}

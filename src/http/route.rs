@@ -1,0 +1,135 @@
+//! The one table of routes and what is made of it: axum's router, the 405 answers, the list of endpoints.
+//!
+//! A handler can't be registered without a scope, and is reached through the guard only.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+
+use super::AppState;
+use super::auth::Scope;
+use super::error::ApiError;
+
+/// One method on one path, as documents and tests want to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The path with `{…}` for its variable parts.
+    pub path: &'static str,
+    /// The method; HEAD stands beside every GET without effects.
+    pub method: Method,
+    /// What it asks of its caller.
+    pub scope: Scope,
+}
+
+/// Every endpoint that a router of this state serves, in the order of the table.
+pub fn endpoints(state: &AppState) -> Vec<Endpoint> {
+    super::routes(state).0.into_iter().flat_map(|route| route.endpoints).collect()
+}
+
+/// The path of the table that a request was answered by; put on the response for the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Matched(pub(super) &'static str);
+
+/// One path with its methods.
+pub(super) struct Route {
+    path: &'static str,
+    endpoints: Vec<Endpoint>,
+    methods: Vec<Box<dyn FnOnce(&AppState) -> MethodRouter<AppState>>>,
+}
+
+impl Route {
+    pub(super) fn new(path: &'static str) -> Self {
+        Self { path, endpoints: Vec::new(), methods: Vec::new() }
+    }
+
+    /// A GET without effects; HEAD is answered by the same handler.
+    pub(super) fn get<H: Handler<T, AppState>, T: 'static>(self, scope: Scope, handler: H) -> Self {
+        self.on(Method::GET, scope, handler.clone()).on(Method::HEAD, scope, handler)
+    }
+
+    /// A GET that changes something: HEAD is refused as any method that is not in the table.
+    pub(super) fn get_with_effect<H: Handler<T, AppState>, T: 'static>(self, scope: Scope, handler: H) -> Self {
+        self.on(Method::GET, scope, handler)
+    }
+
+    /// Any one method.
+    pub(super) fn on<H: Handler<T, AppState>, T: 'static>(mut self, method: Method, scope: Scope, handler: H) -> Self {
+        let path = self.path;
+        let filter = MethodFilter::try_from(method.clone()).expect("the table holds axum's methods only");
+        self.endpoints.push(Endpoint { path, method, scope });
+        self.methods.push(Box::new(move |state| {
+            on(filter, handler).route_layer(from_fn_with_state(Guard { state: state.clone(), scope, path }, guard))
+        }));
+        self
+    }
+
+    fn into_method_router(self, state: &AppState) -> MethodRouter<AppState> {
+        let allow: Vec<&str> = self.endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect();
+        let path = self.path;
+        let allow = HeaderValue::from_str(&allow.join(", ")).expect("methods are tokens");
+        let refuse = async move || {
+            let mut response = ApiError::method_not_allowed().into_response();
+            response.headers_mut().insert(header::ALLOW, allow);
+            response.extensions_mut().insert(Matched(path));
+            response
+        };
+        let mut router = MethodRouter::new();
+        // axum answers HEAD by the GET handler unless HEAD has one of its own.
+        if !self.endpoints.iter().any(|endpoint| endpoint.method == Method::HEAD) {
+            router = router.head(refuse.clone());
+        }
+        for method in self.methods {
+            router = router.merge(method(state));
+        }
+        router.fallback(refuse)
+    }
+}
+
+/// The table.
+pub(super) struct Routes(Vec<Route>, AppState);
+
+impl Routes {
+    pub(super) fn new(state: &AppState) -> Self {
+        Self(Vec::new(), state.clone())
+    }
+
+    pub(super) fn add(mut self, route: Route) -> Self {
+        self.0.push(route);
+        self
+    }
+
+    pub(super) fn into_router(self) -> Router<AppState> {
+        let state = self.1;
+        self.0.into_iter().fold(Router::new(), |router, route| router.route(route.path, route.into_method_router(&state)))
+    }
+}
+
+#[derive(Clone)]
+struct Guard {
+    state: AppState,
+    scope: Scope,
+    path: &'static str,
+}
+
+/// Lets a request through to its handler when its caller may.
+async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    tracing::Span::current().record("route", guard.path);
+    let mut response = if guard.scope == Scope::Public {
+        next.run(request).await
+    } else {
+        match guard.state.auth.principal(request.uri(), request.headers()) {
+            Some(principal) if principal.may(guard.scope) => {
+                request.extensions_mut().insert(principal);
+                next.run(request).await
+            }
+            Some(_) => ApiError::forbidden().into_response(),
+            None => ApiError::unauthorized().into_response(),
+        }
+    };
+    response.extensions_mut().insert(Matched(guard.path));
+    response
+}

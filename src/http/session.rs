@@ -1,0 +1,279 @@
+//! The endpoints below `/session`.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{FromRequest as _, Request, State};
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::AppState;
+use super::error::ApiError;
+use super::extract::{self, Fields, Kind, SessionId};
+use super::page;
+use crate::event::{SessionName, Status};
+use crate::session::{Details, SessionSummary, Started};
+
+/// `GET /session`.
+pub(super) async fn list(State(state): State<AppState>) -> Response {
+    let rows = state.sessions.list();
+    let data: Vec<_> = rows.iter().map(Row).collect();
+    Json(Data { data }).into_response()
+}
+
+/// `GET /session/{session}`.
+pub(super) async fn detail(State(state): State<AppState>, SessionId(id): SessionId) -> Result<Response, ApiError> {
+    let summary = state.sessions.find(&id).ok_or_else(|| ApiError::session_not_found(&id))?;
+    Ok(Json(detail_body(&summary)).into_response())
+}
+
+/// `GET` and `DELETE` without an id.
+pub(super) async fn missing_id() -> ApiError {
+    ApiError::bad_request("Session ID is required")
+}
+
+/// `POST /session/start`.
+pub(super) async fn start(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+    let name = SessionName::parse(&fields.string("session")?)?;
+    Ok(match state.sessions.start(name).await? {
+        Started::Qr(qr) => Json(json!({ "qr": qr })).into_response(),
+        Started::Connected => connected(),
+    })
+}
+
+/// `GET /session/start`: a page for people, which may stand in an iframe.
+pub(super) async fn start_page(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+    let name = SessionName::parse(&fields.string("session")?)?;
+    Ok(match state.sessions.start(name.clone()).await? {
+        Started::Qr(qr) => page::qr(name.as_str(), &qr).map_err(ApiError::internal)?,
+        Started::Connected => connected(),
+    })
+}
+
+fn connected() -> Response {
+    Json(json!({ "data": { "message": "Connected" } })).into_response()
+}
+
+/// `DELETE /session/{session}`.
+pub(super) async fn delete(State(state): State<AppState>, SessionId(id): SessionId) -> Result<Response, ApiError> {
+    state.sessions.delete(&id).await.map_err(|error| ApiError::from_delete(&id, error))?;
+    Ok(Json(deleted_body(&id, Utc::now())).into_response())
+}
+
+/// Every method on `/session/logout`.
+pub(super) async fn logout(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    if let Some(id) = named_by(request).await? {
+        state.sessions.logout(&id).await.or_else(ApiError::from_logout)?;
+    }
+    Ok(Json(json!({ "data": "success" })).into_response())
+}
+
+/// The session of a logout: of the query unless that is empty, else of the body, whatever type the body announces.
+///
+/// Contract section 2 and wa-gateway 4.7.1: a body that names none is a success too. Where the original failed with 500,
+/// on no body and on one that is no JSON, the caller is told what is missing.
+async fn named_by(request: Request) -> Result<Option<String>, ApiError> {
+    let (parts, body) = request.into_parts();
+    let first = match extract::query_members(&parts).get("session") {
+        Some(Value::Array(values)) => values.first().cloned(),
+        other => other.cloned(),
+    };
+    if let Some(Value::String(id)) = first
+        && !id.is_empty()
+    {
+        return Ok(Some(id));
+    }
+    if parts.method == Method::GET {
+        let fields = Fields::from_request(Request::from_parts(parts, Body::empty()), &()).await?;
+        return Err(fields.required("session"));
+    }
+    if extract::content_kind(&parts.headers) == Kind::Form {
+        let fields = Fields::from_request(Request::from_parts(parts, body), &()).await?;
+        return fields.string("session").map(Some);
+    }
+    let bytes = extract::read(&parts.headers, body).await?;
+    if bytes.is_empty() {
+        return Err(ApiError::bad_request("Required field 'session' on json"));
+    }
+    match extract::json(&bytes)? {
+        Value::Object(mut members) => match members.remove("session") {
+            Some(Value::String(id)) => Ok(Some(id)),
+            _ => Ok(None),
+        },
+        Value::Null => Err(ApiError::bad_request("Expected object, received null field '' on json")),
+        _ => Ok(None),
+    }
+}
+
+#[derive(Serialize)]
+struct Data<T> {
+    data: T,
+}
+
+/// One session of the list. Contract section 2: the order of its members is part of the bytes.
+struct Row<'a>(&'a SessionSummary);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let SessionSummary { session, status, details, .. } = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("session", session)?;
+        if *status == Status::Connected {
+            map.serialize_entry("status", status)?;
+            map.serialize_entry("details", details.as_ref().unwrap_or(&Details::default()))?;
+        } else {
+            if let Some(details) = details {
+                map.serialize_entry("details", details)?;
+            }
+            map.serialize_entry("status", status)?;
+        }
+        map.end()
+    }
+}
+
+/// serde_json keeps the order in which members are written here.
+fn detail_body(summary: &SessionSummary) -> Value {
+    let details = summary.details.clone().unwrap_or_default();
+    json!({
+        "success": true,
+        "data": {
+            "session": summary.session,
+            "status": summary.status,
+            "details": { "name": details.name, "phoneNumber": details.phone_number },
+            "connection": {
+                "isConnected": summary.status == Status::Connected,
+                "lastUpdate": iso8601(summary.since),
+            },
+            "metadata": {
+                "platform": summary.platform.as_deref().unwrap_or("unknown"),
+                "deviceManufacturer": "unknown",
+                "deviceModel": "unknown",
+            },
+        },
+    })
+}
+
+fn deleted_body(id: &str, at: DateTime<Utc>) -> Value {
+    json!({
+        "success": true,
+        "message": format!("Session '{id}' deleted successfully"),
+        "data": { "session": id, "deletedAt": iso8601(at) },
+    })
+}
+
+/// As JavaScript's `toISOString` writes it: UTC, milliseconds, `Z`.
+fn iso8601(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(status: Status, details: Option<(&str, &str)>, platform: Option<&str>) -> SessionSummary {
+        SessionSummary {
+            session: SessionName::parse("ok 1").unwrap(),
+            status,
+            details: details.map(|(name, number)| Details { name: name.into(), phone_number: number.into() }),
+            since: "2026-02-03T04:52:38.123456Z".parse().unwrap(),
+            platform: platform.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn rows_of_the_list_have_the_contracts_bytes() {
+        let known = Some(("Fake ok1", "6281234500001"));
+        for (row, bytes) in [
+            (
+                summary(Status::Connected, known, None),
+                r#"{"session":"ok 1","status":"connected","details":{"name":"Fake ok1","phoneNumber":"6281234500001"}}"#,
+            ),
+            (
+                summary(Status::Connected, None, None),
+                r#"{"session":"ok 1","status":"connected","details":{"name":"","phoneNumber":""}}"#,
+            ),
+            (
+                summary(Status::Disconnected, known, None),
+                r#"{"session":"ok 1","details":{"name":"Fake ok1","phoneNumber":"6281234500001"},"status":"disconnected"}"#,
+            ),
+            (
+                summary(Status::Connecting, known, None),
+                r#"{"session":"ok 1","details":{"name":"Fake ok1","phoneNumber":"6281234500001"},"status":"connecting"}"#,
+            ),
+            (summary(Status::Connecting, None, None), r#"{"session":"ok 1","status":"connecting"}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&Row(&row)).unwrap(), bytes);
+        }
+        let empty: Vec<Row<'_>> = Vec::new();
+        assert_eq!(serde_json::to_string(&Data { data: empty }).unwrap(), r#"{"data":[]}"#);
+    }
+
+    #[test]
+    fn a_detail_has_the_contracts_bytes() {
+        let fresh = detail_body(&summary(Status::Connecting, None, None));
+        assert_eq!(
+            fresh.to_string(),
+            r#"{"success":true,"data":{"session":"ok 1","status":"connecting","details":{"name":"","phoneNumber":""},"connection":{"isConnected":false,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"unknown","deviceManufacturer":"unknown","deviceModel":"unknown"}}}"#
+        );
+        let known = detail_body(&summary(Status::Connected, Some(("Budi", "628")), Some("android")));
+        assert_eq!(
+            known.to_string(),
+            r#"{"success":true,"data":{"session":"ok 1","status":"connected","details":{"name":"Budi","phoneNumber":"628"},"connection":{"isConnected":true,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"android","deviceManufacturer":"unknown","deviceModel":"unknown"}}}"#
+        );
+        let gone = detail_body(&summary(Status::Disconnected, Some(("Budi", "628")), None));
+        assert_eq!(gone["data"]["status"], "disconnected");
+    }
+
+    #[test]
+    fn a_deletion_answers_as_documented() {
+        let body = deleted_body("a/\"b", "2026-02-03T04:52:38.123Z".parse().unwrap());
+        assert_eq!(
+            body.to_string(),
+            r#"{"success":true,"message":"Session 'a/\"b' deleted successfully","data":{"session":"a/\"b","deletedAt":"2026-02-03T04:52:38.123Z"}}"#
+        );
+        assert_eq!(iso8601("2026-01-01T00:00:00Z".parse().unwrap()), "2026-01-01T00:00:00.000Z");
+    }
+
+    async fn named(method: &str, uri: &str, kind: Option<&str>, body: &str) -> Result<Option<String>, u16> {
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(kind) = kind {
+            request = request.header("content-type", kind);
+        }
+        let named = named_by(request.body(Body::from(body.to_owned())).unwrap()).await;
+        named.map_err(|error| error.into_response().status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn a_logout_finds_its_session_where_the_original_did() {
+        const JSON: Option<&str> = Some("application/json");
+        const FORM: Option<&str> = Some("application/x-www-form-urlencoded");
+        let some = |id: &str| Ok(Some(id.to_owned()));
+        for (method, uri, kind, body, expected) in [
+            ("GET", "/session/logout?session=ok1", None, "", some("ok1")),
+            ("GET", "/session/logout?session=a&session=b", None, "", some("a")),
+            ("GET", "/session/logout", None, "", Err(400)),
+            ("GET", "/session/logout?session=", None, "", Err(400)),
+            ("POST", "/session/logout?session=ok4", JSON, r#"{"session":"ok5"}"#, some("ok4")),
+            ("POST", "/session/logout?session=x", JSON, "{bad", some("x")),
+            ("POST", "/session/logout?session=", JSON, r#"{"session":"qr1"}"#, some("qr1")),
+            ("PUT", "/session/logout", JSON, r#"{"session":"ok6"}"#, some("ok6")),
+            ("POST", "/session/logout", None, r#"{"session":"ok3"}"#, some("ok3")),
+            ("POST", "/session/logout", FORM, "session=ok5", some("ok5")),
+            ("POST", "/session/logout", JSON, r#"{"session":""}"#, some("")),
+            ("POST", "/session/logout", JSON, "{}", Ok(None)),
+            ("POST", "/session/logout", JSON, r#"{"session":null}"#, Ok(None)),
+            ("POST", "/session/logout", JSON, r#"{"session":5}"#, Ok(None)),
+            ("POST", "/session/logout", JSON, "[]", Ok(None)),
+            ("POST", "/session/logout", JSON, r#""x""#, Ok(None)),
+            ("POST", "/session/logout", JSON, "null", Err(400)),
+            ("POST", "/session/logout", JSON, "{bad", Err(400)),
+            ("POST", "/session/logout", JSON, "", Err(400)),
+            ("DELETE", "/session/logout", None, "", Err(400)),
+        ] {
+            assert_eq!(named(method, uri, kind, body).await, expected, "{method} {uri} {kind:?} {body}");
+        }
+    }
+}

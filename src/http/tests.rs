@@ -1,0 +1,349 @@
+//! The real router, by requests that are answered before any session is asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, header};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::outbox::memory::MemoryKv;
+use crate::session;
+use crate::whatsapp::{self, WhatsApp};
+
+/// Real, but with nothing stored and nowhere to dial: these tests start no session.
+fn sessions() -> SessionManager {
+    let kv = Arc::new(MemoryKv::default());
+    let settings = session::Settings {
+        check_numbers: false,
+        start_timeout: Duration::from_secs(8),
+        send_timeout: Duration::from_secs(25),
+        qr_idle: Duration::from_secs(120),
+        restore_concurrency: 8,
+    };
+    let whatsapp = whatsapp::Settings { ws_url: Some("ws://127.0.0.1:9/".to_owned()), ..whatsapp::Settings::default() };
+    let whatsapp = WhatsApp::new(whatsapp).unwrap();
+    SessionManager::new(settings, kv, whatsapp, None, TaskTracker::new(), CancellationToken::new())
+}
+
+fn state(key: Option<&str>) -> AppState {
+    let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key)));
+    AppState { sessions: sessions(), auth, development: false }
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+async fn ask_router(router: Router, request: Request<Body>) -> Answer {
+    let response = router.oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 22).await.unwrap();
+    assert_eq!(parts.headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).unwrap(), "*", "every answer is open");
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+}
+
+async fn ask(key: Option<&str>, request: Request<Body>) -> Answer {
+    ask_router(router(state(key)), request).await
+}
+
+fn request(method: &str, uri: &str) -> Request<Body> {
+    Request::builder().method(method).uri(uri).body(Body::empty()).unwrap()
+}
+
+fn post(uri: &str, kind: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method("POST").uri(uri).header("key", "secret");
+    let request = if kind.is_empty() { request } else { request.header("content-type", kind) };
+    request.body(body.into()).unwrap()
+}
+
+#[tokio::test]
+async fn health_is_public() {
+    for uri in ["/health", "/health?key=wrong", "http://localhost:5001/health", "/session/../health"] {
+        let answer = ask(Some("secret"), request("GET", uri)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"status":"ok"}"#), "{uri}");
+        assert_eq!(answer.header("content-type"), "application/json");
+        assert!(!answer.header("x-request-id").is_empty());
+    }
+    let head = ask(Some("secret"), request("HEAD", "/health")).await;
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn every_guarded_endpoint_asks_for_the_key_first() {
+    let endpoints = endpoints(&state(Some("secret")));
+    let guarded: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.scope != Scope::Public).collect();
+    assert_eq!(guarded.len() + 2, endpoints.len(), "only GET and HEAD of /health are public");
+    for endpoint in guarded {
+        let uri = endpoint.path.replace("{session}", "x");
+        for uri in [uri.clone(), format!("{uri}?key=wrong"), format!("{uri}?key=")] {
+            let answer = ask(Some("secret"), request(endpoint.method.as_str(), &uri)).await;
+            let body = if endpoint.method == Method::HEAD { "" } else { r#"{"message":"Unauthorized"}"# };
+            assert_eq!((answer.status, answer.body.as_str()), (401, body), "{} {uri}", endpoint.method);
+            assert_eq!(answer.header("www-authenticate"), "");
+        }
+    }
+    let body = r#"{"key":"secret","session":"x"}"#;
+    let unsigned = Request::builder().method("POST").uri("/session/start").header("content-type", "application/json");
+    assert_eq!(ask(Some("secret"), unsigned.body(Body::from(body)).unwrap()).await.status, 401);
+}
+
+#[tokio::test]
+async fn scopes_are_as_agreed() {
+    use Scope::{Manage, Public, Read, Send};
+    let endpoints = endpoints(&state(None));
+    for (path, method, scope) in [
+        ("/health", Method::GET, Public),
+        ("/session", Method::GET, Read),
+        ("/session/{session}", Method::GET, Read),
+        ("/session/{session}", Method::HEAD, Read),
+        ("/session/{session}", Method::DELETE, Manage),
+        ("/session/start", Method::GET, Manage),
+        ("/session/start", Method::POST, Manage),
+        ("/session/logout", Method::PATCH, Manage),
+        ("/message/send-text", Method::GET, Send),
+        ("/message/send-text", Method::POST, Send),
+    ] {
+        assert!(endpoints.contains(&Endpoint { path, method: method.clone(), scope }), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_paths_are_404_in_json() {
+    for uri in [
+        "/", "/nope", "/nope?key=secret", "/health/", "/SESSION", "//session", "/session/ok1/", "/session/ok1/extra",
+        "/session/a/b", "/session/..", "/session/start/", "/message", "/message/send-text/", "/message/send-audio",
+        "/profile", "/dashboard/nope",
+    ] {
+        for method in ["GET", "POST", "DELETE"] {
+            let answer = ask(Some("secret"), request(method, uri)).await;
+            assert_eq!((answer.status, answer.body.as_str()), (404, r#"{"message":"Route not found"}"#), "{method} {uri}");
+            assert_eq!(answer.header("content-type"), "application/json");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_405_with_allow_and_head_changes_nothing() {
+    for (method, uri, allow) in [
+        ("POST", "/health", "GET, HEAD"),
+        ("POST", "/session", "GET, HEAD, DELETE"),
+        ("PUT", "/session/", "GET, HEAD, DELETE"),
+        ("PATCH", "/session/ok1", "GET, HEAD, DELETE"),
+        ("PUT", "/session/start", "GET, POST, DELETE"),
+        ("PUT", "/message/send-text", "GET, POST"),
+        ("HEAD", "/message/send-text?session=ok1&to=628&text=hi", "GET, POST"),
+        ("HEAD", "/session/start?session=qr1", "GET, POST, DELETE"),
+        ("HEAD", "/session/logout?session=ok1", "GET, POST, PUT, PATCH, DELETE"),
+        ("TRACE", "/session/logout?session=ok1", "GET, POST, PUT, PATCH, DELETE"),
+    ] {
+        let mut asked = request(method, uri);
+        asked.headers_mut().insert("key", "secret".parse().unwrap());
+        let answer = ask(Some("secret"), asked).await;
+        let body = if method == "HEAD" { "" } else { r#"{"message":"Method not allowed"}"# };
+        assert_eq!((answer.status, answer.body.as_str()), (405, body), "{method} {uri}");
+        assert_eq!(answer.header("allow"), allow, "{method} {uri}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_id_is_told() {
+    for (method, uri) in [("GET", "/session/"), ("DELETE", "/session/"), ("DELETE", "/session")] {
+        let mut asked = request(method, uri);
+        asked.headers_mut().insert("key", "secret".parse().unwrap());
+        let answer = ask(Some("secret"), asked).await;
+        assert_eq!((answer.status, answer.body.as_str()), (400, r#"{"message":"Session ID is required"}"#), "{method} {uri}");
+    }
+}
+
+#[tokio::test]
+async fn options_is_answered_for_every_path_without_a_key() {
+    for uri in ["/session/ok1", "/nope", "/session/logout?session=ok1", "/dashboard/messages/send-text-api"] {
+        let mut asked = request("OPTIONS", uri);
+        let plain = ask(Some("secret"), asked).await;
+        assert_eq!((plain.status, plain.body.as_str()), (204, ""));
+        assert_eq!(plain.header("access-control-allow-methods"), "GET,HEAD,PUT,POST,DELETE,PATCH");
+        assert_eq!(plain.header("content-type"), "text/plain; charset=UTF-8");
+        assert_eq!((plain.header("access-control-allow-headers"), plain.header("vary")), ("", ""));
+        asked = request("OPTIONS", uri);
+        asked.headers_mut().insert("access-control-request-headers", "content-type, key".parse().unwrap());
+        let echo = ask(Some("secret"), asked).await;
+        assert_eq!(echo.header("access-control-allow-headers"), "content-type,key");
+        assert_eq!(echo.header("vary"), "Access-Control-Request-Headers");
+        assert_eq!(echo.header("access-control-allow-credentials"), "");
+    }
+}
+
+#[tokio::test]
+async fn validation_speaks_the_contracts_words() {
+    const JSON: &str = "application/json";
+    const START: &str = "/session/start";
+    const TEXT: &str = "/message/send-text";
+    for (uri, kind, body, message) in [
+        (START, "", "", "Required field 'session' on json"),
+        (START, "", r#"{"session":"n1"}"#, "Required field 'session' on json"),
+        (START, "multipart/form-data; boundary=x", "--x\r\n", "Required field 'session' on json"),
+        (START, JSON, "", "Malformed JSON in request body"),
+        (START, JSON, "{bad", "Malformed JSON in request body"),
+        (START, JSON, r#"{"session":"n1""#, "Malformed JSON in request body"),
+        (START, JSON, r#"{"session":"n1"}x"#, "Malformed JSON in request body"),
+        (START, JSON, "{'session':'n1'}", "Malformed JSON in request body"),
+        (START, JSON, "null", "Expected object, received null field '' on json"),
+        (START, JSON, "[]", "Expected object, received array field '' on json"),
+        (START, JSON, r#""x""#, "Expected object, received string field '' on json"),
+        (START, JSON, "5", "Expected object, received number field '' on json"),
+        (START, JSON, "true", "Expected object, received boolean field '' on json"),
+        (START, JSON, "{}", "Required field 'session' on json"),
+        (START, JSON, r#"{"session":5}"#, "Expected string, received number field 'session' on json"),
+        (START, JSON, r#"{"session":1.5}"#, "Expected string, received number field 'session' on json"),
+        (START, JSON, r#"{"session":null}"#, "Expected string, received null field 'session' on json"),
+        (START, JSON, r#"{"session":true}"#, "Expected string, received boolean field 'session' on json"),
+        (START, JSON, r#"{"session":["a"]}"#, "Expected string, received array field 'session' on json"),
+        (START, JSON, r#"{"session":{}}"#, "Expected string, received object field 'session' on json"),
+        (START, JSON, r#"{"Session":"n1"}"#, "Required field 'session' on json"),
+        (START, JSON, "\u{feff}{}", "Required field 'session' on json"),
+        (START, JSON, r#"{"session":"x","session":5}"#, "Expected string, received number field 'session' on json"),
+        ("/session/start?session=n1", JSON, "{}", "Required field 'session' on json"),
+        (START, "APPLICATION/JSON", "{bad", "Malformed JSON in request body"),
+        (START, "application/vnd.api+json", "{bad", "Malformed JSON in request body"),
+        (START, "application/json5", "{bad", "Required field 'session' on json"),
+        (START, "text/json", "{bad", "Required field 'session' on json"),
+        (START, "application/json, text/plain", "{bad", "Required field 'session' on json"),
+        (START, "application/x-www-form-urlencoded", "x=1", "Required field 'session' on json"),
+        (START, JSON, r#"{"session":""}"#, "Session must not be empty"),
+        (START, JSON, r#"{"session":"  "}"#, "Session must not be empty"),
+        (START, JSON, r#"{"session":"logout"}"#, "Session must not be one of start, stop, logout, status"),
+        (TEXT, JSON, "{}", "Required field 'session' on json"),
+        (TEXT, JSON, r#"{"to":"628","text":"hi"}"#, "Required field 'session' on json"),
+        (TEXT, JSON, r#"{"session":5,"to":5,"text":5}"#, "Expected string, received number field 'session' on json"),
+        (TEXT, JSON, r#"{"session":"s","text":"hi"}"#, "Required field 'to' on json"),
+        (TEXT, JSON, r#"{"session":"s","to":null,"text":"hi"}"#, "Expected string, received null field 'to' on json"),
+        (TEXT, JSON, r#"{"session":"s","to":1.5,"text":"hi"}"#, "Expected string, received number field 'to' on json"),
+        (TEXT, JSON, r#"{"session":"s","to":-5,"text":"hi"}"#, "Expected string, received number field 'to' on json"),
+        (TEXT, JSON, r#"{"session":"s","to":"628"}"#, "Required field 'text' on json"),
+        (TEXT, JSON, r#"{"session":"s","to":"628","text":null}"#, "Expected string, received null field 'text' on json"),
+        (TEXT, JSON, r#"{"session":"s","to":"628","text":5}"#, "Expected string, received number field 'text' on json"),
+        (
+            TEXT,
+            JSON,
+            r#"{"session":"s","to":"628","text":"hi","is_group":null}"#,
+            "Expected boolean, received null field 'is_group' on json",
+        ),
+        (
+            TEXT,
+            JSON,
+            r#"{"session":"s","to":"628","text":"hi","is_group":"maybe"}"#,
+            "Expected boolean, received string field 'is_group' on json",
+        ),
+        (
+            TEXT,
+            JSON,
+            r#"{"session":"s","to":"628","text":"hi","is_group":2}"#,
+            "Expected boolean, received number field 'is_group' on json",
+        ),
+        (
+            TEXT,
+            JSON,
+            r#"{"session":"s","to":"628","text":"hi","isGroup":[]}"#,
+            "Expected boolean, received array field 'isGroup' on json",
+        ),
+    ] {
+        let answer = ask(Some("secret"), post(uri, kind, body)).await;
+        let expected = serde_json::json!({ "message": message }).to_string();
+        assert_eq!((answer.status, answer.body), (400, expected), "{uri} {kind} {body}");
+    }
+}
+
+#[tokio::test]
+async fn validation_of_a_query_names_the_query() {
+    for (uri, message) in [
+        ("/session/start", "Required field 'session' on query"),
+        ("/session/start?session=", "Session must not be empty"),
+        ("/session/start?session=a&session=b", "Expected string, received array field 'session' on query"),
+        ("/session/logout", "Required field 'session' on query"),
+        ("/message/send-text", "Required field 'session' on query"),
+        ("/message/send-text?to=628&text=hi", "Required field 'session' on query"),
+        ("/message/send-text?session=s&text=hi", "Required field 'to' on query"),
+        ("/message/send-text?session=s&to=628", "Required field 'text' on query"),
+        ("/message/send-text?session=s&to=1&to=2&text=x", "Expected string, received array field 'to' on query"),
+        (
+            "/message/send-text?session=s&to=628&text=x&is_group=",
+            "Expected boolean, received string field 'is_group' on query",
+        ),
+        (
+            "/message/send-text?session=s&to=628&text=x&is_group=true&is_group=true",
+            "Expected boolean, received array field 'is_group' on query",
+        ),
+    ] {
+        let answer = ask(None, request("GET", uri)).await;
+        let expected = serde_json::json!({ "message": message }).to_string();
+        assert_eq!((answer.status, answer.body), (400, expected), "{uri}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_head_is_431_and_a_large_body_413() {
+    let uri = format!("/session/{}", "z".repeat(17_000));
+    let answer = ask(None, request("GET", &uri)).await;
+    assert_eq!((answer.status, answer.body.as_str()), (431, r#"{"message":"Request header fields too large"}"#));
+
+    let too_large = (413, r#"{"message":"Request body too large"}"#);
+    let body = format!(r#"{{"session":"{}"}}"#, "q".repeat(1_100_000));
+    let answer = ask(Some("secret"), post("/session/start", "application/json", body.clone())).await;
+    assert_eq!((answer.status, answer.body.as_str()), too_large);
+    let chunks = body.into_bytes().chunks(4096).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect::<Vec<_>>();
+    let chunked = Body::from_stream(futures::stream::iter(chunks));
+    let answer = ask(Some("secret"), post("/session/start", "application/json", chunked)).await;
+    assert_eq!((answer.status, answer.body.as_str()), too_large);
+
+    let mut announced = post("/session/start", "application/json", Body::empty());
+    announced.headers_mut().insert(header::CONTENT_LENGTH, "100000000".parse().unwrap());
+    assert_eq!(ask(Some("secret"), announced).await.status, 413);
+}
+
+async fn panics() -> Response {
+    panic!("inner text")
+}
+
+#[tokio::test]
+async fn a_panic_is_a_500_that_tells_nothing() {
+    let router = Router::new()
+        .route("/", any(panics))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(axum::middleware::from_fn(layer::observe))
+        .layer(axum::middleware::from_fn(layer::cors));
+    let answer = ask_router(router, request("GET", "/")).await;
+    let hidden = r#"{"message":"Something went wrong, please try again later!"}"#;
+    assert_eq!((answer.status, answer.body.as_str()), (500, hidden));
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_given_up() {
+    let endless = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let refused = extract::read_within(Duration::from_millis(20), endless).await.unwrap_err().into_response();
+    assert_eq!(refused.status(), 408);
+}
+
+#[tokio::test]
+async fn a_handler_that_never_ends_is_given_up() {
+    let limit = axum::middleware::from_fn(|request, next| layer::within(Duration::from_millis(20), request, next));
+    let router = Router::new()
+        .route("/", any(std::future::pending::<Response>))
+        .layer(limit)
+        .layer(axum::middleware::from_fn(layer::cors));
+    let answer = ask_router(router, request("GET", "/")).await;
+    assert_eq!((answer.status, answer.body.as_str()), (504, r#"{"message":"The request took too long"}"#));
+}

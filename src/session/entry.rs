@@ -1,0 +1,248 @@
+//! One listed session: what is known of it, and the handle to the task that owns its connection.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::state::State;
+use super::{Details, SendError, SessionSummary, StartError, Started};
+use crate::event::{SessionName, Status};
+use crate::outbox::{NewEvent, Outbox};
+use crate::store::KvError;
+use crate::store::registry::SessionRecord;
+use crate::whatsapp::Connection;
+
+/// What others see of a session; written by its task and by the verbs.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) state: State,
+    pub(super) since: DateTime<Utc>,
+    pub(super) connection: Option<Connection>,
+}
+
+impl View {
+    pub(super) fn new(state: State) -> Self {
+        Self { state, since: Utc::now(), connection: None }
+    }
+}
+
+/// What a verb asks of a session's task.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Unlink when possible, close, and end; answers whether WhatsApp was told.
+    End(oneshot::Sender<bool>),
+    /// Don't wait for the next try.
+    Nudge,
+}
+
+struct Task {
+    commands: mpsc::Sender<Command>,
+    handle: JoinHandle<()>,
+}
+
+/// One listed session.
+pub(super) struct Entry {
+    pub(super) name: SessionName,
+    pub(super) uid: String,
+    pub(super) sequence: u64,
+    /// One verb at a time.
+    pub(super) verbs: tokio::sync::Mutex<()>,
+    /// Taken off the list by a delete.
+    pub(super) gone: AtomicBool,
+    pub(super) outbox: Outbox,
+    record: Mutex<SessionRecord>,
+    view: watch::Sender<View>,
+    asked: Mutex<Instant>,
+    task: Mutex<Option<Task>>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry").field("uid", &self.uid).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Entry {
+    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox) -> Self {
+        Self {
+            name: record.name.clone(),
+            uid: record.uid.clone(),
+            sequence: record.sequence,
+            verbs: tokio::sync::Mutex::new(()),
+            gone: AtomicBool::new(false),
+            outbox,
+            record: Mutex::new(record),
+            view: watch::Sender::new(view),
+            asked: Mutex::new(Instant::now()),
+            task: Mutex::new(None),
+        }
+    }
+
+    /// The stored record as last written.
+    pub(super) fn record(&self) -> SessionRecord {
+        lock(&self.record).clone()
+    }
+
+    /// Remembers the record as it was just written.
+    pub(super) fn set_record(&self, record: SessionRecord) {
+        *lock(&self.record) = record;
+    }
+
+    pub(super) fn view(&self) -> watch::Ref<'_, View> {
+        self.view.borrow()
+    }
+
+    /// The row of the list. Connected is what the socket says now, not what an event said once.
+    pub(super) fn summary(&self) -> SessionSummary {
+        let view = self.view();
+        let mut status = view.state.status();
+        let live = view.connection.as_ref().filter(|connection| connection.is_live());
+        if status == Status::Connected && live.is_none() {
+            status = Status::Connecting;
+        }
+        let record = lock(&self.record);
+        let details = live.filter(|_live| status == Status::Connected).and_then(Connection::account).map(|account| {
+            Details { name: account.name, phone_number: account.phone_number }
+        });
+        SessionSummary {
+            session: self.name.clone(),
+            status,
+            details: details.or_else(|| record.details.clone().map(Details::from)),
+            since: view.since,
+            platform: record.platform.clone(),
+        }
+    }
+
+    /// The connection, when messages can go over it.
+    pub(super) fn live(&self) -> Result<Connection, SendError> {
+        let view = self.view();
+        match (&view.state, &view.connection) {
+            (State::Connected, Some(connection)) if connection.is_live() => Ok(connection.clone()),
+            (State::StoreFailed, _) => Err(SendError::Store),
+            _ => Err(SendError::NotReady(self.name.clone())),
+        }
+    }
+
+    pub(super) fn set_connection(&self, connection: Option<Connection>) {
+        self.view.send_modify(|view| view.connection = connection);
+    }
+
+    /// Takes a new state and commits the status event that the contract has for it.
+    ///
+    /// wa-gateway 4.7.1 tells each change, and `connecting` once more after a scan.
+    pub(super) async fn set_state(&self, state: State) {
+        let status = state.status();
+        let mut told = None;
+        self.view.send_if_modified(|view| {
+            if view.state == state {
+                return false;
+            }
+            let again = state == State::Pairing;
+            // A session that begins has told nothing yet: its first state is an event too.
+            if view.state.status() != status || again {
+                view.since = Utc::now();
+                told = Some(status);
+            }
+            view.state = state;
+            true
+        });
+        if let Some(status) = told {
+            self.tell(status).await;
+        }
+    }
+
+    /// Commits a status event. A store that refuses loses it: the list is the truth, events are news.
+    pub(super) async fn tell(&self, status: Status) {
+        tracing::info!(session = %self.name, status = status.as_str(), "status changed");
+        let event = NewEvent::status(&self.uid, &self.name, status);
+        if let Err(error) = self.outbox.commit(vec![event]).await {
+            tracing::warn!(session = %self.name, %error, "a status event was not kept for the webhook");
+        }
+    }
+
+    /// Notes that somebody wants this session now.
+    pub(super) fn ask(&self) {
+        *lock(&self.asked) = Instant::now();
+        self.nudge();
+    }
+
+    pub(super) fn asked(&self) -> Instant {
+        *lock(&self.asked)
+    }
+
+    pub(super) fn set_task(&self, commands: mpsc::Sender<Command>, handle: JoinHandle<()>) {
+        *lock(&self.task) = Some(Task { commands, handle });
+    }
+
+    pub(super) fn has_task(&self) -> bool {
+        lock(&self.task).as_ref().is_some_and(|task| !task.handle.is_finished())
+    }
+
+    /// Cuts a pause short. A full channel has commands enough to wake the task.
+    pub(super) fn nudge(&self) {
+        if let Some(task) = lock(&self.task).as_ref() {
+            let _full = task.commands.try_send(Command::Nudge);
+        }
+    }
+
+    /// Ends the task and waits for it; after the limit it is aborted. `true`: WhatsApp was told to unlink.
+    ///
+    /// Call with `verbs` held.
+    pub(super) async fn end_task(&self, limit: Duration) -> bool {
+        let Some(mut task) = lock(&self.task).take() else { return false };
+        let deadline = Instant::now() + limit;
+        let (answer, answered) = oneshot::channel();
+        let asked = tokio::time::timeout_at(deadline, task.commands.send(Command::End(answer))).await;
+        let unlinked = match asked {
+            Ok(Ok(())) => matches!(tokio::time::timeout_at(deadline, answered).await, Ok(Ok(true))),
+            // It has ended by itself, or does not listen.
+            Ok(Err(_)) | Err(_) => false,
+        };
+        if tokio::time::timeout_at(deadline, &mut task.handle).await.is_err() {
+            tracing::error!(session = %self.name, "a session's task did not end in time and was aborted");
+            task.handle.abort();
+            let _aborted = task.handle.await;
+        }
+        unlinked
+    }
+
+    /// Waits until the session shows a code or is connected.
+    pub(super) async fn wait_started(&self, deadline: Instant) -> Result<Started, StartError> {
+        let mut views = self.view.subscribe();
+        loop {
+            match &views.borrow_and_update().state {
+                State::WaitingForScan { code } => return Ok(Started::Qr(code.clone())),
+                State::Connected => return Ok(Started::Connected),
+                State::LoggedOut => return Err(StartError::Ended),
+                State::StoreFailed => return Err(StartError::Store(KvError::Engine("the session waits for its store".into()))),
+                State::Starting | State::Idle | State::Pairing | State::Connecting | State::Held(_) => {}
+            }
+            if self.gone.load(Ordering::Acquire) {
+                return Err(StartError::Ended);
+            }
+            match tokio::time::timeout_at(deadline, views.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_closed)) => return Err(StartError::Ended),
+                Err(_elapsed) => return Err(StartError::TimedOut),
+            }
+        }
+    }
+
+    /// Wakes those who wait, so that they see that the session is gone.
+    pub(super) fn touch(&self) {
+        self.view.send_modify(|_view| {});
+    }
+}
+
+/// Keeps an entry for as long as its task runs.
+pub(super) type Owner = Arc<Entry>;

@@ -1,0 +1,206 @@
+//! What a session is doing, and what a signal from WhatsApp makes of it: pure, without I/O.
+
+use std::time::Duration;
+
+use crate::event::Status;
+use crate::whatsapp::{Signal, Verdict};
+
+/// What a session is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Has no credentials and no code yet: dialling.
+    Starting,
+    /// Shows a code and waits for a scan.
+    WaitingForScan {
+        /// The current code.
+        code: String,
+    },
+    /// Nobody asked for a code for a while: not dialling until somebody does.
+    Idle,
+    /// The phone accepted; the first login follows.
+    Pairing,
+    /// Has credentials; dialling or logging in.
+    Connecting,
+    /// Logged in.
+    Connected,
+    /// Has credentials that WhatsApp refuses for now; tried again later.
+    Held(Verdict),
+    /// The store refused a write: closed until writes work again.
+    StoreFailed,
+    /// Has no credentials any more; only a start or a delete changes that.
+    LoggedOut,
+}
+
+impl State {
+    /// The contract's word.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Starting
+            | Self::WaitingForScan { .. }
+            | Self::Pairing
+            | Self::Connecting
+            | Self::Held(_)
+            | Self::StoreFailed => Status::Connecting,
+            Self::Connected => Status::Connected,
+            Self::Idle | Self::LoggedOut => Status::Disconnected,
+        }
+    }
+
+    /// Whether a phone has accepted this session.
+    pub(super) fn is_paired(&self) -> bool {
+        matches!(self, Self::Pairing | Self::Connecting | Self::Connected | Self::Held(_) | Self::StoreFailed)
+    }
+
+    /// A word for logs.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::WaitingForScan { .. } => "waiting for a scan",
+            Self::Idle => "idle",
+            Self::Pairing => "pairing",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Held(Verdict::LoggedOut) | Self::LoggedOut => "logged out",
+            Self::Held(Verdict::Locked) => "account locked",
+            Self::Held(Verdict::Replaced) => "replaced by another connection",
+            Self::Held(Verdict::Banned(_)) => "banned for a while",
+            Self::Held(Verdict::Outdated) => "WhatsApp version outdated",
+            Self::Held(Verdict::Refused(_)) => "refused by WhatsApp",
+            Self::StoreFailed => "waiting for the store",
+        }
+    }
+}
+
+/// What the owner task does besides taking the new state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Goes on.
+    Stay,
+    /// Closes this connection and makes a new one, after a pause for this verdict.
+    Renew(Option<Verdict>),
+    /// Removes the credentials and ends.
+    Wipe,
+}
+
+/// The state after a signal, and what to do.
+pub(super) fn next(state: &State, signal: &Signal) -> (State, Step) {
+    let paired = state.is_paired();
+    match signal {
+        Signal::Qr { code, .. } if !paired => (State::WaitingForScan { code: code.clone() }, Step::Stay),
+        Signal::QrExhausted if !paired => (State::Starting, Step::Renew(None)),
+        // A code after the pairing is a leftover of the connection that ended with it.
+        Signal::Qr { .. } | Signal::QrExhausted => (state.clone(), Step::Stay),
+        Signal::Paired { .. } => (State::Pairing, Step::Stay),
+        Signal::PairFailed => (State::Starting, Step::Renew(None)),
+        Signal::Connected => (State::Connected, Step::Stay),
+        // The server closes the connection that paired (stream error 515); the login follows by itself.
+        Signal::LinkDown => match state {
+            State::Pairing => (State::Pairing, Step::Stay),
+            _ if paired => (State::Connecting, Step::Stay),
+            _ => (State::Starting, Step::Stay),
+        },
+        Signal::Ended(Verdict::LoggedOut) if paired => (State::LoggedOut, Step::Wipe),
+        Signal::Ended(verdict) if paired => (State::Held(*verdict), Step::Renew(Some(*verdict))),
+        Signal::Ended(verdict) => (State::Starting, Step::Renew(Some(*verdict))),
+    }
+}
+
+/// How long to wait before try `attempt` (from 0) at a connection that WhatsApp ended with this verdict, without jitter.
+///
+/// Network failures are not paced here but by the library (1, 1, 2, 3, 5 … s).
+pub(super) fn pause(verdict: Option<Verdict>, attempt: u32) -> Duration {
+    /// Longest pause: an owner who has unlocked the account shall not wait for hours.
+    const LONGEST: Duration = Duration::from_secs(15 * 60);
+    let first = match verdict {
+        None => return Duration::ZERO,
+        Some(Verdict::Banned(length)) => return length.clamp(Duration::from_secs(5), Duration::from_secs(60 * 60)),
+        Some(Verdict::Replaced | Verdict::Outdated | Verdict::Refused(_) | Verdict::LoggedOut) => 2,
+        Some(Verdict::Locked) => 30,
+    };
+    Duration::from_secs(first).saturating_mul(2_u32.saturating_pow(attempt)).min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_state() -> Vec<State> {
+        vec![
+            State::Starting,
+            State::WaitingForScan { code: "a".to_owned() },
+            State::Idle,
+            State::Pairing,
+            State::Connecting,
+            State::Connected,
+            State::Held(Verdict::Replaced),
+            State::StoreFailed,
+            State::LoggedOut,
+        ]
+    }
+
+    #[test]
+    fn the_three_words_are_the_contract_s() {
+        let words: Vec<_> = every_state().iter().map(|state| state.status().as_str()).collect();
+        assert_eq!(
+            words,
+            [
+                "connecting",
+                "connecting",
+                "disconnected",
+                "connecting",
+                "connecting",
+                "connected",
+                "connecting",
+                "connecting",
+                "disconnected"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_code_is_shown_only_to_sessions_that_are_not_paired() {
+        let code = Signal::Qr { code: "b".to_owned(), valid_for: Duration::from_secs(20) };
+        for state in every_state() {
+            let (after, step) = next(&state, &code);
+            assert_eq!(step, Step::Stay);
+            if state.is_paired() {
+                assert_eq!(after, state);
+            } else {
+                assert_eq!(after, State::WaitingForScan { code: "b".to_owned() });
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_logout_wipes_and_only_what_is_paired() {
+        for state in every_state() {
+            for verdict in [Verdict::Locked, Verdict::Replaced, Verdict::Outdated, Verdict::Refused(418)] {
+                let (after, step) = next(&state, &Signal::Ended(verdict));
+                assert_eq!(step, Step::Renew(Some(verdict)));
+                assert_ne!(after, State::LoggedOut);
+            }
+            let (_after, step) = next(&state, &Signal::Ended(Verdict::LoggedOut));
+            assert_eq!(step == Step::Wipe, state.is_paired());
+        }
+    }
+
+    #[test]
+    fn a_lost_link_is_never_connected() {
+        for state in every_state() {
+            let (after, step) = next(&state, &Signal::LinkDown);
+            assert_eq!(step, Step::Stay);
+            assert_ne!(after.status(), Status::Connected);
+            assert_eq!(after.is_paired(), state.is_paired());
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        assert_eq!(pause(None, 9), Duration::ZERO);
+        assert_eq!(pause(Some(Verdict::Replaced), 0), Duration::from_secs(2));
+        assert_eq!(pause(Some(Verdict::Replaced), 3), Duration::from_secs(16));
+        assert_eq!(pause(Some(Verdict::Locked), 40), Duration::from_secs(900));
+        assert_eq!(pause(Some(Verdict::Banned(Duration::from_secs(90))), 5), Duration::from_secs(90));
+        assert_eq!(pause(Some(Verdict::Banned(Duration::ZERO)), 0), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,486 @@
+//! The task that owns one session's connection: it makes it, follows its signals, and ends it.
+//!
+//! Started by the manager; ends on its token (credentials kept), on [`Command::End`], and when WhatsApp logs the
+//! device out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::entry::{Command, Owner};
+use super::state::{State, Step, next, pause};
+use super::Manager;
+use crate::outbox::{NewEvent, event_id};
+use crate::store::backend::SessionBackend;
+use crate::store::registry::{AccountDetails, RecordState};
+use crate::store::{Batch, Namespace};
+use crate::whatsapp::{Commit, Connection, Received, SIGNALS, Signal, Verdict};
+
+/// Verbs that wait at one session; they come one at a time, nudges may be dropped.
+const COMMANDS: usize = 8;
+/// Messages outside the durable path that wait to be committed.
+const LATE: usize = 256;
+/// The library dials after 1, 1, 2, 3, 5 … 900 s; a session not connected for so long begins again at 1 s.
+const REDIAL: Duration = Duration::from_secs(75);
+/// Logged in for so long without the library saying that it is ready: whatsapp-rust 0.7.0 never says so when the critical
+/// app-state sync fails in a retryable way.
+const READY: Duration = Duration::from_secs(20);
+/// A restored session lets the next one dial after so long even if it is not connected.
+const RESTORE_TURN: Duration = Duration::from_secs(20);
+/// A session that is being removed may take so long to log in once more and say so to WhatsApp.
+const UNLINK_LOGIN: Duration = Duration::from_secs(4);
+/// WhatsApp's answer to the unlinking; the library waits 3 s.
+const UNLINK: Duration = Duration::from_secs(4);
+/// Closing flushes for up to 5 + 5 s in the library; a stop gives it that.
+const CLOSE: Duration = Duration::from_secs(10);
+/// Closing what is thrown away anyway.
+const CLOSE_FAST: Duration = Duration::from_secs(3);
+
+/// Starts the task of an entry that has none. `turn`: the semaphore of a restore.
+pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Semaphore>>) {
+    let (commands, received) = mpsc::channel(COMMANDS);
+    let task = Task {
+        manager: Arc::clone(manager),
+        entry: Arc::clone(entry),
+        commands: received,
+        token: manager.token.child_token(),
+        failures: 0,
+    };
+    // A root span: sessions live longer than the request that starts them.
+    let span = tracing::info_span!(parent: None, "session", session = %entry.name);
+    let handle = manager.tracker.spawn(task.run(turn).instrument(span));
+    entry.set_task(commands, handle);
+}
+
+struct Task {
+    manager: Arc<Manager>,
+    entry: Owner,
+    commands: mpsc::Receiver<Command>,
+    token: CancellationToken,
+    /// Connections that WhatsApp ended since the last good one.
+    failures: u32,
+}
+
+/// Why a connection is over.
+enum Outcome {
+    Cancelled,
+    End(oneshot::Sender<bool>),
+    StoreFailed,
+    Renew(Option<Verdict>),
+    LoggedOut,
+    Idle,
+}
+
+/// What cut a wait short.
+enum Interrupted {
+    Cancelled,
+    End(oneshot::Sender<bool>),
+}
+
+impl Task {
+    async fn run(mut self, turn: Option<Arc<Semaphore>>) {
+        // Each restored session begins a little after the other; none of them waits for the slowest.
+        let mut turn = match turn {
+            None => None,
+            Some(semaphore) => {
+                self.entry.tell(crate::event::Status::Connecting).await;
+                tokio::select! {
+                    () = self.token.cancelled() => return,
+                    Some(Command::End(answer)) = next_end(&mut self.commands) => {
+                        self.end_unconnected(answer).await;
+                        return;
+                    }
+                    permit = semaphore.acquire_owned() => permit.ok(),
+                }
+            }
+        };
+        if turn.is_some() {
+            tokio::time::sleep(jitter(Duration::from_millis(50))).await;
+        }
+        loop {
+            let outcome = match self.connect().await {
+                Ok((connection, backend, inputs)) => {
+                    self.entry.set_connection(Some(connection.clone()));
+                    let outcome = self.drive(&connection, &backend, inputs, &mut turn).await;
+                    self.entry.set_connection(None);
+                    match self.close(connection, &backend, outcome).await {
+                        Some(outcome) => outcome,
+                        None => return,
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the session's store can't be used");
+                    Outcome::StoreFailed
+                }
+            };
+            turn = None;
+            if let Err(interrupted) = self.pause_after(outcome).await {
+                match interrupted {
+                    Interrupted::Cancelled => {}
+                    Interrupted::End(answer) => self.end_unconnected(answer).await,
+                }
+                return;
+            }
+        }
+    }
+
+    /// Builds a connection over the stored device.
+    async fn connect(&self) -> anyhow::Result<(Connection, Arc<SessionBackend>, Inputs)> {
+        let namespace = Namespace::credentials(&self.entry.uid);
+        let backend = SessionBackend::new(Arc::clone(&self.manager.kv), namespace, None);
+        let paired = backend.has_device().await?;
+        self.entry.set_state(if paired { State::Connecting } else { State::Starting }).await;
+        let (signals, signals_in) = mpsc::channel(SIGNALS);
+        let (late, late_in) = mpsc::channel(LATE);
+        let failed = backend.failed();
+        let connection = self
+            .manager
+            .whatsapp
+            .connect(Arc::clone(&backend) as _, self.commit(&backend), signals, late, &self.manager.tracker)
+            .await?;
+        Ok((connection, backend, Inputs { signals: signals_in, late: late_in, failed }))
+    }
+
+    /// The closure that makes messages durable before WhatsApp is told of their arrival.
+    fn commit(&self, backend: &Arc<SessionBackend>) -> Commit {
+        let (entry, backend) = (Arc::clone(&self.entry), Arc::downgrade(backend));
+        Arc::new(move |received| {
+            let (entry, backend) = (Arc::clone(&entry), backend.clone());
+            Box::pin(async move {
+                if let Err(error) = entry.outbox.commit(events(&entry, received)).await {
+                    // Nothing is acknowledged: the session reconnects and WhatsApp sends it again.
+                    if let Some(backend) = backend.upgrade() {
+                        backend.poison();
+                    }
+                    return Err(anyhow!(error).context("a received message could not be committed"));
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Follows one connection until something ends it.
+    async fn drive(
+        &mut self,
+        connection: &Connection,
+        backend: &Arc<SessionBackend>,
+        mut inputs: Inputs,
+        turn: &mut Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> Outcome {
+        let began = Instant::now();
+        let mut not_connected_since = Instant::now();
+        let mut live_since = None;
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let token = self.token.clone();
+        loop {
+            let connected = self.entry.view().state == State::Connected;
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return Outcome::Cancelled,
+                command = self.commands.recv() => match command {
+                    Some(Command::End(answer)) => return Outcome::End(answer),
+                    Some(Command::Nudge) => {
+                        // Somebody waits: a dial that hangs in a long pause of the library begins again.
+                        let idle = !connection.is_live() && not_connected_since.elapsed() > Duration::from_secs(10);
+                        if idle && self.entry.view().state.is_paired() {
+                            return Outcome::Renew(None);
+                        }
+                    }
+                    None => return Outcome::Cancelled,
+                },
+                Ok(()) = inputs.failed.changed() => if *inputs.failed.borrow() {
+                    return Outcome::StoreFailed;
+                },
+                Some(signal) = inputs.signals.recv() => {
+                    if let Some(outcome) = self.follow(connection, &signal).await {
+                        return outcome;
+                    }
+                    match signal {
+                        Signal::Connected => {
+                            *turn = None;
+                            self.failures = 0;
+                        }
+                        Signal::LinkDown => {
+                            not_connected_since = Instant::now();
+                            live_since = None;
+                        }
+                        _ => {}
+                    }
+                }
+                Some(received) = inputs.late.recv() => {
+                    if let Err(error) = self.entry.outbox.commit(events(&self.entry, received)).await {
+                        tracing::warn!(%error, "a message outside the durable path was lost: the store refused it");
+                        backend.poison();
+                    }
+                }
+                () = connection.ended() => return Outcome::Renew(None),
+                _ = tick.tick(), if !connected => {
+                    if began.elapsed() > RESTORE_TURN {
+                        *turn = None;
+                    }
+                    let state = self.entry.view().state.clone();
+                    let live = connection.is_live();
+                    if live && state.is_paired() {
+                        if live_since.get_or_insert_with(Instant::now).elapsed() > READY {
+                            tracing::warn!("logged in, but not all of the start-up sync came through; going on");
+                            self.connected(connection).await;
+                        }
+                        continue;
+                    }
+                    live_since = None;
+                    let unasked = self.entry.asked().elapsed() > self.manager.settings.qr_idle;
+                    if state == State::Starting && unasked {
+                        return Outcome::Idle;
+                    }
+                    let waiting = matches!(state, State::WaitingForScan { .. });
+                    if !waiting && not_connected_since.elapsed() > REDIAL {
+                        return Outcome::Renew(None);
+                    }
+                }
+                // Connected: the link tells its own end, this only makes sure.
+                () = tokio::time::sleep(Duration::from_secs(15)), if connected => {
+                    if !connection.is_live() {
+                        not_connected_since = Instant::now();
+                        self.entry.set_state(State::Connecting).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes one signal; `Some`: this connection is over.
+    async fn follow(&mut self, connection: &Connection, signal: &Signal) -> Option<Outcome> {
+        let (state, step) = next(&self.entry.view().state, signal);
+        match signal {
+            Signal::Paired { platform } => {
+                tracing::info!("a phone accepted the session");
+                // The library saves the device row only when it gets round to it.
+                if let Err(error) = connection.save().await {
+                    tracing::error!(error = format!("{error:#}"), "the credentials could not be saved");
+                }
+                self.remember(None, platform.clone()).await;
+            }
+            Signal::Connected => {
+                self.connected(connection).await;
+                return None;
+            }
+            Signal::Ended(verdict) => tracing::warn!(?verdict, "WhatsApp ended the connection"),
+            Signal::QrExhausted => {
+                if self.entry.asked().elapsed() > self.manager.settings.qr_idle {
+                    return Some(Outcome::Idle);
+                }
+            }
+            Signal::PairFailed => tracing::warn!("the pairing failed"),
+            Signal::Qr { .. } | Signal::LinkDown => {}
+        }
+        let outcome = match step {
+            Step::Stay => None,
+            Step::Renew(verdict) => Some(Outcome::Renew(verdict)),
+            Step::Wipe => return Some(Outcome::LoggedOut),
+        };
+        self.entry.set_state(state).await;
+        outcome
+    }
+
+    async fn connected(&self, connection: &Connection) {
+        if let Some(account) = connection.account() {
+            let details = AccountDetails { name: account.name, phone_number: account.phone_number };
+            self.remember(Some(details), None).await;
+        }
+        self.entry.set_state(State::Connected).await;
+    }
+
+    /// Keeps what the list shows of a session while it is away.
+    async fn remember(&self, details: Option<AccountDetails>, platform: Option<String>) {
+        let written = self.manager.registry.update(&self.entry.uid, |record| {
+            if details.is_some() {
+                record.details.clone_from(&details);
+            }
+            if platform.is_some() {
+                record.platform.clone_from(&platform);
+            }
+        });
+        match written.await {
+            Ok(Some(record)) => self.entry.set_record(record),
+            // It is being deleted.
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the account's name was not stored"),
+        }
+    }
+
+    /// Closes the connection as the outcome wants it; `None`: the task is done.
+    async fn close(&mut self, connection: Connection, backend: &Arc<SessionBackend>, outcome: Outcome) -> Option<Outcome> {
+        match outcome {
+            Outcome::Cancelled => {
+                connection.close(CLOSE).await;
+                backend.close().await;
+                None
+            }
+            Outcome::End(answer) => {
+                let paired = self.entry.view().state.is_paired();
+                if paired && !connection.is_live() {
+                    connection.wait_login(UNLINK_LOGIN).await;
+                }
+                let unlinked = paired && connection.unlink(UNLINK).await;
+                connection.close(CLOSE_FAST).await;
+                // Whatever the library still has under way must not write into a namespace that is about to go.
+                backend.close().await;
+                let _nobody_waits = answer.send(unlinked);
+                None
+            }
+            Outcome::StoreFailed => {
+                // The ratchets in memory are ahead of the store: nothing of them may be written any more.
+                backend.close().await;
+                connection.close(CLOSE_FAST).await;
+                Some(Outcome::StoreFailed)
+            }
+            Outcome::LoggedOut => {
+                connection.close(CLOSE_FAST).await;
+                backend.close().await;
+                self.wipe().await;
+                None
+            }
+            Outcome::Renew(_) | Outcome::Idle => {
+                connection.close(CLOSE).await;
+                backend.close().await;
+                Some(outcome)
+            }
+        }
+    }
+
+    /// Removes credentials that WhatsApp has declared void; the entry stays listed.
+    async fn wipe(&self) {
+        let uid = &self.entry.uid;
+        let marked = self.manager.registry.update(uid, |record| record.state = RecordState::LoggedOut).await;
+        let dropped = self.manager.kv.drop_namespace(&Namespace::credentials(uid)).await;
+        if let Err(error) = marked.map(drop).and(dropped) {
+            tracing::error!(%error, "void credentials could not be removed; the next start does");
+        }
+        tracing::info!("logged out by WhatsApp, credentials removed");
+        self.entry.set_state(State::LoggedOut).await;
+    }
+
+    /// Waits as the outcome wants it before the next connection.
+    async fn pause_after(&mut self, outcome: Outcome) -> Result<(), Interrupted> {
+        match outcome {
+            Outcome::Idle => {
+                tracing::info!("nobody asks for a code: not dialling until somebody does");
+                self.entry.set_state(State::Idle).await;
+                while self.entry.asked().elapsed() > self.manager.settings.qr_idle {
+                    self.wait(None).await?;
+                }
+                self.entry.set_state(State::Starting).await;
+                Ok(())
+            }
+            Outcome::StoreFailed => {
+                self.entry.set_state(State::StoreFailed).await;
+                tracing::error!("the store refuses writes: the session is closed until it takes them again");
+                let mut delay = Duration::from_millis(500);
+                loop {
+                    self.wait(Some(delay)).await?;
+                    if self.store_works().await {
+                        tracing::info!("the store takes writes again");
+                        return Ok(());
+                    }
+                    delay = (delay * 2).min(Duration::from_secs(10));
+                }
+            }
+            Outcome::Renew(verdict) => {
+                let length = pause(verdict, self.failures);
+                self.failures = self.failures.saturating_add(u32::from(verdict.is_some()));
+                if length > Duration::ZERO {
+                    self.wait(Some(length + jitter(length / 5))).await?;
+                }
+                Ok(())
+            }
+            Outcome::Cancelled | Outcome::End(_) | Outcome::LoggedOut => Err(Interrupted::Cancelled),
+        }
+    }
+
+    /// Writes and removes a row of the session's own namespace.
+    async fn store_works(&self) -> bool {
+        let namespace = Namespace::credentials(&self.entry.uid);
+        // Below every key of the backend's tables.
+        let probe: &[u8] = b"\0probe";
+        let write = Batch::new().put(probe, bytes::Bytes::from_static(b"1"));
+        let written = self.manager.kv.write(&namespace, write).await;
+        written.is_ok() && self.manager.kv.write(&namespace, Batch::new().remove(probe)).await.is_ok()
+    }
+
+    /// Waits for a time (`None`: until nudged); a nudge ends it.
+    async fn wait(&mut self, length: Option<Duration>) -> Result<(), Interrupted> {
+        let sleep = async {
+            match length {
+                Some(length) => tokio::time::sleep(length).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.token.cancelled() => Err(Interrupted::Cancelled),
+            command = self.commands.recv() => match command {
+                Some(Command::End(answer)) => Err(Interrupted::End(answer)),
+                Some(Command::Nudge) => Ok(()),
+                None => Err(Interrupted::Cancelled),
+            },
+            () = sleep => Ok(()),
+        }
+    }
+
+    /// Ends a session that has no connection at the moment: a paired one logs in once more, for a bounded time, to unlink.
+    async fn end_unconnected(&mut self, answer: oneshot::Sender<bool>) {
+        let mut unlinked = false;
+        if self.entry.view().state.is_paired()
+            && let Ok((connection, backend, _inputs)) = self.connect().await
+        {
+            connection.wait_login(UNLINK_LOGIN).await;
+            unlinked = connection.unlink(UNLINK).await;
+            connection.close(CLOSE_FAST).await;
+            backend.close().await;
+        }
+        let _nobody_waits = answer.send(unlinked);
+    }
+}
+
+/// What a connection sends to its task.
+struct Inputs {
+    signals: mpsc::Receiver<Signal>,
+    late: mpsc::Receiver<Vec<Received>>,
+    failed: watch::Receiver<bool>,
+}
+
+/// The events of received messages, named as this session's.
+fn events(entry: &Owner, received: Vec<Received>) -> Vec<NewEvent> {
+    received
+        .into_iter()
+        .map(|mut received| {
+            let id = event_id(&entry.uid, &received.chat, &received.sender, &received.incoming.id, "message");
+            received.incoming.event_id = id;
+            received.incoming.session = entry.name.as_str().to_owned();
+            NewEvent::message(&received.incoming)
+        })
+        .collect()
+}
+
+/// The next end command; nudges before it are dropped.
+async fn next_end(commands: &mut mpsc::Receiver<Command>) -> Option<Command> {
+    loop {
+        match commands.recv().await {
+            Some(Command::Nudge) => {}
+            other => return other,
+        }
+    }
+}
+
+/// A random part of a duration.
+fn jitter(most: Duration) -> Duration {
+    let mut bytes = [0; 4];
+    // Without randomness there is just no jitter.
+    let drawn = getrandom::fill(&mut bytes).map_or(0, |()| u32::from_le_bytes(bytes));
+    most.mul_f64(f64::from(drawn) / f64::from(u32::MAX))
+}

@@ -1,0 +1,43 @@
+//! The device: keys, JID and counters of the companion.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use whatsapp_rust::ClientProfile;
+use whatsapp_rust::wacore::store::Device;
+use whatsapp_rust::wacore::store::device::DEVICE_PROPS;
+use whatsapp_rust::wacore::store::error::Result;
+use whatsapp_rust::wacore::store::traits::DeviceStore;
+
+use super::{SessionBackend, key, value};
+
+#[async_trait]
+impl DeviceStore for SessionBackend {
+    async fn save(&self, device: &Device) -> Result<()> {
+        self.put(Bytes::from_static(key::DEVICE), value::device(device.pn.is_some(), device)?).await
+    }
+
+    /// The props and the profile are not stored: they come back as a new device has them, until the caller sets its own.
+    async fn load(&self) -> Result<Option<Device>> {
+        let Some(row) = self.get(key::DEVICE).await? else {
+            return Ok(None);
+        };
+        let mut device: Device = value::from_device(&row)?;
+        device.device_props = Arc::new(DEVICE_PROPS.clone());
+        device.client_profile = ClientProfile::web();
+        Ok(Some(device))
+    }
+
+    async fn exists(&self) -> Result<bool> {
+        Ok(self.get(key::DEVICE).await?.is_some())
+    }
+
+    /// There is one device in a namespace; the id only reaches the library's log.
+    async fn create(&self) -> Result<i32> {
+        if !self.exists().await? {
+            self.save(&Device::new()).await?;
+        }
+        Ok(1)
+    }
+}

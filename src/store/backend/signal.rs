@@ -1,0 +1,168 @@
+//! Signal state: identities, sessions, pre-keys, sender keys.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use whatsapp_rust::wacore::store::error::Result;
+use whatsapp_rust::wacore::store::traits::SignalStore;
+
+use super::{CONFLICT_RETRIES, PAGE, SessionBackend, database, key, value};
+use crate::store::{Batch, KeyRange, KvError};
+
+/// First byte of a pre-key row; the library's record follows.
+const KEPT: u8 = 0;
+const UPLOADED: u8 = 1;
+
+fn prekey(record: &[u8], uploaded: bool) -> Bytes {
+    let mut value = Vec::with_capacity(1 + record.len());
+    value.push(if uploaded { UPLOADED } else { KEPT });
+    value.extend_from_slice(record);
+    value.into()
+}
+
+fn record(row: Bytes) -> Result<Bytes> {
+    if row.is_empty() { Err(value::unreadable()) } else { Ok(row.slice(1..)) }
+}
+
+fn puts<V: Clone + Into<Bytes>>(table: u8, rows: &[(Arc<str>, V)]) -> Batch {
+    rows.iter().fold(Batch::new(), |batch, (name, value)| batch.put(key::named(table, &**name), value.clone()))
+}
+
+#[async_trait]
+impl SignalStore for SessionBackend {
+    async fn put_identity(&self, address: &str, identity: [u8; 32]) -> Result<()> {
+        self.put_buffered(key::named(key::IDENTITY, address), Bytes::copy_from_slice(&identity)).await
+    }
+
+    async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
+        let batch = identities.iter().fold(Batch::new().buffered(), |batch, (address, identity)| {
+            batch.put(key::named(key::IDENTITY, &**address), Bytes::copy_from_slice(identity))
+        });
+        self.write(batch).await
+    }
+
+    async fn load_identity(&self, address: &str) -> Result<Option<[u8; 32]>> {
+        let row = self.get(&key::named(key::IDENTITY, address)).await?;
+        row.map(|row| row.as_ref().try_into().map_err(|_| value::unreadable())).transpose()
+    }
+
+    async fn delete_identity(&self, address: &str) -> Result<()> {
+        self.remove(key::named(key::IDENTITY, address)).await
+    }
+
+    async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
+        self.get(&key::named(key::SESSION, address)).await
+    }
+
+    async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
+        self.put(key::named(key::SESSION, address), Bytes::copy_from_slice(session)).await
+    }
+
+    async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
+        self.write(puts(key::SESSION, sessions)).await
+    }
+
+    async fn delete_session(&self, address: &str) -> Result<()> {
+        self.remove(key::named(key::SESSION, address)).await
+    }
+
+    async fn has_session(&self, address: &str) -> Result<bool> {
+        Ok(self.get(&key::named(key::SESSION, address)).await?.is_some())
+    }
+
+    async fn has_signal_state_for_user(&self, user: &str) -> Result<bool> {
+        for table in [key::SESSION, key::IDENTITY] {
+            for mark in ["@", ":"] {
+                if self.any([&[table], user.as_bytes(), mark.as_bytes()].concat()).await? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
+        self.put(key::numbered(key::PREKEY, id), prekey(record, uploaded)).await
+    }
+
+    async fn store_prekeys_batch(&self, keys: &[(u32, Bytes)], uploaded: bool) -> Result<()> {
+        let batch = keys.iter().fold(Batch::new(), |batch, (id, record)| {
+            batch.put(key::numbered(key::PREKEY, *id), prekey(record, uploaded))
+        });
+        self.write(batch).await
+    }
+
+    async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
+        self.get(&key::numbered(key::PREKEY, id)).await?.map(record).transpose()
+    }
+
+    async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
+        let keys: Vec<_> = ids.iter().map(|&id| key::numbered(key::PREKEY, id)).collect();
+        let rows = self.get_many(&keys).await?;
+        ids.iter().zip(rows).filter_map(|(&id, row)| Some(record(row?).map(|record| (id, record)))).collect()
+    }
+
+    /// Writes only over the rows it has read: one that was consumed meanwhile stays away, without a lock on every removal.
+    async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {
+        'pages: for ids in ids.chunks(PAGE) {
+            let keys: Vec<_> = ids.iter().map(|&id| key::numbered(key::PREKEY, id)).collect();
+            for _ in 0..CONFLICT_RETRIES {
+                let mut batch = Batch::new().buffered();
+                for (key, row) in keys.iter().zip(self.get_many(&keys).await?) {
+                    if let Some(row) = row.filter(|row| row.first() == Some(&KEPT)) {
+                        batch = batch.put(key.clone(), prekey(&row[1..], true)).expect(key.clone(), Some(row));
+                    }
+                }
+                if self.try_write(batch).await? {
+                    continue 'pages;
+                }
+            }
+            self.poison();
+            return Err(database(KvError::Conflict));
+        }
+        Ok(())
+    }
+
+    async fn remove_prekey(&self, id: u32) -> Result<()> {
+        self.remove(key::numbered(key::PREKEY, id)).await
+    }
+
+    async fn get_max_prekey_id(&self) -> Result<u32> {
+        let last = self.range(KeyRange::prefix(vec![key::PREKEY]).reversed().limit(1)).await?;
+        Ok(last.first().and_then(|(key, _)| key::number(key)).unwrap_or(0))
+    }
+
+    async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
+        self.put(key::numbered(key::SIGNED_PREKEY, id), Bytes::copy_from_slice(record)).await
+    }
+
+    async fn load_signed_prekey(&self, id: u32) -> Result<Option<Vec<u8>>> {
+        Ok(self.get(&key::numbered(key::SIGNED_PREKEY, id)).await?.map(Vec::from))
+    }
+
+    async fn load_all_signed_prekeys(&self) -> Result<Vec<(u32, Vec<u8>)>> {
+        let rows = self.range(KeyRange::prefix(vec![key::SIGNED_PREKEY])).await?;
+        Ok(rows.into_iter().filter_map(|(key, row)| Some((key::number(&key)?, row.into()))).collect())
+    }
+
+    async fn remove_signed_prekey(&self, id: u32) -> Result<()> {
+        self.remove_buffered(key::numbered(key::SIGNED_PREKEY, id)).await
+    }
+
+    async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
+        self.put(key::named(key::SENDER_KEY, address), Bytes::copy_from_slice(record)).await
+    }
+
+    async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
+        self.write(puts(key::SENDER_KEY, sender_keys)).await
+    }
+
+    async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
+        Ok(self.get(&key::named(key::SENDER_KEY, address)).await?.map(Vec::from))
+    }
+
+    async fn delete_sender_key(&self, address: &str) -> Result<()> {
+        self.remove(key::named(key::SENDER_KEY, address)).await
+    }
+}

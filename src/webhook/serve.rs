@@ -1,0 +1,55 @@
+//! Follows the sessions: a lane for each opened outbox, none after it is closed, farewells of those that are gone.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{Farewell, Lane, Webhook};
+use crate::outbox::Notice;
+
+impl Webhook {
+    /// Starts the task that takes notices until the sink's token ends; call once.
+    ///
+    /// `forget` is called with the key when a farewell's delivery is decided.
+    pub fn serve<F, Fut>(&self, mut notices: mpsc::Receiver<Notice>, forget: F)
+    where
+        F: Fn(Bytes) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let farewells = self.farewells(forget);
+        let webhook = self.clone();
+        self.inner.tracker.spawn(async move {
+            let mut lanes: HashMap<String, Lane> = HashMap::new();
+            loop {
+                let notice = tokio::select! {
+                    () = webhook.inner.token.cancelled() => return,
+                    notice = notices.recv() => notice,
+                };
+                match notice {
+                    None => return,
+                    Some(Notice::Opened { uid, outbox }) => {
+                        if let Some(older) = lanes.insert(uid, webhook.attach(outbox)) {
+                            older.detach().await;
+                        }
+                    }
+                    Some(Notice::Closed { uid, done }) => {
+                        let lane = lanes.remove(&uid);
+                        // Not here: an attempt under way may need its time to end, and others wait for this task.
+                        webhook.inner.tracker.spawn(async move {
+                            if let Some(lane) = lane {
+                                lane.detach().await;
+                            }
+                            let _nobody_waits = done.send(());
+                        });
+                    }
+                    Some(Notice::Farewell { key, session, event, at }) => {
+                        if !farewells.say(Farewell { key, session, event, at }) {
+                            tracing::warn!("too many farewells wait; this one is sent after the next start");
+                        }
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,245 @@
+//! Dials WhatsApp's WebSocket and watches the stream below it.
+//!
+//! Ours instead of the transport crate's factory for four reasons: TCP_NODELAY (without it one send in ten stalls 44 ms
+//! on a delayed ACK), one TLS configuration for all sessions, a deadline on stalled writes, and a truthful `Link`: the
+//! session's status follows the stream itself.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use async_trait::async_trait;
+use http::Uri;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsConnector;
+use tokio_websockets::ClientBuilder;
+use whatsapp_rust::async_channel;
+use whatsapp_rust::transport::{Transport, TransportEvent, TransportFactory, from_websocket};
+
+use super::Signal;
+
+/// WhatsApp Web's endpoint (whatsapp-rust 0.7.0, `wacore::net`).
+pub(super) const WHATSAPP_WS_URL: &str = "wss://web.whatsapp.com/ws/chat";
+/// The `Origin` that a browser on WhatsApp Web would send.
+const ORIGIN: &str = "https://web.whatsapp.com";
+/// The whole of resolving, connecting, TLS and upgrade; whatsapp-rust gives a dial 20 s, so ours ends first and names the cause.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// A write that makes no progress for so long is a dead connection; below whatsapp-rust's 20 s dead-socket time.
+const WRITE_STALL: Duration = Duration::from_secs(15);
+
+/// Where to dial and with which trust; shared by all sessions.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    uri: Uri,
+    host: Arc<str>,
+    port: u16,
+    tls: Option<TlsConnector>,
+}
+
+impl Endpoint {
+    /// Prepares a `ws://` or `wss://` URL; `extra_root` is one more PEM certificate to trust (simulator builds).
+    pub(super) fn new(url: &str, extra_root: Option<&[u8]>) -> anyhow::Result<Self> {
+        let uri: Uri = url.parse().context("the WhatsApp URL can't be parsed")?;
+        let host = uri.host().context("the WhatsApp URL has no host")?.trim_matches(['[', ']']).into();
+        let (port, tls) = match uri.scheme_str() {
+            Some("ws") => (uri.port_u16().unwrap_or(80), None),
+            Some("wss") => (uri.port_u16().unwrap_or(443), Some(tls_connector(extra_root)?)),
+            _ => bail!("the WhatsApp URL must start with ws:// or wss://"),
+        };
+        Ok(Self { uri, host, port, tls })
+    }
+}
+
+fn tls_connector(extra_root: Option<&[u8]>) -> anyhow::Result<TlsConnector> {
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(pem) = extra_root {
+        use rustls::pki_types::pem::PemObject;
+        for certificate in rustls::pki_types::CertificateDer::pem_slice_iter(pem) {
+            roots.add(certificate.map_err(|error| anyhow!("the extra TLS root is no PEM: {error}"))?)?;
+        }
+    }
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// What is known of a session's stream at this moment; read by status, written by the stream itself.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    open: AtomicBool,
+    last_read_ms: AtomicI64,
+}
+
+impl Link {
+    /// Whether the stream is there, as far as this end can know.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+}
+
+/// Makes one session's connections.
+pub(super) struct Dial {
+    endpoint: Endpoint,
+    link: Arc<Link>,
+    signals: mpsc::Sender<Signal>,
+}
+
+impl Dial {
+    pub(super) fn new(endpoint: Endpoint, link: Arc<Link>, signals: mpsc::Sender<Signal>) -> Self {
+        Self { endpoint, link, signals }
+    }
+
+    async fn dial(&self) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+        let Endpoint { uri, host, port, tls } = &self.endpoint;
+        let tcp = TcpStream::connect((host.as_ref(), *port)).await.with_context(|| format!("can't connect to {host}"))?;
+        tcp.set_nodelay(true)?;
+        match tls {
+            None => self.upgrade(uri, tcp).await,
+            Some(connector) => {
+                let name = ServerName::try_from(host.to_string()).context("the WhatsApp host is no TLS name")?;
+                let stream = connector.connect(name, tcp).await.with_context(|| format!("TLS with {host} failed"))?;
+                self.upgrade(uri, stream).await
+            }
+        }
+    }
+
+    async fn upgrade<S>(
+        &self,
+        uri: &Uri,
+        stream: S,
+    ) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let watched = Watched::new(stream, Arc::clone(&self.link), self.signals.clone());
+        let (websocket, _response) = ClientBuilder::from_uri(uri.clone())
+            .add_header(http::header::ORIGIN, http::HeaderValue::from_static(ORIGIN))?
+            .connect_on(watched)
+            .await
+            .context("the WebSocket upgrade failed")?;
+        self.link.open.store(true, Ordering::Release);
+        Ok(from_websocket(websocket))
+    }
+}
+
+#[async_trait]
+impl TransportFactory for Dial {
+    async fn create_transport(
+        &self,
+    ) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+        let result = match tokio::time::timeout(DIAL_TIMEOUT, self.dial()).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(anyhow!("no connection within {} s", DIAL_TIMEOUT.as_secs())),
+        };
+        if let Err(error) = &result {
+            tracing::info!(error = format!("{error:#}"), "can't reach WhatsApp, trying again");
+        }
+        result
+    }
+}
+
+/// A stream that reports its end and does not let a write stall for ever.
+struct Watched<S> {
+    inner: S,
+    link: Arc<Link>,
+    signals: mpsc::Sender<Signal>,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Watched<S> {
+    fn new(inner: S, link: Arc<Link>, signals: mpsc::Sender<Signal>) -> Self {
+        Self { inner, link, signals, stall: None }
+    }
+
+    /// Marks the link closed and tells the session once. The channel is bounded; a full one means that the session has
+    /// unread signals and will look at the link anyway.
+    fn closed(&self) {
+        if self.link.open.swap(false, Ordering::AcqRel) {
+            let _full = self.signals.try_send(Signal::LinkDown);
+        }
+    }
+
+    fn guard_write<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match poll {
+            Poll::Ready(result) => {
+                self.stall = None;
+                if result.is_err() {
+                    self.closed();
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                let stall = self
+                    .stall
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_STALL)));
+                if stall.as_mut().poll(context).is_ready() {
+                    self.stall = None;
+                    self.closed();
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the write stalled")));
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<S> Drop for Watched<S> {
+    fn drop(&mut self) {
+        self.closed();
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut self.inner).poll_read(context, buf);
+        match &poll {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                self.link.last_read_ms.store(chrono::Utc::now().timestamp_millis(), Ordering::Relaxed);
+            }
+            Poll::Ready(_ended) => self.closed(),
+            Poll::Pending => {}
+        }
+        poll
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.guard_write(context, poll)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.inner).poll_flush(context);
+        self.guard_write(context, poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.inner).poll_shutdown(context);
+        self.guard_write(context, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.guard_write(context, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}

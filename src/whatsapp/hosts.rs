@@ -1,0 +1,109 @@
+//! The library's HTTP client, bounded: time limits on every request, few threads at once, and in simulator builds no way
+//! to any host but the one that was given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+use whatsapp_rust::http::{HttpClient, HttpRequest, HttpResponse, UreqHttpClient};
+use whatsapp_rust::wacore::net::{StreamingHttpResponse, UploadBody};
+
+/// Requests at once over all sessions: each one holds a thread of tokio's blocking pool.
+const MAX_REQUESTS: usize = 32;
+/// One whole exchange; a large video on a slow line fits.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// Resolving and connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Which hosts may be asked.
+#[derive(Clone, Debug)]
+pub(super) enum Hosts {
+    /// WhatsApp's own, as the library names them.
+    Real,
+    /// One base URL stands in for every host; `None` refuses all requests.
+    StandIn(Option<Arc<str>>),
+}
+
+impl Hosts {
+    fn rewrite(&self, url: &str) -> anyhow::Result<String> {
+        match self {
+            Self::Real => Ok(url.to_owned()),
+            Self::StandIn(None) => bail!("no stand-in for WhatsApp's media hosts is set"),
+            Self::StandIn(Some(base)) => {
+                let rest = url.split_once("://").map_or(url, |(_scheme, rest)| rest);
+                let path = rest.find('/').map_or("/", |slash| &rest[slash..]);
+                Ok(format!("{}{path}", base.trim_end_matches('/')))
+            }
+        }
+    }
+}
+
+/// One client for all sessions.
+pub(super) struct BoundedHttp {
+    inner: UreqHttpClient,
+    hosts: Hosts,
+    permits: Arc<Semaphore>,
+}
+
+impl BoundedHttp {
+    pub(super) fn new(hosts: Hosts) -> Self {
+        let agent = ureq::Agent::new_with_config(
+            ureq::Agent::config_builder()
+                .timeout_global(Some(REQUEST_TIMEOUT))
+                .timeout_connect(Some(CONNECT_TIMEOUT))
+                // The library's own sizes (whatsapp-rust-ureq-http-client 0.7.0).
+                .input_buffer_size(16 * 1024)
+                .output_buffer_size(16 * 1024)
+                .max_idle_connections(3)
+                .max_idle_connections_per_host(2)
+                .build(),
+        );
+        Self { inner: UreqHttpClient::with_agent(agent), hosts, permits: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+    }
+
+    fn rewritten(&self, mut request: HttpRequest) -> anyhow::Result<HttpRequest> {
+        request.url = self.hosts.rewrite(&request.url)?;
+        Ok(request)
+    }
+}
+
+#[async_trait]
+impl HttpClient for BoundedHttp {
+    async fn execute(&self, request: HttpRequest) -> anyhow::Result<HttpResponse> {
+        let request = self.rewritten(request)?;
+        let _permit = self.permits.acquire().await?;
+        self.inner.execute(request).await
+    }
+
+    fn supports_streaming(&self) -> bool {
+        true
+    }
+
+    fn execute_streaming(&self, request: HttpRequest) -> anyhow::Result<StreamingHttpResponse> {
+        self.inner.execute_streaming(self.rewritten(request)?)
+    }
+
+    fn supports_upload_streaming(&self) -> bool {
+        true
+    }
+
+    fn execute_upload(&self, request: HttpRequest, body: UploadBody, length: u64) -> anyhow::Result<HttpResponse> {
+        self.inner.execute_upload(self.rewritten(request)?, body, length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stand_in_takes_every_host() {
+        let hosts = Hosts::StandIn(Some("http://127.0.0.1:9/".into()));
+        assert_eq!(hosts.rewrite("https://mmg.whatsapp.net/a/b?c=1").unwrap(), "http://127.0.0.1:9/a/b?c=1");
+        assert_eq!(hosts.rewrite("https://web.whatsapp.com").unwrap(), "http://127.0.0.1:9/");
+        assert!(Hosts::StandIn(None).rewrite("https://web.whatsapp.com/sw.js").is_err());
+        assert_eq!(Hosts::Real.rewrite("https://a/b").unwrap(), "https://a/b");
+    }
+}

@@ -1,0 +1,211 @@
+//! Sending: our own message id, the server's acknowledgement, and who is on WhatsApp at all.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use whatsapp_rust::buffa::MessageField;
+use whatsapp_rust::wacore::types::events::ServerAck;
+use whatsapp_rust::waproto::whatsapp as wa;
+use whatsapp_rust::{Jid, SendOptions};
+
+use super::Connection;
+use crate::message::{Recipient, Sent};
+
+/// A look-up of a number takes no longer; past it the send goes on unchecked.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long "is on WhatsApp" is believed.
+const KNOWN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long "is not on WhatsApp" is believed: short, since people join.
+const UNKNOWN_FOR: Duration = Duration::from_secs(5 * 60);
+/// Numbers remembered over all sessions; about 1 MB.
+const MAX_NUMBERS: usize = 10_000;
+
+/// Why a message was not sent, or not known to be.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboundError {
+    /// The recipient's address can't be used by the library.
+    #[error("the recipient's address can't be used")]
+    Recipient,
+    /// The number has no account.
+    #[error("the number is not on WhatsApp")]
+    NotRegistered,
+    /// The server refused with this code.
+    #[error("refused with code {0}")]
+    Refused(u16),
+    /// It left, but nothing was heard; it may have been sent.
+    #[error("not acknowledged")]
+    Unacknowledged,
+    /// It did not leave.
+    #[error("the connection failed")]
+    Connection(#[source] anyhow::Error),
+    /// Not connected.
+    #[error("not connected")]
+    NotConnected,
+}
+
+/// Acknowledgements that sends wait for, by message id.
+#[derive(Debug, Default)]
+pub(super) struct Acks(Mutex<HashMap<String, oneshot::Sender<Ack>>>);
+
+#[derive(Debug)]
+struct Ack {
+    error: Option<u16>,
+    timestamp: Option<i64>,
+}
+
+impl Acks {
+    fn expect(&self, id: &str) -> oneshot::Receiver<Ack> {
+        let (sender, receiver) = oneshot::channel();
+        self.lock().insert(id.to_owned(), sender);
+        receiver
+    }
+
+    fn forget(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    /// Hands an acknowledgement to the send that waits for it.
+    pub(super) fn resolve(&self, ack: &ServerAck) {
+        if ack.class.as_deref().is_some_and(|class| class != "message") {
+            return;
+        }
+        if let Some(waiter) = self.lock().remove(&ack.id) {
+            // A nack whose code is no number is still a refusal: 500 stands for "unnamed".
+            let error = ack.error.as_deref().map(|code| code.parse().unwrap_or(500));
+            let _gone = waiter.send(Ack { error, timestamp: ack.timestamp.map(|time| time.timestamp()) });
+        }
+    }
+
+    /// Ends all waits: the connection that would have brought the acknowledgements is gone.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Ack>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which numbers are on WhatsApp, as looked up lately by any session.
+#[derive(Debug, Default)]
+pub(super) struct Numbers(Mutex<HashMap<String, (bool, Instant)>>);
+
+impl Numbers {
+    fn known(&self, number: &str) -> Option<bool> {
+        let numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (registered, since) = numbers.get(number)?;
+        let believed = if *registered { KNOWN_FOR } else { UNKNOWN_FOR };
+        (since.elapsed() < believed).then_some(*registered)
+    }
+
+    fn learn(&self, number: &str, registered: bool) {
+        let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if numbers.len() >= MAX_NUMBERS {
+            numbers.retain(|_number, (_registered, since)| since.elapsed() < UNKNOWN_FOR);
+            if numbers.len() >= MAX_NUMBERS {
+                numbers.clear();
+            }
+        }
+        numbers.insert(number.to_owned(), (registered, Instant::now()));
+    }
+}
+
+impl Connection {
+    /// Whether the recipient can be written to; groups and LIDs are not looked up, an unanswered look-up counts as yes.
+    ///
+    /// # Errors
+    /// `Recipient`, or `NotRegistered` when WhatsApp says so.
+    pub async fn check_recipient(&self, recipient: &Recipient) -> Result<(), OutboundError> {
+        let jid: Jid = recipient.as_str().parse().map_err(|_error| OutboundError::Recipient)?;
+        if !jid.is_pn() {
+            return Ok(());
+        }
+        let registered = match self.shared.numbers.known(&jid.user) {
+            Some(registered) => registered,
+            None => match tokio::time::timeout(CHECK_TIMEOUT, self.client.contacts().is_on_whatsapp(&[jid.clone()])).await
+            {
+                Ok(Ok(results)) => {
+                    let registered = results.first().is_some_and(|result| result.is_registered);
+                    self.shared.numbers.learn(&jid.user, registered);
+                    registered
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(error = format!("{error:#}"), "a number could not be looked up");
+                    true
+                }
+                Err(_elapsed) => true,
+            },
+        };
+        if registered { Ok(()) } else { Err(OutboundError::NotRegistered) }
+    }
+
+    /// Shows "typing…" to the recipient for a while, then takes it back. Failures don't matter to the message.
+    pub async fn type_for(&self, recipient: &Recipient, duration: Duration) {
+        let Ok(jid) = recipient.as_str().parse::<Jid>() else { return };
+        let end = Instant::now() + duration;
+        let composing = tokio::time::timeout(duration, self.client.chatstate().send_composing(&jid)).await;
+        tokio::time::sleep_until(end).await;
+        if let Ok(Ok(())) = composing {
+            let _best_effort =
+                tokio::time::timeout(Duration::from_secs(1), self.client.chatstate().send_paused(&jid)).await;
+        }
+    }
+
+    /// A new message id: `3EB0` and 18 hexadecimal capitals, as WhatsApp Web makes them.
+    pub fn message_id(&self) -> String {
+        self.client.generate_message_id()
+    }
+
+    /// Sends a text under this id and waits for the server's acknowledgement until the deadline.
+    ///
+    /// A cancelled call may have sent the message.
+    ///
+    /// # Errors
+    /// By [`OutboundError`].
+    pub async fn send_text(
+        &self,
+        recipient: &Recipient,
+        text: String,
+        id: &str,
+        deadline: Instant,
+    ) -> Result<Sent, OutboundError> {
+        let jid: Jid = recipient.as_str().parse().map_err(|_error| OutboundError::Recipient)?;
+        if !self.is_live() {
+            return Err(OutboundError::NotConnected);
+        }
+        // In here, since thiserror's derive above would find its methods ambiguous.
+        use whatsapp_rust::ErrorChainExt as _;
+        let acknowledged = self.acks.expect(id);
+        let outcome = tokio::time::timeout_at(deadline, async {
+            let options = SendOptions::default().with_message_id(id);
+            // wa-gateway 4.7.1 sends plain text as an extended text message too.
+            let text = wa::message::ExtendedTextMessage { text: Some(text.clone()), ..Default::default() };
+            let message = wa::Message { extended_text_message: MessageField::some(text), ..Default::default() };
+            self.client.send_message_with_options(jid, message, options).await.map_err(|error| {
+                match error.server_rejection() {
+                    Some(rejection) => OutboundError::Refused(rejection.code),
+                    None => OutboundError::Connection(error.into()),
+                }
+            })?;
+            // A closed channel: the connection went away before the acknowledgement.
+            acknowledged.await.map_err(|_closed| OutboundError::Unacknowledged)
+        })
+        .await;
+        self.acks.forget(id);
+        let ack = outcome.map_err(|_elapsed| OutboundError::Unacknowledged)??;
+        if let Some(code) = ack.error {
+            return Err(OutboundError::Refused(code));
+        }
+        let timestamp = ack.timestamp.unwrap_or_else(|| chrono::Utc::now().timestamp());
+        Ok(Sent {
+            remote_jid: recipient.as_str().to_owned(),
+            id: id.to_owned(),
+            text,
+            timestamp: u64::try_from(timestamp).unwrap_or_default(),
+            participant: recipient.is_group().then(|| self.client.pn().map(|jid| jid.to_string())).flatten(),
+        })
+    }
+}

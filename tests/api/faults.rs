@@ -1,0 +1,197 @@
+//! Every fault of the server, and what the status, the answer and the log then say.
+
+use std::time::Duration;
+
+use serde_json::json;
+use whatsapp_simulator::{Fault, Kick, Simulator};
+
+use super::support::{Process, Receiver, STEP, base_settings, eventually};
+
+const NUMBER: &str = "6281234500031";
+const FRIEND: &str = "6281234500032";
+
+/// A gateway process with one connected session, whose log can be read.
+struct Scene {
+    simulator: Simulator,
+    receiver: Receiver,
+    process: Process,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn new(settings: &[(&str, &str)]) -> Self {
+        let simulator = Simulator::start(whatsapp_simulator::Options::default()).await.unwrap();
+        let receiver = Receiver::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = base_settings(&simulator, &receiver, folder.path());
+        all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let process = Process::start(&all, folder.path()).await;
+        let qr = process.api.qr("a").await;
+        simulator.scan(&qr, NUMBER).await.unwrap();
+        process.api.wait_status("a", "connected").await;
+        Self { simulator, receiver, process, _folder: folder }
+    }
+
+    async fn kick(&self, how: Kick) {
+        let device = self.simulator.devices(NUMBER)[0].device;
+        self.simulator.kick(NUMBER, device, how).await;
+    }
+
+    async fn logs(&self, text: &str) {
+        eventually(&format!("a log line with {text:?}"), || async { self.process.log().contains(text).then_some(()) })
+            .await;
+    }
+
+    async fn works(&self) {
+        self.process.api.wait_status("a", "connected").await;
+        self.process.api.text("a", FRIEND, "works").await.expect(200);
+        let friend = self.simulator.phone(FRIEND);
+        assert_eq!(friend.next_message(STEP).await.unwrap().text.as_deref(), Some("works"));
+        friend.says(NUMBER, "and back").await.unwrap();
+        self.receiver.message("a", "and back").await;
+        let log = self.process.log();
+        for secret in [NUMBER, FRIEND, "and back", super::support::KEY] {
+            assert!(!log.contains(secret), "the log tells {secret:?}:\n{log}");
+        }
+        assert_eq!(self.simulator.counters().pairings, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abrupt_close_is_told_and_mended() {
+    let scene = Scene::new(&[]).await;
+    scene.simulator.inject(Fault::RefuseUpgrade.into());
+    scene.kick(Kick::Close).await;
+    scene.process.api.wait_status("a", "connecting").await;
+    scene.process.api.text("a", FRIEND, "x").await.expect(409);
+    scene.logs("can't reach WhatsApp").await;
+    scene.simulator.clear_faults();
+    scene.works().await;
+    assert_eq!(
+        scene.receiver.statuses("a")[..4],
+        ["connecting", "connecting", "connected", "connecting"].map(str::to_owned)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stream_errors_lead_back_to_connected() {
+    let scene = Scene::new(&[]).await;
+    for code in [503, 515] {
+        let logins = scene.simulator.counters().logins;
+        scene.kick(Kick::StreamError { code }).await;
+        eventually("a new login", || async { (scene.simulator.counters().logins > logins).then_some(()) }).await;
+        scene.process.api.wait_status("a", "connected").await;
+    }
+    scene.works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_connection_waits_and_comes_back() {
+    let scene = Scene::new(&[]).await;
+    let logins = scene.simulator.counters().logins;
+    scene.kick(Kick::Replaced).await;
+    scene.process.api.wait_status("a", "connecting").await;
+    scene.logs("Replaced").await;
+    eventually("a new login", || async { (scene.simulator.counters().logins > logins).then_some(()) }).await;
+    scene.works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_logins_keep_the_credentials() {
+    for (code, word) in [(403, "Locked"), (405, "Outdated"), (409, "Refused(409)"), (503, "status changed")] {
+        let scene = Scene::new(&[]).await;
+        let fault = scene.simulator.inject(Fault::RefuseLogin { code }.into());
+        scene.kick(Kick::Close).await;
+        scene.process.api.wait_status("a", "connecting").await;
+        scene.logs(word).await;
+        scene.process.api.text("a", FRIEND, "x").await.expect(409);
+        scene.simulator.clear(fault);
+        // A start says that it exists, and makes it try at once.
+        scene.process.api.start("a").await.expect(400);
+        scene.works().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failure_401_and_device_removed_end_the_session() {
+    for removed in [false, true] {
+        let scene = Scene::new(&[]).await;
+        if removed {
+            scene.simulator.unlink(NUMBER, scene.simulator.devices(NUMBER)[0].device);
+        } else {
+            scene.kick(Kick::Failure { code: 401 }).await;
+        }
+        scene.process.api.wait_status("a", "disconnected").await;
+        scene.receiver.last_status("a", "disconnected").await;
+        scene.logs("logged out by WhatsApp, credentials removed").await;
+        scene.process.api.text("a", FRIEND, "x").await.expect(409);
+        let qr = scene.process.api.qr("a").await;
+        scene.simulator.scan(&qr, NUMBER).await.unwrap();
+        scene.process.api.wait_status("a", "connected").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_message_names_the_code() {
+    let scene = Scene::new(&[]).await;
+    let fault = scene.simulator.inject(Fault::NackMessages { code: 479 }.on(NUMBER));
+    let answer = scene.process.api.text("a", FRIEND, "x").await.expect(502);
+    assert!(answer.message().contains("479"), "{}", answer.body);
+    scene.simulator.clear(fault);
+    scene.works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_ack_is_told_with_the_message_id() {
+    let scene = Scene::new(&[("SEND_TIMEOUT_SECS", "2")]).await;
+    let fault = scene.simulator.inject(Fault::DropMessageAcks.on(NUMBER));
+    let answer = scene.process.api.text("a", FRIEND, "is there").await.expect(504);
+    let id = answer.json()["data"]["key"]["id"].as_str().unwrap().to_owned();
+    let received = scene.simulator.phone(FRIEND).next_message(STEP).await.unwrap();
+    assert_eq!((received.id, received.text.as_deref()), (id, Some("is there")));
+    scene.simulator.clear(fault);
+    scene.works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_dies_during_a_send_is_told() {
+    let scene = Scene::new(&[]).await;
+    scene.simulator.inject(Fault::CloseOnMessage.on(NUMBER).times(1));
+    let answer = scene.process.api.text("a", FRIEND, "lost").await;
+    assert!([502, 504].contains(&answer.status), "{}", answer.body);
+    scene.works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_keys_fail_the_send_and_nothing_else() {
+    let scene = Scene::new(&[]).await;
+    let fault = scene.simulator.inject(Fault::RefusePreKeys.on(NUMBER));
+    let answer = scene.process.api.text("a", FRIEND, "no keys").await;
+    assert!([502, 504].contains(&answer.status), "{} {}", answer.status, answer.body);
+    scene.simulator.clear(fault);
+    scene.works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_answers_are_waited_for_and_silence_is_noticed() {
+    let scene = Scene::new(&[]).await;
+    let fault = scene.simulator.inject(Fault::SlowAnswers { delay: Duration::from_millis(700) }.on(NUMBER));
+    scene.process.api.text("a", FRIEND, "slow").await.expect(200);
+    assert_eq!(scene.simulator.phone(FRIEND).next_message(STEP).await.unwrap().text.as_deref(), Some("slow"));
+    scene.simulator.clear(fault);
+    scene.kick(Kick::Silence).await;
+    let answer = scene.process.api.text("a", FRIEND, "into silence").await;
+    assert!([502, 504, 409].contains(&answer.status), "{} {}", answer.status, answer.body);
+    // The library notices within 20 s of a send without an answer, and dials again.
+    scene.works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_without_an_account_is_refused() {
+    let scene = Scene::new(&[]).await;
+    let answer = scene.process.api.text("a", "6289999999999", "x").await.expect(400);
+    assert!(answer.message().contains("6289999999999"), "{}", answer.body);
+    let answer = scene.process.api.post("/message/send-text", json!({"session": "b", "to": FRIEND, "text": "x"})).await;
+    assert_eq!(answer.expect(400).message(), "Session does not exist");
+    scene.works().await;
+}

@@ -1,0 +1,235 @@
+//! SIGKILL in counted windows: the store always opens, each session is whole or gone, no key is used twice, nothing that
+//! was committed is lost.
+//!
+//! `WA_GATEWAY_KILLS` sets the number of kills in each window (5 unless told otherwise).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+use whatsapp_simulator::{Fault, Options, Phone, Simulator};
+
+use super::support::{Process, Receiver, base_settings, eventually};
+
+const NUMBER: &str = "6281234500061";
+const FRIEND: &str = "6281234500062";
+
+/// How many kills each window gets.
+fn kills() -> u32 {
+    #[expect(clippy::disallowed_methods, reason = "a flag of the test run, not a setting of the gateway")]
+    std::env::var("WA_GATEWAY_KILLS").ok().map_or(5, |kills| kills.parse().unwrap())
+}
+
+struct Victim {
+    simulator: Simulator,
+    receiver: Receiver,
+    folder: TempDir,
+    settings: Vec<(String, String)>,
+    process: Process,
+}
+
+impl Victim {
+    async fn new() -> Self {
+        let simulator = Simulator::start(Options::default()).await.unwrap();
+        let receiver = Receiver::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let settings = base_settings(&simulator, &receiver, folder.path());
+        let process = Process::start(&settings, folder.path()).await;
+        Self { simulator, receiver, folder, settings, process }
+    }
+
+    async fn pair(&self) {
+        let qr = self.process.api.qr("a").await;
+        self.simulator.scan(&qr, NUMBER).await.unwrap();
+        self.process.api.wait_status("a", "connected").await;
+    }
+
+    async fn kill_and_restart(&mut self) {
+        self.process.kill();
+        self.process = Process::start(&self.settings, self.folder.path()).await;
+    }
+
+    fn friend(&self) -> Phone {
+        self.simulator.phone(FRIEND)
+    }
+
+    /// The promises that hold after every kill.
+    fn check(&self) {
+        let counters = self.simulator.counters();
+        assert_eq!((counters.repeated_counters, counters.repeated_ciphertexts), (0, 0), "a key was used twice");
+        assert_eq!(self.friend().repeated_keys(), 0);
+    }
+
+    /// Both ways still work, on whatever ratchets are left.
+    async fn talk(&self, round: u32) {
+        self.process.api.wait_status("a", "connected").await;
+        let text = format!("after kill {round}");
+        self.process.api.text("a", FRIEND, &text).await.expect(200);
+        eventually(&format!("the contact to read {text:?}"), || async {
+            self.friend().inbox().iter().any(|message| message.text.as_deref() == Some(&text)).then_some(())
+        })
+        .await;
+        let back = format!("back after kill {round}");
+        self.friend().says(NUMBER, &back).await.unwrap();
+        self.receiver.message("a", &back).await;
+        self.check();
+    }
+}
+
+/// A moment between nothing and `most`, another one each round.
+async fn moment(round: u32, most: Duration) {
+    // 0, 7/10, 4/10, 1/10, 8/10 …: spread over the window, the same in each run.
+    tokio::time::sleep(most.mul_f64(f64::from(round * 7 % 10) / 10.0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn during_pairing() {
+    let mut victim = Victim::new().await;
+    let mut windows = 0;
+    for round in 0..kills() {
+        let qr = victim.process.api.qr("a").await;
+        let scanning = victim.simulator.scan(&qr, NUMBER);
+        tokio::select! {
+            _scanned = scanning => moment(round, Duration::from_millis(150)).await,
+            () = moment(round, Duration::from_millis(60)) => {}
+        }
+        victim.kill_and_restart().await;
+        windows += 1;
+        match victim.process.api.status("a").await.as_str() {
+            // Gone: a new start gives a new code.
+            "absent" => {}
+            // Whole: it comes back without a scan.
+            _ => {
+                victim.talk(round).await;
+                victim.process.api.delete("a").await.expect(200);
+            }
+        }
+    }
+    victim.pair().await;
+    victim.talk(u32::MAX).await;
+    assert_eq!(windows, kills());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn around_the_commit_of_received_messages() {
+    let mut victim = Victim::new().await;
+    victim.pair().await;
+    let mut sent = BTreeSet::new();
+    for round in 0..kills() {
+        for n in 0..10 {
+            let text = format!("message {round} {n}");
+            victim.friend().says(NUMBER, &text).await.unwrap();
+            sent.insert(text);
+        }
+        // Some are not decrypted yet, some committed, some acknowledged, some posted.
+        moment(round, Duration::from_millis(80)).await;
+        victim.kill_and_restart().await;
+        victim.talk(round).await;
+    }
+    let told = eventually("every message at the receiver", || async {
+        let told: BTreeSet<_> = victim
+            .receiver
+            .messages("a")
+            .iter()
+            .filter_map(|body| body["message"].as_str().map(str::to_owned))
+            .filter(|text| text.starts_with("message"))
+            .collect();
+        (told == sent).then_some(told)
+    })
+    .await;
+    assert_eq!(told.len(), usize::try_from(kills()).unwrap() * 10);
+    // Twice is allowed after a kill, but then under one event id.
+    let mut ids = BTreeSet::new();
+    for body in victim.receiver.messages("a") {
+        ids.insert((body["message"].to_string(), body["event_id"].to_string()));
+    }
+    let texts: BTreeSet<_> = ids.iter().map(|(text, _id)| text).collect();
+    assert_eq!(ids.len(), texts.len(), "a message was told under two event ids");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_the_commit_and_its_delivery() {
+    let mut victim = Victim::new().await;
+    victim.pair().await;
+    victim.receiver.last_status("a", "connected").await;
+    let mut sent = Vec::new();
+    for round in 0..kills() {
+        victim.receiver.answer(503);
+        let text = format!("held {round}");
+        victim.friend().says(NUMBER, &text).await.unwrap();
+        sent.push(text.clone());
+        eventually("the committed message to be tried", || async {
+            victim.receiver.hooks().iter().any(|hook| hook.body["message"] == text.as_str()).then_some(())
+        })
+        .await;
+        victim.process.kill();
+        victim.receiver.answer(200);
+        victim.process = Process::start(&victim.settings, victim.folder.path()).await;
+        victim.receiver.message("a", &text).await;
+    }
+    victim.talk(u32::MAX).await;
+    let mut told: Vec<_> = victim
+        .receiver
+        .messages("a")
+        .iter()
+        .filter_map(|body| body["message"].as_str().map(str::to_owned))
+        .filter(|text| text.starts_with("held"))
+        .collect();
+    told.dedup();
+    assert_eq!(told, sent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn during_a_send() {
+    let mut victim = Victim::new().await;
+    victim.pair().await;
+    victim.talk(u32::MAX).await;
+    for round in 0..kills() {
+        victim.simulator.inject(Fault::DelayAcks { delay: Duration::from_millis(100) }.on(NUMBER));
+        let sends = (0..4).map(|n| {
+            let api = victim.process.api.clone();
+            async move {
+                let body = json!({"session": "a", "to": FRIEND, "text": format!("send {round} {n}")});
+                api.try_send(reqwest::Method::POST, "/message/send-text", Some(body)).await.is_ok()
+            }
+        });
+        tokio::select! {
+            _all = futures::future::join_all(sends) => {}
+            () = moment(round, Duration::from_millis(900)) => {}
+        }
+        victim.simulator.clear_faults();
+        victim.kill_and_restart().await;
+        victim.talk(round).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_the_middle_of_a_delete() {
+    let mut victim = Victim::new().await;
+    for round in 0..kills() {
+        victim.pair().await;
+        let api = victim.process.api.clone();
+        tokio::select! {
+            _deleted = api.try_send(reqwest::Method::DELETE, "/session/a", None) => {}
+            () = moment(round, Duration::from_millis(60)) => {}
+        }
+        victim.kill_and_restart().await;
+        match victim.process.api.status("a").await.as_str() {
+            "absent" => {}
+            // The kill came before the mark, or WhatsApp was told and the store was not: whole, or logged out.
+            _ => {
+                eventually("the session to be whole or gone", || async {
+                    let status = victim.process.api.status("a").await;
+                    ["connected", "disconnected"].contains(&status.as_str()).then_some(())
+                })
+                .await;
+                victim.process.api.delete("a").await.expect(200);
+            }
+        }
+        assert_eq!(victim.process.api.status("a").await, "absent");
+        victim.check();
+    }
+    victim.pair().await;
+    victim.talk(u32::MAX).await;
+}

@@ -1,0 +1,16 @@
+//! The gateway as its users see it: HTTP on one side, a WhatsApp server on loopback on the other.
+//!
+//! Files by noun; `support` speaks the domain. Every wait has a deadline and says what it waited for.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
+
+mod delete;
+mod faults;
+mod group;
+mod kill;
+mod many;
+mod session;
+mod store;
+mod story;
+mod support;
+mod tls;

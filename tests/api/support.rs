@@ -1,0 +1,225 @@
+//! What tests say: a gateway over a simulator, a webhook receiver, and waits with deadlines.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wa_gateway::{Config, Gateway};
+use whatsapp_simulator::{Options, Phone, Simulator};
+
+mod process;
+mod receiver;
+
+pub(crate) use process::Process;
+pub(crate) use receiver::{Hook, Receiver};
+
+/// The longest that any single step of a test may take.
+pub(crate) const STEP: Duration = Duration::from_secs(30);
+/// The API key of every test gateway.
+pub(crate) const KEY: &str = "secret";
+
+/// Polls until the closure gives a value; panics with `what` after [`STEP`].
+pub(crate) async fn eventually<T, F>(what: &str, mut probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = tokio::time::Instant::now() + STEP;
+    loop {
+        if let Some(value) = probe().await {
+            return value;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited {STEP:?} in vain for {what}");
+        // A bounded poll of a condition that nobody announces.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// An answer of the gateway.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// The error text.
+    pub(crate) fn message(&self) -> String {
+        self.json()["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}", self.body);
+        self
+    }
+}
+
+/// Speaks to one gateway, in this process or another.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    base: String,
+    client: reqwest::Client,
+}
+
+impl Api {
+    pub(crate) fn new(port: u16) -> Self {
+        let client = reqwest::Client::builder().no_proxy().timeout(STEP + STEP).build().unwrap();
+        Self { base: format!("http://127.0.0.1:{port}"), client }
+    }
+
+    pub(crate) async fn send(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Answer {
+        self.try_send(method, path, body).await.unwrap()
+    }
+
+    pub(crate) async fn try_send(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> reqwest::Result<Answer> {
+        let mut request = self.client.request(method, format!("{}{path}", self.base)).header("key", KEY);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        Ok(Answer { status, body: response.text().await? })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(reqwest::Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(reqwest::Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, name: &str) -> Answer {
+        self.send(reqwest::Method::DELETE, &format!("/session/{name}"), None).await
+    }
+
+    pub(crate) async fn start(&self, name: &str) -> Answer {
+        self.post("/session/start", json!({ "session": name })).await
+    }
+
+    /// Starts a session that is not paired: its code.
+    pub(crate) async fn qr(&self, name: &str) -> String {
+        let answer = self.start(name).await.expect(200);
+        answer.json()["qr"].as_str().unwrap_or_else(|| panic!("no code in {}", answer.body)).to_owned()
+    }
+
+    /// The session's row in the list.
+    pub(crate) async fn row(&self, name: &str) -> Option<Value> {
+        let list = self.get("/session").await.expect(200).json();
+        list["data"].as_array().unwrap().iter().find(|row| row["session"] == name).cloned()
+    }
+
+    pub(crate) async fn status(&self, name: &str) -> String {
+        self.row(name).await.map_or_else(|| "absent".to_owned(), |row| row["status"].as_str().unwrap().to_owned())
+    }
+
+    pub(crate) async fn wait_status(&self, name: &str, status: &str) {
+        eventually(&format!("session {name} to be {status}"), || async {
+            (self.status(name).await == status).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) async fn text(&self, session: &str, to: &str, text: &str) -> Answer {
+        let query = [("session", session), ("to", to), ("text", text)];
+        let query = query.map(|(name, value)| format!("{name}={}", encode(value))).join("&");
+        self.get(&format!("/message/send-text?{query}")).await
+    }
+}
+
+/// Percent-encodes a query value.
+pub(crate) fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+/// A gateway in this process with everything around it.
+pub(crate) struct TestGateway {
+    pub(crate) simulator: Simulator,
+    pub(crate) receiver: Receiver,
+    pub(crate) api: Api,
+    folder: TempDir,
+    settings: Vec<(String, String)>,
+    gateway: Option<Gateway>,
+}
+
+impl TestGateway {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Options::default(), &[]).await
+    }
+
+    pub(crate) async fn start_with(options: Options, settings: &[(&str, &str)]) -> Self {
+        let simulator = Simulator::start(options).await.unwrap();
+        let receiver = Receiver::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = base_settings(&simulator, &receiver, folder.path());
+        all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let gateway = bind(&all).await;
+        let api = Api::new(gateway.addr().port());
+        Self { simulator, receiver, api, folder, settings: all, gateway: Some(gateway) }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        if let Some(gateway) = self.gateway.take() {
+            gateway.shutdown(STEP, std::future::pending()).await;
+        }
+    }
+
+    /// Stops in order and comes back on the same folder.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        let gateway = bind(&self.settings).await;
+        self.api = Api::new(gateway.addr().port());
+        self.gateway = Some(gateway);
+    }
+
+    /// Starts a session, scans its code with this number's phone and waits until it is connected.
+    pub(crate) async fn pair(&self, name: &str, number: &str) -> Phone {
+        let qr = self.api.qr(name).await;
+        self.simulator.scan(&qr, number).await.unwrap();
+        self.api.wait_status(name, "connected").await;
+        self.simulator.phone(number)
+    }
+
+    /// Ends the test: everything must stop in order.
+    pub(crate) async fn finish(mut self) {
+        self.stop().await;
+        self.simulator.shutdown().await;
+    }
+}
+
+/// The settings of a gateway over this simulator.
+pub(crate) fn base_settings(simulator: &Simulator, receiver: &Receiver, folder: &Path) -> Vec<(String, String)> {
+    [
+        ("KEY", KEY.to_owned()),
+        ("HOST", "127.0.0.1".to_owned()),
+        ("PORT", "0".to_owned()),
+        ("NODE_ENV", "production".to_owned()),
+        ("WEBHOOK_BASE_URL", receiver.url()),
+        ("WHATSAPP_WS_URL", simulator.ws_url()),
+        ("WHATSAPP_MEDIA_URL", simulator.media_url()),
+        ("CREDENTIALS_DIR", folder.join("wa_credentials").display().to_string()),
+        ("MEDIA_DIR", folder.join("media").display().to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+async fn bind(settings: &[(String, String)]) -> Gateway {
+    let config = Config::from_vars(settings.iter().cloned()).unwrap();
+    Gateway::bind(config).await.unwrap()
+}

@@ -1,0 +1,400 @@
+//! The server: its listeners, its options, and the handle that tests hold.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use whatsapp_rust::wacore_binary::Node;
+
+use crate::counters::{ClientKind, Counters, Features};
+use crate::fault::{Fault, FaultId, Injection, Kick};
+use crate::network::{DeviceAddress, Network};
+use crate::phone::Phone;
+use crate::state::account::{Account, DeviceInfo};
+use crate::state::{Sender, State};
+use crate::wire::certificate::NoiseIdentity;
+use crate::wire::frame::Stream;
+use crate::wire::tls::Tls;
+
+/// How a simulator is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// TCP port of `ws://`; 0 takes a free one.
+    pub port: u16,
+    /// TCP port of the control and media HTTP server; 0 takes a free one.
+    pub control_port: u16,
+    /// Also listens for `wss://` (and `https://` media) under a certificate of its own test root.
+    pub tls: bool,
+    /// TCP port of `wss://`; 0 takes a free one.
+    pub tls_port: u16,
+    /// How long the first QR reference lives.
+    pub qr_first: Duration,
+    /// How long each further one lives.
+    pub qr_next: Duration,
+    /// References handed to an unregistered client.
+    pub qr_refs: usize,
+    /// Wait between the end of the handshake and the first stanza. baileys 7.0.0-rc.6 loses its process to a stanza that
+    /// comes earlier than some 250 ms.
+    pub settle: Duration,
+    /// Sends larger frames compressed.
+    pub compress: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            control_port: 0,
+            tls: false,
+            tls_port: 0,
+            qr_first: Duration::from_secs(60),
+            qr_next: Duration::from_secs(20),
+            qr_refs: 6,
+            settle: Duration::ZERO,
+            compress: false,
+        }
+    }
+}
+
+impl Options {
+    /// When a registration ends: after the last reference, and half an interval for the client to end it itself.
+    pub(crate) fn registration_ends(&self) -> Duration {
+        let further = u32::try_from(self.qr_refs).unwrap_or(u32::MAX).saturating_sub(1);
+        self.qr_first + self.qr_next * further + self.qr_next / 2
+    }
+}
+
+/// What all connections, phones and handles share.
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) identity: NoiseIdentity,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) token: CancellationToken,
+    pub(crate) addresses: Addresses,
+    /// Held for the handling of one stanza, never across a wait.
+    state: Mutex<State>,
+    /// Encrypted media by `direct_path`.
+    pub(crate) media: Mutex<HashMap<String, Bytes>>,
+    own: Weak<Core>,
+}
+
+/// Where the listeners are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) plain: SocketAddr,
+    pub(crate) tls: Option<SocketAddr>,
+    pub(crate) control: SocketAddr,
+}
+
+impl Core {
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The phone of a number; the account is made at first use.
+    pub(crate) fn phone(&self, number: &str) -> anyhow::Result<Phone> {
+        self.account(number, None)
+    }
+
+    /// The phone of a number, made with that push name if there is none yet.
+    pub(crate) fn account(&self, number: &str, push_name: Option<&str>) -> anyhow::Result<Phone> {
+        let digits = number.len() >= 5 && number.len() <= 15 && number.bytes().all(|byte| byte.is_ascii_digit());
+        anyhow::ensure!(digits && !number.starts_with('0'), "{number} is no phone number");
+        self.with(|state| {
+            if let Some(account) = state.accounts.get(number) {
+                return Ok(account.phone.clone());
+            }
+            let lid = crate::state::lid_of(number);
+            let name = push_name.map_or_else(|| format!("Phone {number}"), str::to_owned);
+            let line = Arc::new(Line(self.own.clone()));
+            let phone = Phone::new(number, &lid, &name, line, &self.tracker, self.token.child_token())?;
+            state.lids.insert(lid.clone(), number.to_owned());
+            state.accounts.insert(number.to_owned(), Account::new(number, &lid, &name, phone.clone()));
+            Ok(phone)
+        })
+    }
+}
+
+impl Core {
+    pub(crate) fn set_lid_migrated(&self, number: &str, on: bool) -> anyhow::Result<()> {
+        self.phone(number)?.set_lid_mode(on);
+        self.with(|state| {
+            if let Some(account) = state.accounts.get_mut(number) {
+                account.lid_migrated = on;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// A phone's line to the server; does not keep the server alive.
+struct Line(Weak<Core>);
+
+#[async_trait]
+impl Network for Line {
+    async fn submit(&self, from: &DeviceAddress, stanza: Node) -> anyhow::Result<Vec<Node>> {
+        let core = self.0.upgrade().context("the server has ended")?;
+        Ok(core.handle(&Sender { address: from.clone(), client: ClientKind::Phone }, None, &stanza))
+    }
+
+    fn put_media(&self, ciphertext: Bytes) -> String {
+        self.0.upgrade().map(|core| core.put_media(ciphertext)).unwrap_or_default()
+    }
+
+    fn media(&self, direct_path: &str) -> Option<Bytes> {
+        self.0.upgrade()?.media(direct_path)
+    }
+}
+
+/// A running loopback WhatsApp server; clones are the same server.
+#[derive(Clone)]
+pub struct Simulator(Arc<Core>);
+
+impl fmt::Debug for Simulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulator").field("addresses", &self.0.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Simulator {
+    /// Binds the listeners on the loopback interface and serves until `shutdown`.
+    ///
+    /// # Errors
+    /// A port is taken or keys cannot be made.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let bind = |port| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let plain = bind(options.port).await.context("binding the WebSocket port")?;
+        let control = bind(options.control_port).await.context("binding the control port")?;
+        let secure =
+            if options.tls { Some(bind(options.tls_port).await.context("binding the TLS port")?) } else { None };
+        let addresses = Addresses {
+            plain: plain.local_addr()?,
+            tls: secure.as_ref().map(TcpListener::local_addr).transpose()?,
+            control: control.local_addr()?,
+        };
+        let tls = if options.tls { Some(Tls::generate()?) } else { None };
+        let identity = NoiseIdentity::generate()?;
+        let core = Arc::new_cyclic(|own| Core {
+            options,
+            identity,
+            tls,
+            tracker: TaskTracker::new(),
+            token: CancellationToken::new(),
+            addresses,
+            state: Mutex::default(),
+            media: Mutex::default(),
+            own: own.clone(),
+        });
+        core.tracker.spawn(Arc::clone(&core).listen(plain, false));
+        if let Some(secure) = secure {
+            core.tracker.spawn(Arc::clone(&core).listen(secure, true));
+        }
+        core.tracker.spawn(crate::control::serve(Arc::clone(&core), control));
+        Ok(Self(core))
+    }
+
+    /// `ws://127.0.0.1:PORT/ws/chat`
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}/ws/chat", self.0.addresses.plain)
+    }
+
+    /// `wss://localhost:PORT/ws/chat`, with `Options::tls`.
+    pub fn wss_url(&self) -> Option<String> {
+        self.0.addresses.tls.map(|address| format!("wss://localhost:{}/ws/chat", address.port()))
+    }
+
+    /// The test root that signed the TLS certificate, with `Options::tls`.
+    pub fn root_pem(&self) -> Option<String> {
+        self.0.tls.as_ref().map(|tls| tls.root_pem.clone())
+    }
+
+    /// Public key of the root that signed the Noise certificates: baileys rc14 checks it against a mutable constant.
+    pub fn noise_root(&self) -> [u8; 32] {
+        self.0.identity.root
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn control_url(&self) -> String {
+        format!("http://{}", self.0.addresses.control)
+    }
+
+    /// Base URL that stands in for `https://<any media host>`.
+    pub fn media_url(&self) -> String {
+        self.control_url()
+    }
+
+    /// Scans a QR code as that number's phone and returns the new companion's JID, once it was told to log in.
+    ///
+    /// # Errors
+    /// The reference is unknown or has expired, the client left, or a signature does not verify.
+    pub async fn scan(&self, qr: &str, phone: &str) -> anyhow::Result<String> {
+        self.0.scan(qr, phone).await
+    }
+
+    /// The primary device of a number, made at first use.
+    ///
+    /// # Panics
+    /// The number is not 5 to 15 digits.
+    pub fn phone(&self, number: &str) -> Phone {
+        self.0.phone(number).expect("a phone number of 5 to 15 digits")
+    }
+
+    /// Like `phone`, with that push name if the account is made now.
+    ///
+    /// # Errors
+    /// The number is not 5 to 15 digits.
+    pub fn account(&self, number: &str, push_name: &str) -> anyhow::Result<Phone> {
+        self.0.account(number, Some(push_name))
+    }
+
+    /// Whether companions linked from now on, and the phone, write one-to-one chats by LID.
+    ///
+    /// # Panics
+    /// The number is not 5 to 15 digits.
+    pub fn set_lid_migrated(&self, number: &str, on: bool) {
+        self.0.set_lid_migrated(number, on).expect("a phone number of 5 to 15 digits");
+    }
+
+    /// Makes a group of these numbers, the first its admin, and tells all members. Returns its JID.
+    ///
+    /// # Panics
+    /// A number is not 5 to 15 digits, or there is none.
+    pub fn create_group(&self, subject: &str, members: &[&str], lid_mode: bool) -> String {
+        for member in members {
+            self.phone(member);
+        }
+        self.0.with(|state| crate::iq::group::create(state, subject, members, lid_mode))
+    }
+
+    /// Removes a companion as its phone does: `device_removed` when online, failure 401 at its next login.
+    pub fn unlink(&self, phone: &str, device: u16) {
+        self.0.with(|state| crate::control::unlink(state, phone, device));
+    }
+
+    /// The companions of a number.
+    pub fn devices(&self, phone: &str) -> Vec<DeviceInfo> {
+        self.0.with(|state| crate::control::devices(state, phone))
+    }
+
+    /// How many WebSocket connections have finished their handshake and are open.
+    pub fn connections(&self) -> usize {
+        self.0.with(|state| state.links.len())
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.0.with(|state| state.counters.clone())
+    }
+
+    /// Which kinds of clients exercised which protocol features.
+    pub fn features(&self) -> Features {
+        self.0.with(|state| state.features.clone())
+    }
+
+    /// Injects a fault.
+    pub fn inject(&self, fault: impl Into<Injection>) -> FaultId {
+        let injection = fault.into();
+        self.0.with(|state| state.faults.add(injection))
+    }
+
+    /// Takes a fault away; one that is gone already does no harm.
+    pub fn clear(&self, id: FaultId) {
+        self.0.with(|state| state.faults.clear(id));
+    }
+
+    /// Takes all faults away.
+    pub fn clear_faults(&self) {
+        self.0.with(|state| state.faults.clear_all());
+    }
+
+    /// Ends or silences the connection of a companion, if it has one.
+    #[expect(clippy::unused_async, reason = "callers await it, so that it may wait in future")]
+    pub async fn kick(&self, phone: &str, device: u16, how: Kick) {
+        self.0.with(|state| crate::control::kick(state, phone, device, how));
+    }
+
+    /// Closes everything and waits for all tasks.
+    pub async fn shutdown(self) {
+        self.0.token.cancel();
+        self.0.tracker.close();
+        self.0.tracker.wait().await;
+    }
+}
+
+impl Core {
+    async fn listen(self: Arc<Self>, listener: TcpListener, secure: bool) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.token.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else { continue };
+            let core = Arc::clone(&self);
+            self.tracker.spawn(async move {
+                let token = core.token.clone();
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    served = core.welcome(stream, secure) => if let Err(error) = served {
+                        tracing::debug!(%error, "a connection did not get through");
+                    },
+                }
+            });
+        }
+    }
+
+    async fn welcome(self: Arc<Self>, stream: TcpStream, secure: bool) -> anyhow::Result<()> {
+        stream.set_nodelay(true)?;
+        let gone = |fault: &Fault| matches!(fault, Fault::DropConnections).then_some(());
+        if self.with(|state| state.faults.strike(None, gone)).is_some() {
+            return Ok(());
+        }
+        let stream: Stream = match (&self.tls, secure) {
+            (Some(tls), true) => Box::new(tls.acceptor.accept(stream).await.context("the TLS handshake")?),
+            _ => Box::new(stream),
+        };
+        let refuse = self.with(|state| {
+            state.faults.strike(None, |fault| matches!(fault, Fault::RefuseUpgrade).then_some(())).is_some()
+        });
+        #[expect(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
+        let check = move |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
+            let refusal = |status| {
+                let mut response = ErrorResponse::new(None);
+                *response.status_mut() = status;
+                Err(response)
+            };
+            if refuse {
+                return refusal(StatusCode::SERVICE_UNAVAILABLE);
+            }
+            if request.uri().path() != "/ws/chat" {
+                return refusal(StatusCode::NOT_FOUND);
+            }
+            Ok(response)
+        };
+        let socket = tokio_tungstenite::accept_hdr_async(stream, check).await.context("the WebSocket upgrade")?;
+        crate::connection::serve(self, socket).await;
+        Ok(())
+    }
+
+    pub(crate) fn put_media(&self, ciphertext: Bytes) -> String {
+        use sha2::Digest as _;
+        let path = format!("/v/t62/{}.enc", hex::encode(sha2::Sha256::digest(&ciphertext)));
+        self.media.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), ciphertext);
+        path
+    }
+
+    pub(crate) fn media(&self, direct_path: &str) -> Option<Bytes> {
+        let path = direct_path.split('?').next()?;
+        self.media.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+    }
+}

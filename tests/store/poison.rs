@@ -1,0 +1,91 @@
+//! A backend after a failed write: it refuses the next ones, and says so.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use wa_gateway::store::backend::SessionBackend;
+use wa_gateway::store::{Batch, Kv, Namespace};
+use whatsapp_rust::wacore::store::traits::{DeviceStore, ProtocolStore, SignalStore};
+
+use crate::engine;
+use crate::faulty::Faulty;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+async fn told(backend: &SessionBackend) {
+    let mut failed = backend.failed();
+    tokio::time::timeout(DEADLINE, failed.wait_for(|failed| *failed)).await.expect("the failure is signalled").unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_write_ends_all_writes_of_that_backend() {
+    let folder = tempfile::tempdir().unwrap();
+    let faulty = Faulty::new(engine::sled(folder.path()));
+    let kv: Arc<dyn Kv> = faulty.clone();
+    let ns = Namespace::credentials("u");
+    let backend = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
+    let other = SessionBackend::new(Arc::clone(&kv), Namespace::credentials("v"), None);
+    backend.put_session("a@lid.0", b"one").await.unwrap();
+    assert!(!*backend.failed().borrow());
+
+    faulty.fail_writes.store(true, Ordering::SeqCst);
+    backend.put_sessions_batch(&[("a@lid.0".into(), Bytes::from_static(b"two"))]).await.unwrap_err();
+    told(&backend).await;
+    faulty.fail_writes.store(false, Ordering::SeqCst);
+
+    // The store works again, but this ratchet must not reach it.
+    backend.put_session("a@lid.0", b"three").await.unwrap_err();
+    backend.remove_prekey(1).await.unwrap_err();
+    backend.store_sent_message("c", "id", b"x").await.unwrap_err();
+    assert_eq!(backend.get_session("a@lid.0").await.unwrap().as_deref(), Some(&b"one"[..]), "reads go on");
+    assert!(!*other.failed().borrow(), "other sessions go on");
+    other.put_session("a@lid.0", b"one").await.unwrap();
+
+    let fresh = SessionBackend::new(kv, ns, None);
+    fresh.put_session("a@lid.0", b"again").await.unwrap();
+    assert_eq!(fresh.get_session("a@lid.0").await.unwrap().as_deref(), Some(&b"again"[..]));
+}
+
+#[tokio::test]
+async fn a_newer_owner_ends_all_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let kv = engine::sled(folder.path());
+    let ns = Namespace::credentials("u");
+    let old = SessionBackend::new(Arc::clone(&kv), ns.clone(), Some(1));
+    old.put_session("a@lid.0", b"old").await.unwrap();
+    let new = SessionBackend::new(Arc::clone(&kv), ns, Some(2));
+    new.put_session("a@lid.0", b"new").await.unwrap();
+    old.put_session("a@lid.0", b"late").await.unwrap_err();
+    told(&old).await;
+    assert_eq!(new.get_session("a@lid.0").await.unwrap().as_deref(), Some(&b"new"[..]));
+    assert!(!*new.failed().borrow());
+}
+
+#[tokio::test]
+async fn conditions_that_never_hold_end_all_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let faulty = Faulty::new(engine::sled(folder.path()));
+    let backend = SessionBackend::new(faulty.clone(), Namespace::credentials("u"), None);
+    backend.store_prekey(1, b"key", false).await.unwrap();
+    faulty.conflict_writes.store(true, Ordering::SeqCst);
+    backend.mark_prekeys_uploaded(&[1]).await.unwrap_err();
+    told(&backend).await;
+}
+
+#[tokio::test]
+async fn nothing_comes_back_after_close() {
+    let folder = tempfile::tempdir().unwrap();
+    let kv = engine::sled(folder.path());
+    let ns = Namespace::credentials("u");
+    let backend = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
+    backend.create().await.unwrap();
+    tokio::time::timeout(DEADLINE, backend.close()).await.unwrap();
+    kv.drop_namespace(&ns).await.unwrap();
+    backend.put_session("a@lid.0", b"late").await.unwrap_err();
+    backend.create().await.unwrap_err();
+    assert!(!kv.namespaces().await.unwrap().contains(&ns));
+    assert!(!*backend.failed().borrow(), "closing is not failing");
+    kv.write(&ns, Batch::new().put("a", "1")).await.unwrap();
+}
