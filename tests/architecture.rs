@@ -53,14 +53,16 @@ fn the_sources_keep_the_import_law() {
 }
 
 fn collect(root: &Path, folder: &Path, sources: &mut Sources) {
-    let mut entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries = fs::read_dir(folder).expect("a folder of the sources can be listed");
+    let mut entries: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
             collect(root, &path, sources);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
-            sources.insert(name, fs::read_to_string(&path).unwrap());
+            let name = path.strip_prefix(root).ok().and_then(Path::to_str).expect("a UTF-8 path below the root");
+            let text = fs::read_to_string(&path).expect("a source can be read");
+            sources.insert(name.replace('\\', "/"), text);
         }
     }
 }
@@ -68,7 +70,7 @@ fn collect(root: &Path, folder: &Path, sources: &mut Sources) {
 /// Every breach of the law, one line each.
 fn violations(sources: &Sources) -> Vec<String> {
     let parsed: BTreeMap<&str, (Vec<String>, Vec<Token>)> =
-        sources.iter().map(|(file, text)| (file.as_str(), (module_of(file), without_tests(tokens(text))))).collect();
+        sources.iter().map(|(file, text)| (file.as_str(), (module_of(file), without_tests(&tokens(text))))).collect();
     let test_modules = test_modules(sources);
     let exported = parsed.get("lib.rs").map(|(_, tokens)| exports(tokens)).unwrap_or_default();
     let mut found = Vec::new();
@@ -426,10 +428,10 @@ fn test_item(tokens: &[Token], at: usize) -> Option<usize> {
     Some(tokens.len())
 }
 
-fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
+fn without_tests(tokens: &[Token]) -> Vec<Token> {
     let (mut kept, mut at) = (Vec::with_capacity(tokens.len()), 0);
     while at < tokens.len() {
-        if let Some(end) = test_item(&tokens, at) {
+        if let Some(end) = test_item(tokens, at) {
             at = end;
         } else {
             kept.push(tokens[at].clone());

@@ -32,9 +32,18 @@ impl Lane {
     /// Breaks off an attempt under way and returns when the lane's task is gone; what was not delivered stays.
     pub async fn detach(self) {
         drop(self.detach);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "a webhook lane had panicked");
-        }
+        joined(self.task).await;
+    }
+
+    /// Returns when the lane has ended with the sink; breaks nothing off.
+    pub async fn ended(self) {
+        joined(self.task).await;
+    }
+}
+
+async fn joined(task: JoinHandle<()>) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, "a webhook lane had panicked");
     }
 }
 

@@ -23,19 +23,20 @@ impl Webhook {
             let mut lanes: HashMap<String, Lane> = HashMap::new();
             loop {
                 let notice = tokio::select! {
-                    () = webhook.inner.token.cancelled() => return,
+                    () = webhook.inner.token.cancelled() => None,
                     notice = notices.recv() => notice,
                 };
                 match notice {
-                    None => return,
+                    None => break,
                     Some(Notice::Opened { uid, outbox }) => {
-                        if let Some(older) = lanes.insert(uid, webhook.attach(outbox)) {
+                        if let Some(older) = lanes.remove(&uid) {
                             older.detach().await;
                         }
+                        lanes.insert(uid, webhook.attach(outbox));
                     }
                     Some(Notice::Closed { uid, done }) => {
                         let lane = lanes.remove(&uid);
-                        // Not here: an attempt under way may need its time to end, and others wait for this task.
+                        // Not here: others wait for this task, and the lane may be writing to the store.
                         webhook.inner.tracker.spawn(async move {
                             if let Some(lane) = lane {
                                 lane.detach().await;
@@ -49,6 +50,11 @@ impl Webhook {
                         }
                     }
                 }
+            }
+            // Refuses further notices; the lanes end by themselves, each after its attempt under way.
+            drop(notices);
+            for lane in lanes.into_values() {
+                lane.ended().await;
             }
         });
     }

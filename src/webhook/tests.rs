@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use super::*;
 use crate::event::{SessionName, Status};
 use crate::outbox::memory::MemoryKv;
-use crate::outbox::{Kind, NewEvent};
+use crate::outbox::{Kind, NewEvent, Notice};
 
 /// Every wait of these tests ends by then.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -421,19 +421,63 @@ async fn without_a_receiver_nothing_is_posted_and_farewells_are_forgotten() {
     outbox.commit(vec![text("x")]).await.unwrap();
     within("detach", lane.detach()).await;
     let (forgotten, mut forgets) = mpsc::channel(1);
-    let farewells = sink.webhook.farewells(move |id| send(forgotten.clone(), id));
+    let farewells = sink.webhook.farewells(move |key| send(forgotten.clone(), key));
     assert!(farewells.say(farewell("a", "bye")));
-    assert_eq!(within("forgetting", forgets.recv()).await.as_deref(), Some("bye"));
+    assert_eq!(within("forgetting", forgets.recv()).await.unwrap(), "key of bye");
     sink.end().await;
 }
 
-async fn send(sender: mpsc::Sender<String>, id: String) {
-    sender.send(id).await.unwrap();
+async fn send(sender: mpsc::Sender<Bytes>, key: Bytes) {
+    sender.send(key).await.unwrap();
 }
 
 fn farewell(session: &str, id: &str) -> Farewell {
     let event = NewEvent { event_id: id.to_owned(), ..NewEvent::status("uid", &name(session), Status::Disconnected) };
-    Farewell { session: name(session), event, at: chrono::Utc::now() }
+    Farewell { key: format!("key of {id}").into(), session: name(session), event, at: chrono::Utc::now() }
+}
+
+#[tokio::test]
+async fn notices_open_and_close_lanes_and_say_farewells() {
+    let mut receiver = Receiver::start(|_, body| if body == "hang" { Say::Hang } else { Say::Status(200) }).await;
+    let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
+    let (notify, notices) = mpsc::channel(8);
+    let (forgotten, mut forgets) = mpsc::channel(1);
+    sink.webhook.serve(notices, move |key| send(forgotten.clone(), key));
+    let outbox = outbox(&Arc::default(), "a").await;
+    notify.send(Notice::Opened { uid: "a".to_owned(), outbox: outbox.clone() }).await.unwrap();
+    outbox.commit(vec![text("one"), text("hang")]).await.unwrap();
+    assert_eq!(receiver.bodies(2).await, ["one", "hang"]);
+
+    let (done, closed) = tokio::sync::oneshot::channel();
+    notify.send(Notice::Closed { uid: "a".to_owned(), done }).await.unwrap();
+    within("the end of the lane", closed).await.unwrap();
+    outbox.commit(vec![text("late")]).await.unwrap();
+    let Farewell { key, session, event, at } = farewell("a", "bye");
+    notify.send(Notice::Farewell { key, session, event, at }).await.unwrap();
+    assert_eq!(within("forgetting", forgets.recv()).await.unwrap(), "key of bye");
+    assert_eq!(receiver.next().await.body, r#"{"session":"a","status":"disconnected"}"#);
+    receiver.assert_silent();
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn served_lanes_finish_their_attempt_when_the_sink_ends() {
+    let release = Arc::new(Notify::new());
+    let held = release.clone();
+    let mut receiver = Receiver::start(move |_, _| Say::Held(held.clone())).await;
+    let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
+    let (notify, notices) = mpsc::channel(8);
+    sink.webhook.serve(notices, |_| async {});
+    let outbox = outbox(&Arc::default(), "a").await;
+    notify.send(Notice::Opened { uid: "a".to_owned(), outbox: outbox.clone() }).await.unwrap();
+    outbox.commit(vec![text("x")]).await.unwrap();
+    receiver.next().await;
+    sink.token.cancel();
+    // Its end shows that the task that took notices has seen the token, too.
+    within("the end of the notices", notify.closed()).await;
+    release.notify_one();
+    sink.end().await;
+    assert_eq!(outbox.depth().events(), 0);
 }
 
 #[tokio::test]
@@ -442,7 +486,7 @@ async fn a_farewell_is_retried_and_comes_before_the_next_session_of_that_name() 
         Receiver::start(|n, body| Say::Status(if body.contains("disconnected") && n < 3 { 500 } else { 200 })).await;
     let sink = Sink::start(receiver.base(), None, quick());
     let (forgotten, mut forgets) = mpsc::channel(1);
-    let farewells = sink.webhook.farewells(move |id| send(forgotten.clone(), id));
+    let farewells = sink.webhook.farewells(move |key| send(forgotten.clone(), key));
     assert!(farewells.say(farewell("a", "bye")));
     assert!(farewells.say(farewell("a", "bye")), "one that is pending is taken, but not twice");
 
@@ -453,7 +497,7 @@ async fn a_farewell_is_retried_and_comes_before_the_next_session_of_that_name() 
     other.commit(vec![text("other")]).await.unwrap();
     is_drained(&same).await;
     is_drained(&other).await;
-    assert_eq!(within("forgetting", forgets.recv()).await.as_deref(), Some("bye"));
+    assert_eq!(within("forgetting", forgets.recv()).await.unwrap(), "key of bye");
 
     let mut bodies = Vec::new();
     while let Ok(arrived) = receiver.arrived.try_recv() {
@@ -472,7 +516,7 @@ async fn a_farewell_that_was_not_delivered_is_not_forgotten_when_the_sink_ends()
     let mut receiver = Receiver::start(|_, _| Say::Status(503)).await;
     let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
     let (forgotten, mut forgets) = mpsc::channel(1);
-    let farewells = sink.webhook.farewells(move |id| send(forgotten.clone(), id));
+    let farewells = sink.webhook.farewells(move |key| send(forgotten.clone(), key));
     assert!(farewells.say(farewell("a", "bye")));
     receiver.next().await;
     sink.end().await;

@@ -68,7 +68,8 @@ async fn connecting_to_a_server_that_never_answers() {
     // The server answers again: the start that timed out goes on by itself.
     gateway.api.start("a").await.expect(504);
     gateway.simulator.clear_faults();
-    eventually("a code after the silence", || async { (gateway.api.start("a").await.status == 200).then_some(()) }).await;
+    eventually("a code after the silence", || async { (gateway.api.start("a").await.status == 200).then_some(()) })
+        .await;
     gateway.finish().await;
 }
 
@@ -178,7 +179,8 @@ async fn codes_rotate_and_are_renewed_while_somebody_asks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_nobody_asks_for_stops_dialling() {
-    let gateway = TestGateway::start_with(Options::default(), &[("QR_IDLE_SECS", "1"), ("START_TIMEOUT_SECS", "3")]).await;
+    let gateway =
+        TestGateway::start_with(Options::default(), &[("QR_IDLE_SECS", "1"), ("START_TIMEOUT_SECS", "3")]).await;
     gateway.simulator.inject(Fault::RefuseUpgrade.into());
     gateway.api.start("a").await.expect(504);
     gateway.api.wait_status("a", "disconnected").await;

@@ -6,7 +6,12 @@ use super::support::{Process, Receiver, base_settings};
 
 const NUMBER: &str = "6281234500051";
 
-async fn settings(simulator: &Simulator, receiver: &Receiver, folder: &std::path::Path, root: &str) -> Vec<(String, String)> {
+async fn settings(
+    simulator: &Simulator,
+    receiver: &Receiver,
+    folder: &std::path::Path,
+    root: &str,
+) -> Vec<(String, String)> {
     let file = folder.join("root.pem");
     tokio::fs::write(&file, root).await.unwrap();
     let mut settings = base_settings(simulator, receiver, folder);

@@ -68,13 +68,15 @@ impl Receiver {
 
     /// The bodies of accepted message calls of a session, in order.
     pub(crate) fn messages(&self, session: &str) -> Vec<Value> {
-        let messages = |hook: &Hook| hook.answered == 200 && hook.path == "/hook/message" && hook.body["session"] == session;
+        let messages =
+            |hook: &Hook| hook.answered == 200 && hook.path == "/hook/message" && hook.body["session"] == session;
         self.hooks().into_iter().filter(messages).map(|hook| hook.body).collect()
     }
 
     /// The status words told of a session, in order.
     pub(crate) fn statuses(&self, session: &str) -> Vec<String> {
-        let statuses = |hook: &Hook| hook.answered == 200 && hook.path == "/hook/session" && hook.body["session"] == session;
+        let statuses =
+            |hook: &Hook| hook.answered == 200 && hook.path == "/hook/session" && hook.body["session"] == session;
         let word = |hook: Hook| hook.body["status"].as_str().unwrap().to_owned();
         self.hooks().into_iter().filter(statuses).map(word).collect()
     }

@@ -79,28 +79,28 @@ fn the_program_exits_with_64_and_names_the_setting() {
 /// Runs the program in this folder with nothing but this setting; its exit code and what it printed.
 fn run(folder: &Path, name: &str, value: &str) -> (Option<i32>, String) {
     let output = folder.join("output");
-    let file = File::create(&output).unwrap();
+    let file = File::create(&output).expect("a file for the output");
     let mut program = Command::new(env!("CARGO_BIN_EXE_wa-gateway-plain"))
         .current_dir(folder)
         .env_clear()
         .env("PORT", "0")
         .env(name, value)
         .stdin(Stdio::null())
-        .stdout(file.try_clone().unwrap())
+        .stdout(file.try_clone().expect("a second handle"))
         .stderr(file)
         .spawn()
-        .unwrap();
+        .expect("the program starts");
     let begun = Instant::now();
     let status = loop {
-        if let Some(status) = program.try_wait().unwrap() {
+        if let Some(status) = program.try_wait().expect("its state can be asked") {
             break status;
         }
         if begun.elapsed() > DEADLINE {
-            program.kill().unwrap();
-            program.wait().unwrap();
-            panic!("it still runs: {}", std::fs::read_to_string(&output).unwrap());
+            program.kill().expect("it can be killed");
+            program.wait().expect("it ends");
+            panic!("it still runs");
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    (status.code(), std::fs::read_to_string(&output).unwrap())
+    (status.code(), std::fs::read_to_string(&output).expect("the output can be read"))
 }
