@@ -37,14 +37,13 @@ pub(crate) async fn serve(core: Arc<Core>, socket: WebSocketStream<Stream>) {
     let (mut reader, mut writer) = split(socket);
     let silent = core.with(|state| {
         state.counters.connections_opened += 1;
-        state.faults.strike(None, |fault| matches!(fault, Fault::SilentAccept).then_some(())).is_some()
+        state.strikes(&Fault::SilentAccept)
     });
     if silent {
         swallow(&mut reader, &token).await;
         return;
     }
-    let decline =
-        core.with(|state| state.faults.strike(None, |fault| matches!(fault, Fault::DeclineIk).then_some(())).is_some());
+    let decline = core.with(|state| state.strikes(&Fault::DeclineIk));
     let shaken = timeout(HANDSHAKE_LIMIT, async {
         reader.prologue().await?;
         respond(&mut reader, &mut writer, &core.identity, decline).await

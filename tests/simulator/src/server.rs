@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::Cursor;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -9,7 +10,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +31,11 @@ use crate::state::{Sender, State};
 use crate::wire::certificate::NoiseIdentity;
 use crate::wire::frame::Stream;
 use crate::wire::tls::Tls;
+
+/// Longest wait for a client's HTTP request.
+const HEAD_LIMIT: Duration = Duration::from_secs(20);
+/// Largest request head; clients send some hundred bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// How a simulator is started.
 #[derive(Debug, Clone)]
@@ -242,6 +253,11 @@ impl Simulator {
         self.0.scan(qr, phone).await
     }
 
+    /// The server as phones see it, for tests that play a device of their own.
+    pub fn network(&self) -> Arc<dyn Network> {
+        Arc::new(Line(Arc::downgrade(&self.0)))
+    }
+
     /// The primary device of a number, made at first use.
     ///
     /// # Panics
@@ -355,29 +371,26 @@ impl Core {
 
     async fn welcome(self: Arc<Self>, stream: TcpStream, secure: bool) -> anyhow::Result<()> {
         stream.set_nodelay(true)?;
-        let gone = |fault: &Fault| matches!(fault, Fault::DropConnections).then_some(());
-        if self.with(|state| state.faults.strike(None, gone)).is_some() {
+        if self.with(|state| state.strikes(&Fault::DropConnections)) {
             return Ok(());
         }
         let stream: Stream = match (&self.tls, secure) {
             (Some(tls), true) => Box::new(tls.acceptor.accept(stream).await.context("the TLS handshake")?),
             _ => Box::new(stream),
         };
-        let refuse = self.with(|state| {
-            state.faults.strike(None, |fault| matches!(fault, Fault::RefuseUpgrade).then_some(())).is_some()
-        });
+        let (chat, stream) = timeout(HEAD_LIMIT, look_ahead(stream)).await.context("no request came")??;
+        if !chat {
+            let service = TowerToHyperService::new(crate::control::router(self));
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            return connection.await.context("serving media");
+        }
+        let refuse = self.with(|state| state.strikes(&Fault::RefuseUpgrade));
         #[expect(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
-        let check = move |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
-            let refusal = |status| {
-                let mut response = ErrorResponse::new(None);
-                *response.status_mut() = status;
-                Err(response)
-            };
+        let check = move |_: &Request, response: Response| -> Result<Response, ErrorResponse> {
             if refuse {
-                return refusal(StatusCode::SERVICE_UNAVAILABLE);
-            }
-            if request.uri().path() != "/ws/chat" {
-                return refusal(StatusCode::NOT_FOUND);
+                let mut refusal = ErrorResponse::new(None);
+                *refusal.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                return Err(refusal);
             }
             Ok(response)
         };
@@ -397,4 +410,17 @@ impl Core {
         let path = direct_path.split('?').next()?;
         self.media.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
     }
+}
+
+/// Reads a request's head to see whether it is for the chat endpoint, and gives the stream back with the head in front.
+async fn look_ahead(mut stream: Stream) -> anyhow::Result<(bool, Stream)> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+        anyhow::ensure!(head.len() < MAX_HEAD_BYTES, "a request head without an end");
+        anyhow::ensure!(stream.read_buf(&mut head).await? > 0, "the client left before its request");
+    }
+    let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let chat = path.split(|byte| *byte == b'?').next() == Some(b"/ws/chat");
+    let (reading, writing) = tokio::io::split(stream);
+    Ok((chat, Box::new(tokio::io::join(Cursor::new(head).chain(reading), writing))))
 }
