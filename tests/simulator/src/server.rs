@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Cursor;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -10,32 +9,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use whatsapp_rust::wacore_binary::Node;
 
 use crate::counters::{ClientKind, Counters, Features};
-use crate::fault::{Fault, FaultId, Injection, Kick};
+use crate::fault::{FaultId, Injection, Kick};
 use crate::network::{DeviceAddress, Network};
 use crate::phone::Phone;
 use crate::state::account::{Account, DeviceInfo};
 use crate::state::{Sender, State};
 use crate::wire::certificate::NoiseIdentity;
-use crate::wire::frame::Stream;
 use crate::wire::tls::Tls;
-
-/// Longest wait for a client's HTTP request.
-const HEAD_LIMIT: Duration = Duration::from_secs(20);
-/// Largest request head; clients send some hundred bytes.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// How a simulator is started.
 #[derive(Debug, Clone)]
@@ -68,7 +54,7 @@ impl Default for Options {
             control_port: 0,
             tls: false,
             tls_port: 0,
-            qr_first: Duration::from_secs(60),
+            qr_first: Duration::from_mins(1),
             qr_next: Duration::from_secs(20),
             qr_refs: 6,
             settle: Duration::ZERO,
@@ -349,56 +335,6 @@ impl Simulator {
 }
 
 impl Core {
-    async fn listen(self: Arc<Self>, listener: TcpListener, secure: bool) {
-        loop {
-            let accepted = tokio::select! {
-                () = self.token.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok((stream, _)) = accepted else { continue };
-            let core = Arc::clone(&self);
-            self.tracker.spawn(async move {
-                let token = core.token.clone();
-                tokio::select! {
-                    () = token.cancelled() => {}
-                    served = core.welcome(stream, secure) => if let Err(error) = served {
-                        tracing::debug!(%error, "a connection did not get through");
-                    },
-                }
-            });
-        }
-    }
-
-    async fn welcome(self: Arc<Self>, stream: TcpStream, secure: bool) -> anyhow::Result<()> {
-        stream.set_nodelay(true)?;
-        if self.with(|state| state.strikes(&Fault::DropConnections)) {
-            return Ok(());
-        }
-        let stream: Stream = match (&self.tls, secure) {
-            (Some(tls), true) => Box::new(tls.acceptor.accept(stream).await.context("the TLS handshake")?),
-            _ => Box::new(stream),
-        };
-        let (chat, stream) = timeout(HEAD_LIMIT, look_ahead(stream)).await.context("no request came")??;
-        if !chat {
-            let service = TowerToHyperService::new(crate::control::router(self));
-            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            return connection.await.context("serving media");
-        }
-        let refuse = self.with(|state| state.strikes(&Fault::RefuseUpgrade));
-        #[expect(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
-        let check = move |_: &Request, response: Response| -> Result<Response, ErrorResponse> {
-            if refuse {
-                let mut refusal = ErrorResponse::new(None);
-                *refusal.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                return Err(refusal);
-            }
-            Ok(response)
-        };
-        let socket = tokio_tungstenite::accept_hdr_async(stream, check).await.context("the WebSocket upgrade")?;
-        crate::connection::serve(self, socket).await;
-        Ok(())
-    }
-
     pub(crate) fn put_media(&self, ciphertext: Bytes) -> String {
         use sha2::Digest as _;
         let path = format!("/v/t62/{}.enc", hex::encode(sha2::Sha256::digest(&ciphertext)));
@@ -410,17 +346,4 @@ impl Core {
         let path = direct_path.split('?').next()?;
         self.media.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
     }
-}
-
-/// Reads a request's head to see whether it is for the chat endpoint, and gives the stream back with the head in front.
-async fn look_ahead(mut stream: Stream) -> anyhow::Result<(bool, Stream)> {
-    let mut head = Vec::new();
-    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-        anyhow::ensure!(head.len() < MAX_HEAD_BYTES, "a request head without an end");
-        anyhow::ensure!(stream.read_buf(&mut head).await? > 0, "the client left before its request");
-    }
-    let path = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    let chat = path.split(|byte| *byte == b'?').next() == Some(b"/ws/chat");
-    let (reading, writing) = tokio::io::split(stream);
-    Ok((chat, Box::new(tokio::io::join(Cursor::new(head).chain(reading), writing))))
 }

@@ -38,7 +38,7 @@ pub(crate) enum Out {
 /// An unregistered client that shows a QR code.
 #[derive(Debug, Clone)]
 pub(crate) struct Registration {
-    pub(crate) registration: Vec<u8>,
+    pub(crate) id: Vec<u8>,
     pub(crate) identity: [u8; 32],
     pub(crate) signed_key: (Vec<u8>, Vec<u8>, Vec<u8>),
     pub(crate) name: String,
