@@ -149,8 +149,8 @@ impl Companion {
         let key = SigningKey::from_djb_public_key_bytes(&account).unwrap();
         assert!(key.verify_signature(&by_account, signed.account_signature.as_deref().unwrap()));
         let by_device = [&[6, 1], device.as_slice(), own, &account].concat();
-        let signer = if honest { self.identity.clone() } else { KeyPair::generate(&mut rand::rng()) };
-        let signature = signer.private_key.calculate_signature(&by_device, &mut rand::rng()).unwrap();
+        let hand = if honest { self.identity.clone() } else { KeyPair::generate(&mut rand::rng()) };
+        let signature = hand.private_key.calculate_signature(&by_device, &mut rand::rng()).unwrap();
         signed.device_signature = Some(signature.to_vec());
         let index = wa::ADVDeviceIdentity::decode_from_slice(&device).unwrap().key_index.unwrap();
         let identity =

@@ -74,7 +74,6 @@ async fn everything_goes_over_the_control_port_too() {
 
 #[tokio::test]
 async fn media_is_served_in_ranges_on_the_chat_port_too() {
-    use whatsapp_simulator::Network as _;
     let simulator = Simulator::start(Options::default()).await.unwrap();
     let path = simulator.network().put_media(b"0123456789".as_slice().into());
     let chat = simulator.ws_url().replace("ws://", "http://").replace("/ws/chat", "");
