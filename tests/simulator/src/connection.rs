@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
 use whatsapp_rust::NodeBuilder;
+use whatsapp_rust::wacore_binary::Node;
 use whatsapp_rust::waproto::whatsapp as wa;
 
 use crate::counters::ClientKind;
@@ -37,21 +38,20 @@ pub(crate) async fn serve(core: Arc<Core>, socket: WebSocketStream<Stream>) {
     let (mut reader, mut writer) = split(socket);
     let silent = core.with(|state| {
         state.counters.connections_opened += 1;
-        state.faults.strike(None, |fault| matches!(fault, Fault::SilentAccept).then_some(())).is_some()
+        state.strikes(&Fault::SilentAccept)
     });
     if silent {
         swallow(&mut reader, &token).await;
         return;
     }
-    let decline =
-        core.with(|state| state.faults.strike(None, |fault| matches!(fault, Fault::DeclineIk).then_some(())).is_some());
+    let decline = core.with(|state| state.strikes(&Fault::DeclineIk));
     let shaken = timeout(HANDSHAKE_LIMIT, async {
         reader.prologue().await?;
         respond(&mut reader, &mut writer, &core.identity, decline).await
     });
     let handshake = tokio::select! {
         () = token.cancelled() => return,
-        shaken = shaken => match shaken.context("the handshake took too long").flatten_() {
+        shaken = shaken => match shaken.context("the handshake took too long").flatten() {
             Ok(handshake) => handshake,
             Err(error) => {
                 tracing::debug!(%error, "handshake failed");
@@ -64,17 +64,6 @@ pub(crate) async fn serve(core: Arc<Core>, socket: WebSocketStream<Stream>) {
         tokio::time::sleep(core.options.settle).await;
     }
     run(&core, handshake, reader, writer, token).await;
-}
-
-/// `Result::flatten` for a timed-out fallible step.
-trait Flatten<T> {
-    fn flatten_(self) -> anyhow::Result<T>;
-}
-
-impl<T> Flatten<T> for anyhow::Result<anyhow::Result<T>> {
-    fn flatten_(self) -> anyhow::Result<T> {
-        self.and_then(|inner| inner)
-    }
 }
 
 /// Reads and forgets until the client leaves.
@@ -169,7 +158,7 @@ async fn read(
             }
         };
         if !silent.load(Ordering::Relaxed) {
-            core.receive(id, node);
+            core.receive(id, &node);
         }
     }
     Ok(())
@@ -240,7 +229,7 @@ fn register(core: &Core, id: u64, payload: &wa::ClientPayload) -> anyhow::Result
     let props =
         whatsapp_rust::waproto::buffa::Message::decode_from_slice(props).unwrap_or_else(|_| wa::DeviceProps::default());
     let registration = Registration {
-        registration: field(&data.e_regid, 4, "registration with a bad id")?,
+        id: field(&data.e_regid, 4, "registration with a bad id")?,
         identity: identity.as_slice().try_into()?,
         signed_key,
         name: props.os.clone().unwrap_or_default(),
@@ -344,7 +333,7 @@ fn login(core: &Arc<Core>, id: u64, pattern: Pattern, payload: &wa::ClientPayloa
 
 impl Core {
     /// A stanza from a socket.
-    pub(crate) fn receive(self: &Arc<Self>, id: u64, node: whatsapp_rust::wacore_binary::Node) {
+    pub(crate) fn receive(self: &Arc<Self>, id: u64, node: &Node) {
         tracing::trace!(?node, "received");
         let sender = self.with(|state| {
             let link = state.links.get(&id)?;
@@ -354,7 +343,7 @@ impl Core {
         });
         match sender {
             Some(sender) => self.dispatch(&sender, Some(id), node),
-            None => self.receive_unregistered(id, &node),
+            None => self.receive_unregistered(id, node),
         }
     }
 }

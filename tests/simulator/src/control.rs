@@ -7,7 +7,7 @@
 //! | `GET /counters` | | [`Counters`](crate::Counters) |
 //! | `GET /features` | | `{feature: [kinds of clients]}` |
 //! | `GET /connections` | | `{"open"}` |
-//! | `POST /fault` | [`Injection`], as `{"fault":"nack_messages","code":479,"phone":…,"device":…,"count":…}` | `{"id"}` |
+//! | `POST /fault` | [`Injection`](crate::Injection), as `{"fault":"nack_messages","code":479,"phone":…,"device":…,"count":…}` | `{"id"}` |
 //! | `DELETE /fault` | `?id=` | `{}` |
 //! | `DELETE /faults` | | `{}` |
 //! | `POST /kick` | `{"phone","device","how":"close"\|"silence"\|"stream_error"\|"replaced"\|"failure","code"}` | `{}` |

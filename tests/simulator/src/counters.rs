@@ -94,10 +94,12 @@ impl ClientKind {
 
     pub(crate) fn of(payload: &whatsapp_rust::waproto::whatsapp::ClientPayload) -> Self {
         let agent = &payload.user_agent;
-        match (agent.phone_id.is_some(), agent.os_version.as_deref()) {
-            (true, _) => Self::Rust, // whatsapp-rust 0.7.0 sends a random phone id at each connection
-            (false, Some("0.1")) => Self::Baileys, // baileys 7.0.0-rc: Utils/validate-connection.js
-            _ => Self::Other,
+        if agent.os_version.as_deref() == Some("0.1") {
+            Self::Baileys // baileys 7.0.0-rc: Utils/validate-connection.js
+        } else if agent.manufacturer.is_some() && agent.os_build_number.is_some() {
+            Self::Rust // whatsapp-rust 0.7.0 always names a manufacturer, if an empty one
+        } else {
+            Self::Other
         }
     }
 }

@@ -59,8 +59,8 @@ impl Handled {
 
 impl Core {
     /// A stanza of a companion's connection.
-    pub(crate) fn dispatch(self: &Arc<Self>, sender: &Sender, link: Option<u64>, node: Node) {
-        let handled = self.with(|state| handle(state, sender, link, &node));
+    pub(crate) fn dispatch(self: &Arc<Self>, sender: &Sender, link: Option<u64>, node: &Node) {
+        let handled = self.with(|state| handle(state, sender, link, node));
         let Some(id) = link else { return };
         match handled.delay {
             Some(delay) => {

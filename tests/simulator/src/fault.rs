@@ -21,7 +21,7 @@ pub enum Fault {
     RefuseUpgrade,
     /// The connection is closed before the upgrade is answered. Knows no scope.
     DropConnections,
-    /// An IK hello is answered by XXfallback, as by a server with a new key. Knows no scope.
+    /// An IK hello is answered by `XXfallback`, as by a server with a new key. Knows no scope.
     DeclineIk,
     /// After `success` nothing is answered nor sent.
     SilentAfterLogin,

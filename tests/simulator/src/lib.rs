@@ -10,6 +10,7 @@ mod counters;
 mod dispatch;
 mod fault;
 mod iq;
+mod listener;
 mod network;
 mod pairing;
 pub mod phone;

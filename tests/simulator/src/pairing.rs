@@ -157,7 +157,7 @@ fn enrol(
     let client = link.client;
     let enrolled = Device {
         noise: link.noise,
-        registration: registration.registration,
+        registration: registration.id,
         identity: registration.identity,
         signed_key: registration.signed_key,
         pool: std::collections::VecDeque::new(),

@@ -388,12 +388,6 @@ impl Inner {
         format!("p.{}", self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// 3A and hexadecimal digits, the form in which phones make ids.
-    fn message_id(&self) -> String {
-        let random: [u8; 9] = rand::random();
-        format!("3A{}", hex::encode_upper(random))
-    }
-
     fn keep_sent(&self, id: &str, sent: Sent) {
         let mut log = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         log.messages.insert(id.to_owned(), sent);
@@ -408,6 +402,12 @@ impl Inner {
     fn sent(&self, id: &str) -> Option<Sent> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).messages.get(id).cloned()
     }
+}
+
+/// 3A and hexadecimal digits, the form in which phones make ids.
+fn message_id() -> String {
+    let random: [u8; 9] = rand::random();
+    format!("3A{}", hex::encode_upper(random))
 }
 
 /// A JID as it stands, or a phone number.

@@ -9,21 +9,18 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::StatusCode;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use whatsapp_rust::wacore_binary::Node;
 
 use crate::counters::{ClientKind, Counters, Features};
-use crate::fault::{Fault, FaultId, Injection, Kick};
+use crate::fault::{FaultId, Injection, Kick};
 use crate::network::{DeviceAddress, Network};
 use crate::phone::Phone;
 use crate::state::account::{Account, DeviceInfo};
 use crate::state::{Sender, State};
 use crate::wire::certificate::NoiseIdentity;
-use crate::wire::frame::Stream;
 use crate::wire::tls::Tls;
 
 /// How a simulator is started.
@@ -57,7 +54,7 @@ impl Default for Options {
             control_port: 0,
             tls: false,
             tls_port: 0,
-            qr_first: Duration::from_secs(60),
+            qr_first: Duration::from_mins(1),
             qr_next: Duration::from_secs(20),
             qr_refs: 6,
             settle: Duration::ZERO,
@@ -242,6 +239,11 @@ impl Simulator {
         self.0.scan(qr, phone).await
     }
 
+    /// The server as phones see it, for tests that play a device of their own.
+    pub fn network(&self) -> Arc<dyn Network> {
+        Arc::new(Line(Arc::downgrade(&self.0)))
+    }
+
     /// The primary device of a number, made at first use.
     ///
     /// # Panics
@@ -333,59 +335,6 @@ impl Simulator {
 }
 
 impl Core {
-    async fn listen(self: Arc<Self>, listener: TcpListener, secure: bool) {
-        loop {
-            let accepted = tokio::select! {
-                () = self.token.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok((stream, _)) = accepted else { continue };
-            let core = Arc::clone(&self);
-            self.tracker.spawn(async move {
-                let token = core.token.clone();
-                tokio::select! {
-                    () = token.cancelled() => {}
-                    served = core.welcome(stream, secure) => if let Err(error) = served {
-                        tracing::debug!(%error, "a connection did not get through");
-                    },
-                }
-            });
-        }
-    }
-
-    async fn welcome(self: Arc<Self>, stream: TcpStream, secure: bool) -> anyhow::Result<()> {
-        stream.set_nodelay(true)?;
-        let gone = |fault: &Fault| matches!(fault, Fault::DropConnections).then_some(());
-        if self.with(|state| state.faults.strike(None, gone)).is_some() {
-            return Ok(());
-        }
-        let stream: Stream = match (&self.tls, secure) {
-            (Some(tls), true) => Box::new(tls.acceptor.accept(stream).await.context("the TLS handshake")?),
-            _ => Box::new(stream),
-        };
-        let refuse = self.with(|state| {
-            state.faults.strike(None, |fault| matches!(fault, Fault::RefuseUpgrade).then_some(())).is_some()
-        });
-        #[expect(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
-        let check = move |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
-            let refusal = |status| {
-                let mut response = ErrorResponse::new(None);
-                *response.status_mut() = status;
-                Err(response)
-            };
-            if refuse {
-                return refusal(StatusCode::SERVICE_UNAVAILABLE);
-            }
-            if request.uri().path() != "/ws/chat" {
-                return refusal(StatusCode::NOT_FOUND);
-            }
-            Ok(response)
-        };
-        let socket = tokio_tungstenite::accept_hdr_async(stream, check).await.context("the WebSocket upgrade")?;
-        crate::connection::serve(self, socket).await;
-        Ok(())
-    }
-
     pub(crate) fn put_media(&self, ciphertext: Bytes) -> String {
         use sha2::Digest as _;
         let path = format!("/v/t62/{}.enc", hex::encode(sha2::Sha256::digest(&ciphertext)));

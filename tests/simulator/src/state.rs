@@ -38,7 +38,7 @@ pub(crate) enum Out {
 /// An unregistered client that shows a QR code.
 #[derive(Debug, Clone)]
 pub(crate) struct Registration {
-    pub(crate) registration: Vec<u8>,
+    pub(crate) id: Vec<u8>,
     pub(crate) identity: [u8; 32],
     pub(crate) signed_key: (Vec<u8>, Vec<u8>, Vec<u8>),
     pub(crate) name: String,
@@ -56,7 +56,7 @@ pub(crate) struct Link {
     pub(crate) device: Option<(String, u16)>,
     /// IQs of the server that wait for their result.
     pub(crate) pending: HashMap<String, oneshot::Sender<Node>>,
-    /// Wakes the drain of the backlog; the number is how many stanzas the client asked for.
+    /// Wakes the drain of the backlog.
     pub(crate) pull: Arc<Notify>,
 }
 
@@ -71,10 +71,12 @@ impl Link {
         }
     }
 
+    /// Closes after what was queued; nothing that comes meanwhile is handled.
     pub(crate) fn close(&self) {
         if self.queue.try_send(Out::Close).is_err() {
             self.token.cancel();
         }
+        self.silent.store(true, Ordering::Relaxed);
     }
 }
 
@@ -129,6 +131,13 @@ impl State {
         let chosen = self.faults.strike(Some((&address.number, address.device)), choose);
         self.counters.faults_hit += u64::from(chosen.is_some());
         chosen
+    }
+
+    /// Takes a strike of a fault that meets whoever connects.
+    pub(crate) fn strikes(&mut self, fault: &Fault) -> bool {
+        let struck = self.faults.strike(None, |other| (other == fault).then_some(())).is_some();
+        self.counters.faults_hit += u64::from(struck);
+        struck
     }
 
     /// The account's number of a user in either address form, whatever the device.

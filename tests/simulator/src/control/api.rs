@@ -197,31 +197,11 @@ async fn read(State(core): Shared, Json(Read { phone, chat, participant, ids }):
 }
 
 async fn inbox(State(core): Shared, Query(Number { phone }): Query<Number>) -> Answer {
-    let shown = core.phone(&phone)?.inbox().into_iter().map(|received| {
-        json!({
-            "id": received.id,
-            "chat": received.chat.to_string(),
-            "from": received.from.to_string(),
-            "participant": received.participant.map(|jid| jid.to_string()),
-            "text": received.text,
-            "enc_type": received.enc_type,
-            "counter": received.counter,
-            "from_me": received.from_me,
-        })
-    });
-    Ok(Json(shown.collect()))
+    Ok(Json(serde_json::to_value(core.phone(&phone)?.inbox())?))
 }
 
 async fn receipts(State(core): Shared, Query(Number { phone }): Query<Number>) -> Answer {
-    let shown = core.phone(&phone)?.receipts().into_iter().map(|receipt| {
-        json!({
-            "id": receipt.id,
-            "from": receipt.from.to_string(),
-            "participant": receipt.participant.map(|jid| jid.to_string()),
-            "kind": format!("{:?}", receipt.kind).to_lowercase(),
-        })
-    });
-    Ok(Json(shown.collect()))
+    Ok(Json(serde_json::to_value(core.phone(&phone)?.receipts())?))
 }
 
 async fn root(State(core): Shared) -> Response {

@@ -28,8 +28,7 @@ impl Collection {
     fn since(&self, version: usize) -> impl Iterator<Item = Node> {
         self.patches.iter().enumerate().skip(version).map(|(place, patch)| {
             let mut decoded = SyncdPatch::decode_from_slice(patch).unwrap_or_default();
-            decoded.version =
-                MessageField::some(SyncdVersion { version: Some(place as u64 + 1), ..SyncdVersion::default() });
+            decoded.version = MessageField::some(SyncdVersion { version: Some(place as u64 + 1) });
             stanza::bytes("patch", &decoded.encode_to_vec())
         })
     }

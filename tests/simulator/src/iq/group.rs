@@ -100,7 +100,7 @@ fn found(state: &mut State, subject: &str, creator: &str, members: BTreeMap<Stri
 fn announce_creation(state: &mut State, id: &str, actor: &Sender, besides_actor: bool) {
     let Some(group) = state.groups.get(id) else { return };
     let create = NodeBuilder::new("create").attr("type", "new").children([node(state, group)]).build();
-    tell(state, id, actor, besides_actor, create, &[]);
+    tell(state, id, actor, besides_actor, &create, &[]);
 }
 
 pub(crate) fn answer(state: &mut State, sender: &Sender, id: &str, iq: &Node) -> Node {
@@ -173,7 +173,7 @@ fn server_wide(state: &mut State, sender: &Sender, id: &str, asked: &Node) -> No
                 let member = if known.lid_mode { Jid::lid(lid) } else { Jid::pn(number) };
                 let gone =
                     NodeBuilder::new("remove").children([NodeBuilder::new("participant").attr("jid", member).build()]);
-                tell(state, &group, sender, true, gone.build(), &[]);
+                tell(state, &group, sender, true, &gone.build(), &[]);
                 if let Some(group) = state.groups.get_mut(&group) {
                     group.members.remove(&own);
                 }
@@ -224,7 +224,7 @@ fn participants(state: &mut State, sender: &Sender, group: &str, asked: &Node) -
     {
         let entries = done.iter().map(|number| participant(state, known, number, None));
         let news = element(&asked.tag).children(entries.collect::<Vec<_>>()).build();
-        tell(state, group, sender, true, news, &leaving);
+        tell(state, group, sender, true, &news, &leaving);
     }
     element(&asked.tag).children(answers).build()
 }
@@ -232,7 +232,7 @@ fn participants(state: &mut State, sender: &Sender, group: &str, asked: &Node) -
 /// `None` when done, else the error code.
 fn change(group: &mut Group, what: &str, number: &str) -> Option<u16> {
     match (what, group.members.get(number).copied()) {
-        ("add", None) => {
+        ("add", None) | ("demote", Some(Role::Admin)) => {
             group.members.insert(number.to_owned(), Role::Member);
             None
         }
@@ -243,10 +243,6 @@ fn change(group: &mut Group, what: &str, number: &str) -> Option<u16> {
         }
         ("promote", Some(Role::Member)) => {
             group.members.insert(number.to_owned(), Role::Admin);
-            None
-        }
-        ("demote", Some(Role::Admin)) => {
-            group.members.insert(number.to_owned(), Role::Member);
             None
         }
         (_, None) => Some(404),
@@ -287,13 +283,13 @@ fn setting(state: &mut State, sender: &Sender, group_id: &str, id: &str, asked: 
         "not_ephemeral" => group.ephemeral = 0,
         _ => return stanza::result(id, children(asked).first().map(|_| element(&asked.tag).build())),
     }
-    tell(state, group_id, sender, true, news.build(), &[]);
+    tell(state, group_id, sender, true, &news.build(), &[]);
     stanza::result(id, [])
 }
 
 /// Tells all members' companions, and those who are leaving. The acting device itself learns from its answer, but its
 /// account's other companions are told; `besides_actor` leaves the acting device out.
-fn tell(state: &mut State, group: &str, actor: &Sender, besides_actor: bool, news: Node, leaving: &[String]) {
+fn tell(state: &mut State, group: &str, actor: &Sender, besides_actor: bool, news: &Node, leaving: &[String]) {
     let Some(known) = state.groups.get(group) else { return };
     let DeviceAddress { number, lid, device } = actor.address.clone();
     let by = if known.lid_mode { Jid::lid(lid.as_str()) } else { Jid::pn(number.as_str()) };

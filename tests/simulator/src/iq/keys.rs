@@ -33,16 +33,13 @@ pub(crate) fn answer(state: &mut State, sender: &Sender, id: &str, iq: &Node) ->
         };
         return match outcome {
             Ok(uploaded) => {
-                match uploaded {
-                    Some(keys) => {
-                        state.counters.prekey_uploads += 1;
-                        state.counters.prekeys_uploaded += keys as u64;
-                        state.note("prekey-upload", client);
-                    }
-                    None => {
-                        state.counters.signed_key_rotations += 1;
-                        state.note("signed-key-rotation", client);
-                    }
+                if let Some(keys) = uploaded {
+                    state.counters.prekey_uploads += 1;
+                    state.counters.prekeys_uploaded += keys as u64;
+                    state.note("prekey-upload", client);
+                } else {
+                    state.counters.signed_key_rotations += 1;
+                    state.note("signed-key-rotation", client);
                 }
                 Handled::reply(stanza::result(id, [])).then(After::Greet)
             }
@@ -71,9 +68,8 @@ pub(crate) fn verify_signed_key(
     (_, key, signature): &(Vec<u8>, Vec<u8>, Vec<u8>),
 ) -> anyhow::Result<()> {
     let signer = PublicKey::from_djb_public_key_bytes(identity).context("an identity that is no key")?;
-    let mut signed = vec![5];
-    signed.extend_from_slice(key);
-    ensure!(signer.verify_signature(&signed, signature), "a signed key whose signature does not verify");
+    let tagged = [&[5], key.as_slice()].concat();
+    ensure!(signer.verify_signature(&tagged, signature), "a signed key whose signature does not verify");
     Ok(())
 }
 

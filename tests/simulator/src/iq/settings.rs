@@ -94,16 +94,13 @@ fn picture(state: &mut State, sender: &Sender, id: &str, iq: &Node, set: bool) -
     let Some(account) = state.accounts.get_mut(&sender.address.number) else {
         return stanza::error(id, 404, "item-not-found");
     };
-    match first_child(iq).and_then(content) {
-        Some(image) => {
-            let picture = format!("{}", 1_700_000_000 + serial);
-            account.picture = Some((picture.clone(), image.to_vec()));
-            stanza::result(id, [NodeBuilder::new("picture").attr("id", picture).build()])
-        }
-        None => {
-            account.picture = None;
-            stanza::result(id, [])
-        }
+    if let Some(image) = first_child(iq).and_then(content) {
+        let picture = format!("{}", 1_700_000_000 + serial);
+        account.picture = Some((picture.clone(), image.to_vec()));
+        stanza::result(id, [NodeBuilder::new("picture").attr("id", picture).build()])
+    } else {
+        account.picture = None;
+        stanza::result(id, [])
     }
 }
 

@@ -17,7 +17,7 @@ use whatsapp_rust::{Jid, NodeBuilder};
 use super::Inner;
 use super::directory::{attr, attr_jid, content};
 use super::record::{Receipt, ReceiptKind, Received, Typing};
-use super::signal::{OpenError, Opened};
+use super::signal::{OpenError, Opened, Signal};
 
 /// Retry receipts for one message before the phone gives up (the clients' own limit).
 const RETRIES: u32 = 5;
@@ -177,7 +177,7 @@ impl Inner {
         let mut children = vec![retry, registration];
         // WhatsApp Web: the first receipt asks with what both sides have, the later ones bring fresh keys.
         if count > 1 {
-            let bundle = self.signal(|signal| signal.bundle())?;
+            let bundle = self.signal(Signal::bundle)?;
             children.push(NodeBuilder::new("keys").children(bundle.nodes()).build());
         }
         let mut receipt = address_receipt(envelope).attr("type", "retry");

@@ -15,7 +15,7 @@ use whatsapp_rust::{Jid, NodeBuilder};
 
 use super::directory::{self, Group, attr, attr_jid, content};
 use super::signal::Sealed;
-use super::{Inner, Sent};
+use super::{Inner, Sent, message_id};
 
 /// A device that asks more often is not answered (the clients' own limit).
 const RETRIES: u32 = 5;
@@ -23,12 +23,12 @@ const RETRIES: u32 = 5;
 impl Inner {
     /// Sends a message and returns its id once the server took it.
     pub(super) async fn send(&self, to: &Jid, message: wa::Message) -> anyhow::Result<String> {
-        let id = self.message_id();
+        let id = message_id();
         let _sending = self.sending.lock().await;
         if to.is_group() {
-            self.send_to_group(&id, to, message).await?
+            self.send_to_group(&id, to, message).await?;
         } else {
-            self.send_to_user(&id, to, message).await?
+            self.send_to_user(&id, to, message).await?;
         }
         Ok(id)
     }
@@ -125,7 +125,7 @@ impl Inner {
 
     /// Sends a message of the account to one of its own companions.
     pub(super) async fn send_to_companion(&self, companion: &Jid, message: &wa::Message) -> anyhow::Result<String> {
-        let id = self.message_id();
+        let id = message_id();
         let _sending = self.sending.lock().await;
         ensure!(!self.open_sessions(vec![companion.clone()]).await?.is_empty(), "{companion} has no keys");
         let padded = MessageUtils::encode_and_pad(message);

@@ -3,6 +3,7 @@
 //! Filled by the phone's task; waiting is by deadline and never polls.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use whatsapp_rust::Jid;
 use whatsapp_rust::waproto::whatsapp as wa;
 
 /// A message that the phone decrypted.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct Received {
     /// The id that the sender chose.
     pub id: String,
@@ -38,6 +39,21 @@ pub struct Received {
     pub counter: Option<u32>,
     /// True for a copy of what a companion of the same account sent.
     pub from_me: bool,
+}
+
+/// Without the message, whose many empty fields would fill a screen.
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("id", &self.id)
+            .field("chat", &self.chat.to_string())
+            .field("sender", &self.sender().to_string())
+            .field("text", &self.text)
+            .field("enc_type", &self.enc_type)
+            .field("counter", &self.counter)
+            .field("from_me", &self.from_me)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Received {

@@ -19,6 +19,7 @@ use whatsapp_rust::wacore::libsignal::protocol::KeyPair;
 use whatsapp_rust::wacore::messages::{MessageUtils, decode_plaintext};
 use whatsapp_rust::wacore_binary::JidExt;
 use whatsapp_rust::waproto::codec;
+use whatsapp_rust::waproto::whatsapp::history_sync::HistorySyncType as Kind;
 
 const SECOND: Duration = Duration::from_secs(5);
 
@@ -547,7 +548,6 @@ async fn a_new_companion_is_greeted() {
             codec::history_sync_decode(&blob).unwrap().sync_type
         })
         .collect();
-    use wa::history_sync::HistorySyncType as Kind;
     assert_eq!(kinds, [Kind::INITIAL_BOOTSTRAP, Kind::PUSH_NAME, Kind::RECENT]);
 
     let (name, patch) = phone.seed_app_state();

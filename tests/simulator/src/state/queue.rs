@@ -45,10 +45,6 @@ impl Queue {
         self.0.len()
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.0.clear();
-    }
-
     /// After a lost connection everything is to be sent again.
     pub(crate) fn rewind(&mut self) {
         for kept in &mut self.0 {

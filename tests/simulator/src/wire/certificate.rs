@@ -38,11 +38,10 @@ impl NoiseIdentity {
                 key: Some(key.to_vec()),
                 not_before: Some(now - BEGAN_SECS_AGO),
                 not_after: Some(now + LASTS_SECS),
-                ..Details::default()
             }
             .encode_to_vec();
             let signature = signer.private_key.calculate_signature(&details, &mut rand::rng())?.to_vec();
-            Ok(NoiseCertificate { details: Some(details), signature: Some(signature), ..NoiseCertificate::default() })
+            Ok(NoiseCertificate { details: Some(details), signature: Some(signature) })
         };
         let chain = CertChain {
             intermediate: MessageField::some(certificate(
@@ -52,7 +51,6 @@ impl NoiseIdentity {
                 intermediate.public_key.public_key_bytes(),
             )?),
             leaf: MessageField::some(certificate(&intermediate, LEAF_SERIAL, INTERMEDIATE_SERIAL, &public)?),
-            ..CertChain::default()
         }
         .encode_to_vec();
         let mut root_key = [0; 32];

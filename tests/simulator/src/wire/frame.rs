@@ -107,7 +107,7 @@ impl FrameWriter {
         self.socket.flush().await.context("writing the WebSocket")
     }
 
-    /// Says goodbye as WebSockets do.
+    /// Says goodbye as a WebSocket does.
     pub(crate) async fn close(&mut self) {
         if let Err(error) = self.socket.close().await {
             tracing::trace!(%error, "closing a WebSocket");

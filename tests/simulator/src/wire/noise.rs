@@ -1,4 +1,4 @@
-//! The Noise responder: XX, IK (zero round trips to the login) and XXfallback when an IK hello is declined.
+//! The Noise responder: XX, IK (zero round trips to the login) and `XXfallback` when an IK hello is declined.
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -50,7 +50,7 @@ pub(crate) struct Handshake {
     pub(crate) receiving: Cipher,
 }
 
-/// Answers a client's handshake. `decline_ik` answers an IK hello as a server whose key has changed: by XXfallback.
+/// Answers a client's handshake. `decline_ik` answers an IK hello as a server whose key has changed: by `XXfallback`.
 pub(crate) async fn respond(
     reader: &mut FrameReader,
     writer: &mut FrameWriter,

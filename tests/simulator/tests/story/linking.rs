@@ -1,0 +1,86 @@
+//! Pairing: what a scan accepts and what it refuses.
+
+use std::time::Duration;
+
+use whatsapp_simulator::{Options, Simulator};
+
+use crate::companion::{Companion, attr};
+
+const NUMBER: &str = "6281111111111";
+
+#[tokio::test]
+async fn a_scanned_companion_is_restarted_and_may_log_in() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let mut companion = Companion::new();
+    companion.register(&simulator).await;
+    let jid = companion.pair(&simulator, NUMBER).await.unwrap();
+    assert_eq!(jid, format!("{NUMBER}:1@s.whatsapp.net"));
+    assert_eq!(attr(&companion.next("stream:error").await, "code"), "515");
+    companion.login(&simulator).await;
+    let devices = simulator.devices(NUMBER);
+    assert_eq!((devices.len(), devices[0].online, devices[0].platform.as_str()), (1, true, "test"));
+    let counters = simulator.counters();
+    assert_eq!((counters.pairings, counters.logins, counters.violations), (1, 1, 0));
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn companions_of_one_phone_get_numbers_and_indexes_of_their_own() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let mut first = Companion::linked(&simulator, NUMBER).await;
+    let mut second = Companion::new();
+    second.register(&simulator).await;
+    second.pair(&simulator, NUMBER).await.unwrap();
+    let devices = simulator.devices(NUMBER);
+    assert_eq!(devices.iter().map(|device| (device.device, device.key_index)).collect::<Vec<_>>(), [(1, 1), (2, 2)]);
+    loop {
+        let notification = first.next("notification").await;
+        if attr(&notification, "type") == "devices" {
+            let added = notification.get_optional_child_by_tag(&["add", "device"]).unwrap();
+            assert_eq!(attr(added, "jid"), format!("{NUMBER}:2@s.whatsapp.net"));
+            break;
+        }
+    }
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_code_that_the_server_never_gave_is_refused() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let mut companion = Companion::new();
+    companion.register(&simulator).await;
+    let good = companion.code();
+    companion.reference = "2@unknown".to_owned();
+    assert!(simulator.scan(&companion.code(), NUMBER).await.is_err());
+    assert!(simulator.scan("not a code", NUMBER).await.is_err());
+    let other = Companion::new().code();
+    let mixed = format!("{},{}", good.split(',').next().unwrap(), other.split_once(',').unwrap().1);
+    assert!(simulator.scan(&mixed, NUMBER).await.is_err(), "keys of another client");
+    assert_eq!(simulator.counters().scans_refused, 3);
+    assert!(simulator.devices(NUMBER).is_empty());
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn references_expire_and_the_registration_ends() {
+    let (first, next) = (Duration::from_millis(40), Duration::from_millis(40));
+    let options = Options { qr_first: first, qr_next: next, qr_refs: 1, ..Options::default() };
+    let simulator = Simulator::start(options).await.unwrap();
+    let mut companion = Companion::new();
+    companion.register(&simulator).await;
+    assert!(companion.receive().await.is_none(), "the server closes when all codes are stale");
+    assert!(simulator.scan(&companion.code(), NUMBER).await.is_err());
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_companion_that_signs_with_another_key_is_not_linked() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let mut companion = Companion::new();
+    companion.register(&simulator).await;
+    let code = companion.code();
+    let (scanned, ()) = tokio::join!(simulator.scan(&code, NUMBER), companion.prove(false));
+    assert!(scanned.is_err());
+    assert!(simulator.devices(NUMBER).is_empty());
+    simulator.shutdown().await;
+}

@@ -1,0 +1,85 @@
+//! The control port does what the handle does.
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use whatsapp_simulator::{Options, Simulator};
+
+use crate::companion::{Companion, LIMIT};
+
+const NUMBER: &str = "6281111111111";
+const FRIEND: &str = "6282222222222";
+
+/// One HTTP/1.1 request on a connection of its own.
+async fn request(base: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Vec<u8>) {
+    let address = base.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
+    (status, answer.split_off(end + 4))
+}
+
+async fn call(base: &str, method: &str, path: &str, body: Value) -> Value {
+    let (status, body) = request(base, method, path, (method == "POST").then_some(&body)).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[tokio::test]
+async fn everything_goes_over_the_control_port_too() {
+    let simulator = Simulator::start(Options { tls: true, ..Options::default() }).await.unwrap();
+    let base = simulator.control_url();
+    let account =
+        call(&base, "POST", "/account", json!({"phone": NUMBER, "push_name": "Ann", "lid_migrated": true})).await;
+    assert_eq!(account["push_name"], "Ann");
+    let mut companion = Companion::new();
+    companion.register(&simulator).await;
+    let scan = json!({"qr": companion.code(), "phone": NUMBER});
+    let (scanned, ()) = tokio::join!(call(&base, "POST", "/scan", scan), companion.prove(true));
+    assert_eq!(scanned["jid"], format!("{NUMBER}:1@s.whatsapp.net"));
+    let (status, _) = request(&base, "POST", "/scan", Some(&json!({"qr": "x", "phone": NUMBER}))).await;
+    assert_eq!(status, 400);
+    let devices = call(&base, "GET", &format!("/devices?phone={NUMBER}"), Value::Null).await;
+    assert_eq!(devices[0]["key_index"], 1);
+    let fault = json!({"fault": "slow_answers", "millis": 5, "phone": NUMBER, "device": 1, "count": 2});
+    let fault = call(&base, "POST", "/fault", fault).await;
+    assert!(fault["id"].is_u64());
+    call(&base, "DELETE", "/faults", Value::Null).await;
+
+    call(&base, "POST", "/say", json!({"phone": FRIEND, "to": NUMBER, "text": "hi"})).await;
+    simulator.phone(NUMBER).next_message(LIMIT).await.unwrap();
+    let inbox = call(&base, "GET", &format!("/inbox?phone={NUMBER}"), Value::Null).await;
+    assert_eq!(inbox[0]["text"], "hi");
+    let group = json!({"subject": "g", "members": [NUMBER, FRIEND], "lid": true});
+    assert!(call(&base, "POST", "/group", group).await["jid"].as_str().unwrap().ends_with("@g.us"));
+
+    call(&base, "POST", "/kick", json!({"phone": NUMBER, "device": 1, "how": "failure", "code": 403})).await;
+    call(&base, "POST", "/unlink", json!({"phone": NUMBER, "device": 1})).await;
+    assert!(simulator.devices(NUMBER).is_empty());
+    assert_eq!(call(&base, "GET", "/counters", Value::Null).await["pairings"], 1);
+    assert_eq!(call(&base, "GET", "/features", Value::Null).await["qr-pairing"], json!(["other"]));
+    let (_, pem) = request(&base, "GET", "/root.pem", None).await;
+    assert_eq!(Some(String::from_utf8(pem).unwrap()), simulator.root_pem());
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn media_is_served_in_ranges_on_the_chat_port_too() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let path = simulator.network().put_media(b"0123456789".as_slice().into());
+    let chat = simulator.ws_url().replace("ws://", "http://").replace("/ws/chat", "");
+    for base in [simulator.media_url(), chat] {
+        assert_eq!(request(&base, "GET", &format!("{path}?auth=x"), None).await, (200, b"0123456789".to_vec()));
+        assert_eq!(request(&base, "GET", "/v/none.enc", None).await.0, 404);
+    }
+    simulator.shutdown().await;
+}
