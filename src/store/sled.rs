@@ -2,13 +2,14 @@
 //!
 //! Nothing of WhatsApp lives here. What is flushed survives a killed process at once, and a power cut after sled's own
 //! flusher has synced the file (every [`SYNC_EVERY_MS`]): on Linux sled's flush is `sync_file_range`.
-//! sled stops for good at its first disk error; the store is then reopened from disk by the next call (see [`opened`]).
+//! sled stops for good at its first disk error; the store is then reopened from disk by the next call (see `opened`).
 
 mod error;
 mod flusher;
 mod opened;
 mod table;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -40,8 +41,16 @@ pub struct SledStore {
 struct Shared {
     path: PathBuf,
     state: RwLock<State>,
-    /// When the store was last reopened, or that was tried.
-    tried: Mutex<Option<Instant>>,
+    /// Held while the store is reopened.
+    reopening: Mutex<Reopening>,
+}
+
+#[derive(Debug, Default)]
+struct Reopening {
+    /// When that was last tried.
+    tried: Option<Instant>,
+    /// Namespaces whose buffered writes are lost, to be told when it is open again.
+    lost: HashSet<Namespace>,
 }
 
 #[derive(Debug)]
@@ -62,7 +71,7 @@ impl SledStore {
             shared: Arc::new(Shared {
                 path: path.to_owned(),
                 state: RwLock::new(State::Open(Arc::new(opened))),
-                tried: Mutex::new(None),
+                reopening: Mutex::default(),
             }),
         })
     }
@@ -92,27 +101,27 @@ impl Shared {
 
     fn reopen(&self) -> Result<Arc<Opened>, KvError> {
         // One at a time; the others wait here on a blocking thread and then find it open, or fail.
-        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reopening = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opened) = self.live() {
             return Ok(opened);
         }
-        if tried.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
+        if reopening.tried.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
             return Err(KvError::engine("the store stopped after a disk error"));
         }
-        *tried = Some(Instant::now());
-        let lost = match self.set(State::Stopped) {
-            State::Open(old) => match Arc::try_unwrap(old) {
-                Ok(old) => old.close(),
+        reopening.tried = Some(Instant::now());
+        if let State::Open(old) = self.set(State::Stopped) {
+            match Arc::try_unwrap(old) {
+                Ok(old) => reopening.lost.extend(old.close()),
                 // Calls that are still waiting for a flush of it are about to fail: next time.
                 Err(old) => {
                     self.set(State::Open(old));
                     return Err(KvError::engine("the store stopped after a disk error"));
                 }
-            },
-            State::Stopped => None,
-        };
+            }
+        }
         tracing::warn!(path = %self.path.display(), "the store stopped after a disk error and is opened again");
-        let opened = Arc::new(Opened::open(&self.path).map_err(KvError::engine)?.without(lost));
+        let opened = Opened::open(&self.path).map_err(KvError::engine)?;
+        let opened = Arc::new(opened.without(std::mem::take(&mut reopening.lost)));
         self.set(State::Open(Arc::clone(&opened)));
         Ok(opened)
     }

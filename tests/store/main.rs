@@ -1,6 +1,9 @@
 //! The store: one story for every engine, one suite for the five storage traits, and what a kill leaves.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking; the helpers between the tests do too")]
+
 mod backend;
+mod disk_full;
 mod engine;
 mod faulty;
 mod kill;

@@ -30,7 +30,7 @@ impl MsgSecretStore for SessionBackend {
             for entry in page {
                 let row = key::joined(key::SECRET, [&entry.chat, &entry.sender], &*entry.msg_id);
                 let mut new =
-                    Secret { secret: entry.secret, expires_at: entry.expires_at, message_ts: entry.message_ts };
+                    Secret { bytes: entry.secret, expires_at: entry.expires_at, message_ts: entry.message_ts };
                 if let Some(old) = draft.get(&row).await? {
                     let old = Secret::from_bytes(&old)?;
                     new.expires_at = merge_msg_secret_expiry(old.expires_at, new.expires_at);
@@ -50,11 +50,11 @@ impl MsgSecretStore for SessionBackend {
     }
 
     async fn get_msg_secret(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Option<Vec<u8>>> {
-        Ok(self.secret(chat, sender, msg_id).await?.map(|row| row.secret.to_vec()))
+        Ok(self.secret(chat, sender, msg_id).await?.map(|row| row.bytes.to_vec()))
     }
 
     async fn get_msg_secret_with_ts(&self, chat: &str, sender: &str, msg_id: &str) -> Result<Option<(Vec<u8>, i64)>> {
-        Ok(self.secret(chat, sender, msg_id).await?.map(|row| (row.secret.to_vec(), row.message_ts)))
+        Ok(self.secret(chat, sender, msg_id).await?.map(|row| (row.bytes.to_vec(), row.message_ts)))
     }
 
     async fn delete_expired_msg_secrets(&self, cutoff_timestamp: i64) -> Result<u32> {

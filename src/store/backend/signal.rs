@@ -21,7 +21,7 @@ fn prekey(record: &[u8], uploaded: bool) -> Bytes {
     value.into()
 }
 
-fn record(row: Bytes) -> Result<Bytes> {
+fn record(row: &Bytes) -> Result<Bytes> {
     if row.is_empty() { Err(value::unreadable()) } else { Ok(row.slice(1..)) }
 }
 
@@ -94,13 +94,13 @@ impl SignalStore for SessionBackend {
     }
 
     async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
-        self.get(&key::numbered(key::PREKEY, id)).await?.map(record).transpose()
+        self.get(&key::numbered(key::PREKEY, id)).await?.as_ref().map(record).transpose()
     }
 
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
         let keys: Vec<_> = ids.iter().map(|&id| key::numbered(key::PREKEY, id)).collect();
         let rows = self.get_many(&keys).await?;
-        ids.iter().zip(rows).filter_map(|(&id, row)| Some(record(row?).map(|record| (id, record)))).collect()
+        ids.iter().zip(rows).filter_map(|(&id, row)| Some(record(&row?).map(|record| (id, record)))).collect()
     }
 
     /// Writes only over the rows it has read: one that was consumed meanwhile stays away, without a lock on every removal.

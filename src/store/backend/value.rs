@@ -77,18 +77,18 @@ pub(super) fn from_stamped(value: &[u8]) -> Result<(i64, &[u8])> {
 /// A message secret with its deadline (zero: none) and the time of its message (zero: unknown), in Unix seconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Secret {
-    pub(super) secret: MessageSecret,
+    pub(super) bytes: MessageSecret,
     pub(super) expires_at: i64,
     pub(super) message_ts: i64,
 }
 
 impl Secret {
     pub(super) fn to_bytes(self) -> Bytes {
-        let mut value = Vec::with_capacity(17 + self.secret.len());
+        let mut value = Vec::with_capacity(17 + self.bytes.len());
         value.push(FORMAT);
         value.extend_from_slice(&self.expires_at.to_be_bytes());
         value.extend_from_slice(&self.message_ts.to_be_bytes());
-        value.extend_from_slice(&self.secret);
+        value.extend_from_slice(&self.bytes);
         value.into()
     }
 
@@ -96,7 +96,7 @@ impl Secret {
         let (expires_at, rest) = body(value)?.split_first_chunk().ok_or_else(unreadable)?;
         let (message_ts, secret) = rest.split_first_chunk().ok_or_else(unreadable)?;
         Ok(Self {
-            secret: secret.try_into().map_err(|_| unreadable())?,
+            bytes: secret.try_into().map_err(|_| unreadable())?,
             expires_at: i64::from_be_bytes(*expires_at),
             message_ts: i64::from_be_bytes(*message_ts),
         })

@@ -76,7 +76,7 @@ impl Opened {
     }
 
     /// Closes the database; what it returns lost buffered writes.
-    pub(super) fn close(self) -> Option<HashSet<Namespace>> {
+    pub(super) fn close(self) -> HashSet<Namespace> {
         let flushed = self.flushed.load(Ordering::Acquire);
         let mut lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
         for (ns, table) in self.tables.read().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -84,12 +84,11 @@ impl Opened {
                 lost.insert(ns.clone());
             }
         }
-        Some(lost)
+        lost
     }
 
     /// Fails the next write of each of these namespaces once.
-    pub(super) fn without(self, lost: Option<HashSet<Namespace>>) -> Self {
-        let lost = lost.unwrap_or_default();
+    pub(super) fn without(self, lost: HashSet<Namespace>) -> Self {
         self.any_lost.store(!lost.is_empty(), Ordering::Release);
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = lost;
         self
