@@ -31,6 +31,7 @@ const NOTICES: usize = 256;
 #[derive(Debug)]
 pub struct Gateway {
     addr: SocketAddr,
+    failed: CancellationToken,
     hard: CancellationToken,
     soft: CancellationToken,
     sink: CancellationToken,
@@ -104,22 +105,32 @@ impl Gateway {
         let auth = match &config.key {
             KeySetting::Given(key) => Auth::key(key),
             KeySetting::Generated => {
-                let (key, path) = keyfile::load_or_create(&config.credentials_dir)?;
-                tracing::info!(file = %path.display(), "KEY is not set: the API key is in a file");
+                let key = keyfile::load_or_create(&config.credentials_dir)?;
                 Auth::key(&key)
             }
             KeySetting::Open => Auth::open(),
         };
         let router = http::router(AppState { sessions, auth, development: config.development });
         let serving = http::serve(listener, router, Limits::default(), soft.clone(), hard.clone(), tracker.clone());
-        tracker.spawn(serving);
+        // A server that ends by itself, a panic included, ends the process instead of leaving it half dead.
+        let failed = CancellationToken::new();
+        let ended = failed.clone().drop_guard();
+        tracker.spawn(async move {
+            serving.await;
+            drop(ended);
+        });
         tracing::info!("Server is running on port {}", addr.port());
-        Ok(Self { addr, hard, soft, sink, tracker, sink_tracker, kv })
+        Ok(Self { addr, failed, hard, soft, sink, tracker, sink_tracker, kv })
     }
 
     /// Where it serves; tells the port when it was asked to choose one.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Waits until the server has ended without having been told to.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// Stops: no new requests, requests in flight and connections end in order, the sink posts what it can, the store is

@@ -1,5 +1,6 @@
 //! An HTTP gateway for WhatsApp: sessions are linked by QR, send and receive by HTTP and webhooks.
 
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod gateway;

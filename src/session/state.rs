@@ -50,25 +50,6 @@ impl State {
     pub(super) fn is_paired(&self) -> bool {
         matches!(self, Self::Pairing | Self::Connecting | Self::Connected | Self::Held(_) | Self::StoreFailed)
     }
-
-    /// A word for logs.
-    pub(super) fn word(&self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::WaitingForScan { .. } => "waiting for a scan",
-            Self::Idle => "idle",
-            Self::Pairing => "pairing",
-            Self::Connecting => "connecting",
-            Self::Connected => "connected",
-            Self::Held(Verdict::LoggedOut) | Self::LoggedOut => "logged out",
-            Self::Held(Verdict::Locked) => "account locked",
-            Self::Held(Verdict::Replaced) => "replaced by another connection",
-            Self::Held(Verdict::Banned(_)) => "banned for a while",
-            Self::Held(Verdict::Outdated) => "WhatsApp version outdated",
-            Self::Held(Verdict::Refused(_)) => "refused by WhatsApp",
-            Self::StoreFailed => "waiting for the store",
-        }
-    }
 }
 
 /// What the owner task does besides taking the new state.

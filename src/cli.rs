@@ -1,0 +1,87 @@
+//! What the process says and hears besides HTTP: its log, its signals, and the few flags it knows.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, ConfigError, LogFormat};
+
+/// A gateway that takes longer to say that it is well is not well.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Tells all bad settings on standard error: there is no log yet.
+pub fn complain(error: &ConfigError) {
+    // A closed standard error leaves only the exit code.
+    let _closed = writeln!(std::io::stderr(), "{error}");
+}
+
+/// Starts the log as the settings want it.
+pub fn start_log(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_error| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(config.color);
+    match config.log_format {
+        LogFormat::Human => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Asks the gateway on this machine whether it is well: what the image's HEALTHCHECK runs.
+pub fn healthcheck(port: u16) -> ExitCode {
+    if ask_health(port).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn ask_health(port: u16) -> std::io::Result<String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+    stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Prints the version.
+pub fn version() -> ExitCode {
+    let _closed = writeln!(std::io::stdout(), "wa-gateway {}", env!("CARGO_PKG_VERSION"));
+    ExitCode::SUCCESS
+}
+
+/// Says which arguments there are.
+pub fn unknown(argument: &str) -> ExitCode {
+    let _closed = writeln!(std::io::stderr(), "unknown argument {argument:?}; known: --healthcheck, --version");
+    ExitCode::from(64)
+}
+
+/// SIGTERM and SIGINT, whichever comes.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes both over from their default, which is to end the process.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
