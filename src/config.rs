@@ -121,7 +121,8 @@ impl Config {
                             Ok((name, value)) => drop(vars.insert(name, value)),
                             // The error's text quotes the line, which may hold a secret.
                             Err(dotenvy::Error::LineParse(_, column)) => {
-                                problems.push((".env".to_owned(), format!("a line can't be read (at column {column})")));
+                                problems
+                                    .push((".env".to_owned(), format!("a line can't be read (at column {column})")));
                             }
                             Err(error) => problems.push((".env".to_owned(), error.to_string())),
                         }

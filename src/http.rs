@@ -64,26 +64,29 @@ fn routes(state: &AppState) -> Routes {
                 .on(Method::DELETE, Manage, session::logout),
         )
         .add(Route::new("/session/{session}").get(Read, session::detail).on(Method::DELETE, Manage, session::delete))
-        .add(
-            Route::new("/message/send-text")
-                .get_with_effect(Send, message::send_text)
-                .on(Method::POST, Send, message::send_text),
-        )
+        .add(Route::new("/message/send-text").get_with_effect(Send, message::send_text).on(
+            Method::POST,
+            Send,
+            message::send_text,
+        ))
 }
 
 /// The whole service: the routes within the layers. The first layer below is the innermost.
 pub fn router(state: AppState) -> Router {
     if state.auth.is_open() {
-        tracing::warn!("ALLOW_NO_KEY is set: everybody who can reach the port, and every web page they open, drives the sessions");
+        tracing::warn!(
+            "ALLOW_NO_KEY is set: everybody who can reach the port, and every web page they open, drives the sessions"
+        );
     }
-    let routes = routes(&state).into_router().fallback(|| async { ApiError::route_not_found() }).with_state(state.clone());
+    let development = state.development;
+    let table = routes(&state).into_router().fallback(|| async { ApiError::route_not_found() }).with_state(state);
     // Layers of a router run after it has chosen a route, but dot segments must go before: hence a second one around it.
     let mut router = Router::new()
-        .fallback_service(any(move |request| tower::ServiceExt::oneshot(routes.clone(), layer::without_dots(request))))
+        .fallback_service(any(move |request| tower::ServiceExt::oneshot(table.clone(), layer::without_dots(request))))
         .layer(axum::middleware::from_fn(layer::time_limit))
         .layer(axum::middleware::from_fn(layer::head_limit))
         .layer(CatchPanicLayer::custom(panicked));
-    if state.development {
+    if development {
         router = router.layer(axum::middleware::map_response(error::reveal));
     }
     router
@@ -96,7 +99,6 @@ async fn health() -> Response {
     axum::Json(serde_json::json!({ "status": "ok" })).into_response()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the signature is CatchPanicLayer's")]
 fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
     // The panic's text went to standard error by the hook; it may hold what was asked for, so it is not repeated here.
     ApiError::internal("the handler panicked").into_response()

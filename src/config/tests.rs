@@ -31,7 +31,7 @@ fn defaults_hold_for_unset_and_for_empty() {
         assert_eq!(config.media_dir, Path::new("./media"));
         assert_eq!(config.start_timeout, Duration::from_secs(8));
         assert_eq!(config.send_timeout, Duration::from_secs(25));
-        assert_eq!(config.qr_idle, Duration::from_secs(120));
+        assert_eq!(config.qr_idle, Duration::from_mins(2));
         assert_eq!(config.restore_concurrency, 8);
         assert_eq!(config.log_format, LogFormat::Human);
         assert_eq!(config.log_filter, "info");
@@ -115,7 +115,9 @@ fn an_empty_port_is_a_random_one() {
 
 #[test]
 fn an_empty_key_is_open_only_when_allowed() {
-    for (key, allow, open) in [("", "true", true), ("", "1", true), ("  ", "YES", true), ("", "false", false), ("", "", false)] {
+    for (key, allow, open) in
+        [("", "true", true), ("", "1", true), ("  ", "YES", true), ("", "false", false), ("", "", false)]
+    {
         let config = plain(&[("KEY", key), ("ALLOW_NO_KEY", allow)]).unwrap();
         assert_eq!(matches!(config.key, KeySetting::Open), open, "{key:?} {allow:?}");
         assert_eq!(matches!(config.key, KeySetting::Generated), !open, "{key:?} {allow:?}");

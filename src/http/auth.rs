@@ -191,6 +191,9 @@ mod tests {
         for scope in [Scope::Public, Scope::Read, Scope::Send, Scope::Manage] {
             assert!(Principal::ALL.may(scope));
         }
-        assert_eq!(format!("{:?} {:?}", Auth::key(&SecretString::from("secret")), Auth::open()), "Auth(key) Auth(open)");
+        assert_eq!(
+            format!("{:?} {:?}", Auth::key(&SecretString::from("secret")), Auth::open()),
+            "Auth(key) Auth(open)"
+        );
     }
 }

@@ -14,7 +14,7 @@ use crate::event::SessionNameError;
 use crate::message::RecipientError;
 use crate::session::{EndError, SendError, StartError};
 
-/// wa-gateway 4.7.1, NODE_ENV=production: the text of every answer of status 500.
+/// wa-gateway 4.7.1, `NODE_ENV=production`: the text of every answer of status 500.
 const HIDDEN: &str = "Something went wrong, please try again later!";
 
 type Source = Box<dyn Error + Send + Sync>;
@@ -185,7 +185,9 @@ impl From<StartError> for ApiError {
 impl From<SendError> for ApiError {
     fn from(error: SendError) -> Self {
         let (status, data) = match &error {
-            SendError::NoSession | SendError::NotRegistered(_) | SendError::Recipient => (StatusCode::BAD_REQUEST, None),
+            SendError::NoSession | SendError::NotRegistered(_) | SendError::Recipient => {
+                (StatusCode::BAD_REQUEST, None)
+            }
             SendError::NotReady(_) => (StatusCode::CONFLICT, None),
             SendError::Refused { .. } | SendError::Connection(_) => (StatusCode::BAD_GATEWAY, None),
             SendError::Unacknowledged { id, remote_jid } => {
@@ -270,11 +272,7 @@ mod tests {
             ),
             (SessionNameError::Blank.into(), 400, r#"{"message":"Session must not be empty"}"#),
             (RecipientError::Empty.into(), 400, r#"{"message":"parameter \"to\" is required"}"#),
-            (
-                ApiError::internal("inner text"),
-                500,
-                r#"{"message":"Something went wrong, please try again later!"}"#,
-            ),
+            (ApiError::internal("inner text"), 500, r#"{"message":"Something went wrong, please try again later!"}"#),
         ] {
             let (got_status, got_body) = told(error).await;
             // The name above holds a quote: it is escaped once in JSON.

@@ -174,7 +174,9 @@ pub(super) fn content_kind(headers: &HeaderMap) -> Kind {
     match essence.strip_prefix("application/") {
         Some("json") => Kind::Json,
         Some("x-www-form-urlencoded") => Kind::Form,
-        Some(other) if other.strip_suffix("+json").is_some_and(|words| !words.is_empty() && is_words(words)) => Kind::Json,
+        Some(other) if other.strip_suffix("+json").is_some_and(|words| !words.is_empty() && is_words(words)) => {
+            Kind::Json
+        }
         _ => Kind::Other,
     }
 }

@@ -17,7 +17,7 @@ use super::route::Matched;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The longest a request may take, body included: above every deadline that a setting can give a handler (50 s).
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -32,10 +32,7 @@ pub(super) async fn cors(request: Request, next: Next) -> Response {
 fn preflight(asked: &header::HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static("GET,HEAD,PUT,POST,DELETE,PATCH"),
-    );
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET,HEAD,PUT,POST,DELETE,PATCH"));
     let wanted = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).and_then(|value| value.to_str().ok());
     if let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) {
         let echo = wanted.split(',').map(str::trim).collect::<Vec<_>>().join(",");
@@ -68,11 +65,13 @@ pub(super) async fn observe(request: Request, next: Next) -> Response {
 
 /// Refuses large heads ourselves, so that the refusal is JSON and carries CORS; hyper's own limit lies above.
 pub(super) async fn head_limit(request: Request, next: Next) -> Response {
-    let line = request.method().as_str().len() + request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let line =
+        request.method().as_str().len() + request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     // Each header line has ": " and a line end, the request line two spaces, "HTTP/1.1" and a line end.
     let headers: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if line + 12 + headers > MAX_HEAD_BYTES {
-        return ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request header fields too large").into_response();
+        return ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request header fields too large")
+            .into_response();
     }
     next.run(request).await
 }

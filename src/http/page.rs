@@ -211,7 +211,9 @@ mod tests {
         let text = std::str::from_utf8(&body).unwrap();
         assert!(text.contains("<h1>a&lt;b&gt;&#39;&quot;&amp;&#123;&#123;picture}}</h1>"), "{text}");
         assert!(text.contains("<div id=\"qrcode\"><img src=\"data:image/png;base64,iVBORw0KGgo"));
-        assert!(!text.contains("//"), "nothing comes from elsewhere");
+        for elsewhere in ["http:", "https:", "src=\"/", "href="] {
+            assert!(!text.contains(elsewhere), "nothing comes from elsewhere: {elsewhere}");
+        }
     }
 
     #[test]

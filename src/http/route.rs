@@ -34,11 +34,14 @@ pub fn endpoints(state: &AppState) -> Vec<Endpoint> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Matched(pub(super) &'static str);
 
+/// Puts one method's handler behind the guard, once the state is known.
+type Guarded = Box<dyn FnOnce(&AppState) -> MethodRouter<AppState>>;
+
 /// One path with its methods.
 pub(super) struct Route {
     path: &'static str,
     endpoints: Vec<Endpoint>,
-    methods: Vec<Box<dyn FnOnce(&AppState) -> MethodRouter<AppState>>>,
+    methods: Vec<Guarded>,
 }
 
 impl Route {
@@ -104,7 +107,9 @@ impl Routes {
 
     pub(super) fn into_router(self) -> Router<AppState> {
         let state = self.1;
-        self.0.into_iter().fold(Router::new(), |router, route| router.route(route.path, route.into_method_router(&state)))
+        self.0
+            .into_iter()
+            .fold(Router::new(), |router, route| router.route(route.path, route.into_method_router(&state)))
     }
 }
 

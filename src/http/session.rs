@@ -134,7 +134,7 @@ impl Serialize for Row<'_> {
     }
 }
 
-/// serde_json keeps the order in which members are written here.
+/// `serde_json` keeps the order in which members are written here.
 fn detail_body(summary: &SessionSummary) -> Value {
     let details = summary.details.clone().unwrap_or_default();
     json!({

@@ -22,7 +22,7 @@ fn sessions() -> SessionManager {
         check_numbers: false,
         start_timeout: Duration::from_secs(8),
         send_timeout: Duration::from_secs(25),
-        qr_idle: Duration::from_secs(120),
+        qr_idle: Duration::from_mins(2),
         restore_concurrency: 8,
     };
     let whatsapp = whatsapp::Settings { ws_url: Some("ws://127.0.0.1:9/".to_owned()), ..whatsapp::Settings::default() };
@@ -124,13 +124,30 @@ async fn scopes_are_as_agreed() {
 #[tokio::test]
 async fn unknown_paths_are_404_in_json() {
     for uri in [
-        "/", "/nope", "/nope?key=secret", "/health/", "/SESSION", "//session", "/session/ok1/", "/session/ok1/extra",
-        "/session/a/b", "/session/..", "/session/start/", "/message", "/message/send-text/", "/message/send-audio",
-        "/profile", "/dashboard/nope",
+        "/",
+        "/nope",
+        "/nope?key=secret",
+        "/health/",
+        "/SESSION",
+        "//session",
+        "/session/ok1/",
+        "/session/ok1/extra",
+        "/session/a/b",
+        "/session/..",
+        "/session/start/",
+        "/message",
+        "/message/send-text/",
+        "/message/send-audio",
+        "/profile",
+        "/dashboard/nope",
     ] {
         for method in ["GET", "POST", "DELETE"] {
             let answer = ask(Some("secret"), request(method, uri)).await;
-            assert_eq!((answer.status, answer.body.as_str()), (404, r#"{"message":"Route not found"}"#), "{method} {uri}");
+            assert_eq!(
+                (answer.status, answer.body.as_str()),
+                (404, r#"{"message":"Route not found"}"#),
+                "{method} {uri}"
+            );
             assert_eq!(answer.header("content-type"), "application/json");
         }
     }
@@ -165,7 +182,11 @@ async fn a_missing_id_is_told() {
         let mut asked = request(method, uri);
         asked.headers_mut().insert("key", "secret".parse().unwrap());
         let answer = ask(Some("secret"), asked).await;
-        assert_eq!((answer.status, answer.body.as_str()), (400, r#"{"message":"Session ID is required"}"#), "{method} {uri}");
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (400, r#"{"message":"Session ID is required"}"#),
+            "{method} {uri}"
+        );
     }
 }
 
@@ -234,7 +255,12 @@ async fn validation_speaks_the_contracts_words() {
         (TEXT, JSON, r#"{"session":"s","to":1.5,"text":"hi"}"#, "Expected string, received number field 'to' on json"),
         (TEXT, JSON, r#"{"session":"s","to":-5,"text":"hi"}"#, "Expected string, received number field 'to' on json"),
         (TEXT, JSON, r#"{"session":"s","to":"628"}"#, "Required field 'text' on json"),
-        (TEXT, JSON, r#"{"session":"s","to":"628","text":null}"#, "Expected string, received null field 'text' on json"),
+        (
+            TEXT,
+            JSON,
+            r#"{"session":"s","to":"628","text":null}"#,
+            "Expected string, received null field 'text' on json",
+        ),
         (TEXT, JSON, r#"{"session":"s","to":"628","text":5}"#, "Expected string, received number field 'text' on json"),
         (
             TEXT,
@@ -304,7 +330,8 @@ async fn a_large_head_is_431_and_a_large_body_413() {
     let body = format!(r#"{{"session":"{}"}}"#, "q".repeat(1_100_000));
     let answer = ask(Some("secret"), post("/session/start", "application/json", body.clone())).await;
     assert_eq!((answer.status, answer.body.as_str()), too_large);
-    let chunks = body.into_bytes().chunks(4096).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect::<Vec<_>>();
+    let chunks =
+        body.into_bytes().chunks(4096).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect::<Vec<_>>();
     let chunked = Body::from_stream(futures::stream::iter(chunks));
     let answer = ask(Some("secret"), post("/session/start", "application/json", chunked)).await;
     assert_eq!((answer.status, answer.body.as_str()), too_large);
