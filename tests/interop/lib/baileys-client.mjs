@@ -4,7 +4,7 @@
 
 import * as rc14 from 'baileys-rc14'
 import * as rc6 from 'baileys-rc6'
-import { Journal, Tail, within } from './journal.mjs'
+import { Journal, Tail, waitedInVain, within } from './journal.mjs'
 
 export const VERSIONS = { rc14, rc6 }
 
@@ -43,7 +43,7 @@ function logger(tail) {
 }
 
 export class BaileysClient {
-  /** `version` is `rc14` or `rc6`; `root` is the public key (32 bytes) that signs the server's Noise certificates. */
+  /** `version` is `rc14` or `rc6`. */
   constructor(simulator, version, name = version) {
     this.simulator = simulator
     this.version = version
@@ -141,10 +141,10 @@ export class BaileysClient {
         if (code === RESTART_REQUIRED && attempt === this.attempt) this.connect()
       }
     })
-    sock.ev.on('messages.upsert', ({ messages }) => messages.forEach((message) => this.#note(message, sock)))
+    sock.ev.on('messages.upsert', ({ messages }) => messages.forEach((message) => this.#note(message)))
     sock.ev.on('messages.update', (updates) => {
       for (const { key, update } of updates) {
-        if (update.message) this.#note({ key, ...update }, sock)
+        if (update.message) this.#note({ key, ...update })
         this.#receipt(key, update.status)
       }
     })
@@ -159,16 +159,15 @@ export class BaileysClient {
   }
 
   #syncAppState(sock) {
-    const run = () => sock.resyncAppState(COLLECTIONS, true)
     setImmediate(() => {
-      run().then(
+      sock.resyncAppState(COLLECTIONS, true).then(
         () => this.appState.push({ done: true }),
         (error) => this.appState.push({ error: String(error) }),
       )
     })
   }
 
-  #note(message, sock) {
+  #note(message) {
     const { key } = message
     if (message.messageStubType === CIPHERTEXT) {
       this.undecrypted.push({ id: key.id, why: message.messageStubParameters })
@@ -190,7 +189,6 @@ export class BaileysClient {
     }
     const journal = key.fromMe ? this.ownTexts : this.texts
     journal.push(entry)
-    void sock
   }
 
   #receipt(key, status) {
@@ -199,7 +197,13 @@ export class BaileysClient {
   }
 
   async opened(attempt, options) {
-    await this.states.find(`${this.name} to be connected`, (s) => s.state === 'open' && s.attempt >= attempt, options)
+    const ended = (s) => s.state === 'close' && s.code !== RESTART_REQUIRED
+    const state = await this.states.find(
+      `${this.name} to be connected`,
+      (s) => s.attempt >= attempt && (s.state === 'open' || ended(s)),
+      options,
+    )
+    if (ended(state)) throw waitedInVain(`${this.name} to be connected`, 0, JSON.stringify(state))
     // Baileys holds all events back until the server has told the end of the backlog.
     await this.states.find(`${this.name} to have its backlog`, (s) => s.state === 'ready' && s.attempt >= attempt, options)
   }
