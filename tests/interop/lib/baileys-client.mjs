@@ -119,9 +119,9 @@ export class BaileysClient {
       auth: { creds: auth.creds, keys: auth.keys },
       browser: [`Baileys ${this.version}`, 'Chrome', '1.0'],
       logger: logger(this.tail),
-      // The history is on media hosts, which are no part of this suite; app state is asked for below instead.
-      syncFullHistory: false,
-      shouldSyncHistoryMessage: () => false,
+      // rc.6 fetches the history from a fixed https host, which is no part of this suite; rc14 takes it from the
+      // notification itself. With the history rc14 also fetches the app state, which rc.6 is told to do below.
+      ...(this.version === 'rc6' ? { syncFullHistory: false, shouldSyncHistoryMessage: () => false } : {}),
       connectTimeoutMs: 10_000,
       defaultQueryTimeoutMs: 10_000,
       getMessage: async ({ id }) => this.#sent.get(id),
@@ -129,7 +129,8 @@ export class BaileysClient {
     this.sock = sock
     sock.ev.on('creds.update', (update) => {
       auth.save()
-      if (update.myAppStateKeyId) this.#syncAppState(sock)
+      if (update.accountSyncCounter) this.appState.push({ done: true })
+      if (update.myAppStateKeyId && this.version === 'rc6') this.#syncAppState(sock)
     })
     sock.ev.on('connection.update', (update) => {
       if (update.qr) this.states.push({ state: 'qr', qr: update.qr, attempt })
