@@ -26,7 +26,7 @@ try {
       ['--test', '--test-concurrency=2', '--test-force-exit', '--test-reporter=spec', ...files.map((name) => folder + name)],
       {
         stdio: 'inherit',
-        env: { ...process.env, SIMULATOR_PORT: String(simulator.port), SIMULATOR_CONTROL: String(simulator.control) },
+        env: { ...process.env, SIMULATOR_URLS: JSON.stringify(simulator.urls) },
       },
     )
     const timer = setTimeout(() => {

@@ -2,7 +2,7 @@
 
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { Program, freePort, http } from './program.mjs'
+import { Program, http } from './program.mjs'
 import { poll } from './journal.mjs'
 
 const TARGET = fileURLToPath(new URL('../../../target/debug/', import.meta.url))
@@ -17,46 +17,31 @@ export function binary(variable, name) {
 export class Simulator {
   /** The server that `run.mjs` started, or, for a test file run by itself, one of its own. */
   static async obtain() {
-    if (process.env.SIMULATOR_PORT) {
-      return Simulator.attach(process.env.SIMULATOR_PORT, process.env.SIMULATOR_CONTROL)
-    }
-    return Simulator.start()
+    return process.env.SIMULATOR_URLS ? new Simulator(JSON.parse(process.env.SIMULATOR_URLS)) : Simulator.start()
   }
 
   static async start() {
-    const [port, control] = [await freePort(), await freePort()]
-    const program = new Program(
-      'simulator',
-      binary('WHATSAPP_SIMULATOR_BIN', 'whatsapp-simulator'),
-      ['--port', String(port), '--control', String(control)],
-      { ...process.env, RUST_LOG: process.env.RUST_LOG ?? 'info' },
-    )
-    const simulator = await Simulator.attach(port, control, program).catch(async (error) => {
+    const program = new Program('simulator', binary('WHATSAPP_SIMULATOR_BIN', 'whatsapp-simulator'), ['--port', '0', '--control', '0'], process.env)
+    try {
+      const first = await program.lines.find('the simulator to tell its addresses', (line) => line.startsWith('{'))
+      const simulator = new Simulator(JSON.parse(first))
+      simulator.program = program
+      return simulator
+    } catch (error) {
       await program.stop('SIGKILL')
       throw error
-    })
-    simulator.program = program
-    return simulator
+    }
   }
 
-  static async attach(port, control, program) {
-    const simulator = new Simulator(Number(port), Number(control))
-    const root = await poll('the simulator to answer on its control port', () => {
-      if (program?.ended) throw new Error('the simulator ended')
-      return simulator.get('/noise-root')
-    })
-    simulator.noiseRoot = Buffer.from(root.public_key ?? root.root, 'hex')
-    return simulator
-  }
-
-  constructor(port, control) {
-    this.port = port
-    this.control = control
-    this.webSocketUrl = `ws://127.0.0.1:${port}/ws/chat`
+  /** `urls` is the line of JSON that the program prints when it is ready. */
+  constructor(urls) {
+    this.urls = urls
+    this.webSocketUrl = urls.ws.endsWith('/ws/chat') ? urls.ws : `${urls.ws}/ws/chat`
+    this.noiseRoot = Buffer.from(urls.noise_root, 'hex')
   }
 
   async #ask(method, path, body) {
-    const { status, body: answer } = await http(method, `http://127.0.0.1:${this.control}${path}`, { body })
+    const { status, body: answer } = await http(method, this.urls.control + path, { body })
     if (status >= 300) throw new Error(`simulator, ${method} ${path}: ${status} ${JSON.stringify(answer)}`)
     return answer
   }
@@ -79,9 +64,14 @@ export class Simulator {
     return this.post('/account', { phone, ...settings })
   }
 
-  /** The phone `from` sends a text to `to` (a number, or a group's JID); the message id. */
+  /** The phone `from` sends a text to `to` (a number, or a JID); the message id. */
   async say(from, to, text) {
-    return (await this.post('/say', { from, to, text })).id
+    return (await this.post('/say', { phone: from, to, text })).id
+  }
+
+  /** The phone tells that it has read messages of a chat. */
+  read(phone, chat, ids, participant) {
+    return this.post('/read', { phone, chat, ids, participant })
   }
 
   /** What the phone has decrypted. */
@@ -91,15 +81,25 @@ export class Simulator {
 
   /** Waits until the phone has decrypted a text. */
   heard(phone, text, options) {
-    return poll(`the phone ${phone} to decrypt "${text}"`, async () => {
-      const inbox = await this.inbox(phone)
-      return (inbox.messages ?? inbox).find((message) => message.text === text)
+    return poll(`the phone ${phone} to decrypt "${text}"`, async () => (await this.inbox(phone)).find((message) => message.text === text), options)
+  }
+
+  /** Waits for a receipt that the phone got. */
+  receipt(phone, id, kind, options) {
+    return poll(`the phone ${phone} to get the receipt "${kind}" for ${id}`, async () => {
+      const receipts = await this.get(`/receipts?phone=${phone}`)
+      return receipts.find((receipt) => receipt.id === id && receipt.kind === kind)
     }, options)
   }
 
-  /** Makes a group of the phones' accounts; its JID. */
-  async group(subject, owner, members) {
-    return (await this.post('/group', { subject, owner, members })).jid
+  /** Waits until all companions of a phone have acknowledged everything. */
+  settled(phone, options) {
+    return poll(`the companions of ${phone} to acknowledge everything`, async () => (await this.devices(phone)).every((device) => device.queued === 0), options)
+  }
+
+  /** Makes a group of these numbers, the first its admin; its JID. */
+  async group(subject, members, lid = false) {
+    return (await this.post('/group', { subject, members, lid })).jid
   }
 
   counters() {
@@ -107,9 +107,8 @@ export class Simulator {
   }
 
   /** The companions linked to the phone. */
-  async devices(phone) {
-    const answer = await this.get('/devices')
-    return (answer.devices ?? answer).filter((device) => device.phone === phone)
+  devices(phone) {
+    return this.get(`/devices?phone=${phone}`)
   }
 
   features() {
@@ -117,6 +116,6 @@ export class Simulator {
   }
 
   async stop() {
-    await this.program?.stop()
+    await this.program?.stop('SIGINT')
   }
 }

@@ -18,7 +18,7 @@ const { receiver } = gateway
   then('all pair and become members', async () => {
     await gateway.pair('club', phone)
     for (const client of clients) await client.pair(world.phone())
-    group = await simulator.group('Club', phone, [phone, ...clients.map((client) => client.phone)])
+    group = await simulator.group('Club', [phone, ...clients.map((client) => client.phone)])
   })
 
   then('the gateway to all, with receipts', async () => {
