@@ -56,8 +56,10 @@ export class BaileysClient {
     this.ownTexts = new Journal(`own texts that ${name} saw`)
     /** Messages that could not be decrypted at first: {id}. */
     this.undecrypted = new Journal(`messages that ${name} could not decrypt`)
-    /** {id, chat, kind, user}: kind is sent, delivered, read, played or error. */
+    /** {id, chat, kind, user}: kind is sent, delivered, read, played or error, as Baileys' events tell it. */
     this.receipts = new Journal(`receipts that ${name} got`)
+    /** {id, chat, kind, user}, straight from the stanza: of several in one batch the events tell only the last. */
+    this.receiptStanzas = new Journal(`receipt stanzas that ${name} got`)
     /** {state: open|close|qr|ready, code, qr, attempt}. */
     this.states = new Journal(`connection states of ${name}`)
     this.groups = new Journal(`groups that ${name} was told of`)
@@ -70,17 +72,22 @@ export class BaileysClient {
   #keys = new Map()
   #sent = new Map()
 
+  // Not `sock.user`: that is a copy from the time when the socket was made.
+  get #me() {
+    return this.sock.authState.creds.me
+  }
+
   /** The own JID in phone-number form, without the device. */
   get jid() {
-    return this.lib.jidNormalizedUser(this.sock.user.id)
+    return this.lib.jidNormalizedUser(this.#me.id)
   }
 
   get lid() {
-    return this.lib.jidNormalizedUser(this.sock.user.lid)
+    return this.lib.jidNormalizedUser(this.#me.lid)
   }
 
   get pushName() {
-    return this.sock.user?.name
+    return this.#me?.name
   }
 
   #auth() {
@@ -153,6 +160,13 @@ export class BaileysClient {
       for (const { key, receipt } of updates) {
         const kind = receipt.readTimestamp ? 'read' : 'delivered'
         this.receipts.push({ id: key.id, chat: key.remoteJid, kind, user: receipt.userJid })
+      }
+    })
+    sock.ws.on('CB:receipt', ({ attrs, content }) => {
+      const kind = { undefined: 'delivered', inactive: 'delivered' }[attrs.type] ?? attrs.type
+      const items = Array.isArray(content) ? content.filter((child) => child.tag === 'list').flatMap((list) => list.content) : []
+      for (const id of [attrs.id, ...items.map((item) => item.attrs.id)]) {
+        this.receiptStanzas.push({ id, chat: attrs.from, kind, user: attrs.participant })
       }
     })
     sock.ev.on('groups.upsert', (groups) => groups.forEach((group) => this.groups.push(group)))
@@ -244,12 +258,18 @@ export class BaileysClient {
     return this.texts.find(`${this.name} to decrypt "${text}"`, (entry) => entry.text === text, options)
   }
 
+  /** Waits until the stanza of a receipt has come; `user` is the member in a group. */
   receipt(id, kind, { user, ...options } = {}) {
-    return this.receipts.find(
+    return this.receiptStanzas.find(
       `${this.name} to get the receipt "${kind}" for ${id}${user ? ` of ${user}` : ''}`,
-      (entry) => entry.id === id && entry.kind === kind && (!user || entry.user === user),
+      (entry) => entry.id === id && entry.kind === kind && (!user || this.lib.jidNormalizedUser(entry.user) === user),
       options,
     )
+  }
+
+  /** Waits until Baileys tells that a text was read, in a group by anybody. */
+  wasRead(id, options) {
+    return this.receipts.find(`${this.name} to be told that ${id} was read`, (entry) => entry.id === id && entry.kind === 'read', options)
   }
 
   /** Tells the sender that a text was read. */
