@@ -14,11 +14,12 @@ const wanted = process.argv.slice(2)
 const files = readdirSync(folder).filter((name) => name.endsWith('.test.mjs') && (!wanted.length || wanted.some((part) => name.includes(part)))).sort()
 const complete = !wanted.length
 
-binary('WA_GATEWAY_BIN', 'wa-gateway')
+if (files.some((name) => name.includes('gateway'))) binary('WA_GATEWAY_BIN', 'wa-gateway')
 const started = Date.now()
 const simulator = await Simulator.start()
 let code
 let features
+let counters
 try {
   code = await new Promise((resolve) => {
     const tests = spawn(
@@ -39,6 +40,7 @@ try {
     })
   })
   features = await simulator.features()
+  counters = await simulator.counters()
 } finally {
   await simulator.stop()
 }
@@ -47,6 +49,9 @@ console.log('\nWhat each client exercised on the simulator:')
 for (const line of table(features)) console.log(`  ${line}`)
 for (const [name, reason] of Object.entries(ONLY_OURS)) console.log(`  excused: ${name}: ${reason}`)
 const problems = complete ? verdict(features) : []
+for (const name of ['violations', 'repeated_counters', 'repeated_ciphertexts']) {
+  if (counters[name]) problems.push(`${name}: ${counters[name]} ${JSON.stringify(counters.violations_seen)}`)
+}
 for (const problem of problems) console.log(`  PROBLEM ${problem}`)
 
 const seconds = ((Date.now() - started) / 1000).toFixed(0)

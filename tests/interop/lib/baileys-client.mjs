@@ -63,6 +63,8 @@ export class BaileysClient {
     /** {state: open|close|qr|ready, code, qr, attempt}. */
     this.states = new Journal(`connection states of ${name}`)
     this.groups = new Journal(`groups that ${name} was told of`)
+    this.names = new Journal(`push names that ${name} was told as its own`)
+    this.presences = new Journal(`presences that ${name} saw`)
     this.appState = new Journal(`app state runs of ${name}`)
     this.attempt = 0
     this.#creds = JSON.stringify(this.lib.initAuthCreds(), this.lib.BufferJSON.replacer)
@@ -130,12 +132,14 @@ export class BaileysClient {
       // notification itself. With the history rc14 also fetches the app state, which rc.6 is told to do below.
       ...(this.version === 'rc6' ? { syncFullHistory: false, shouldSyncHistoryMessage: () => false } : {}),
       connectTimeoutMs: 10_000,
+      keepAliveIntervalMs: 5_000, // pings within the suite's few seconds; the default is 30 s
       defaultQueryTimeoutMs: 10_000,
       getMessage: async ({ id }) => this.#sent.get(id),
     })
     this.sock = sock
     sock.ev.on('creds.update', (update) => {
       auth.save()
+      if (update.me?.name) this.names.push(update.me.name)
       if (update.accountSyncCounter) this.appState.push({ done: true })
       if (update.myAppStateKeyId && this.version === 'rc6') this.#syncAppState(sock)
     })
@@ -170,6 +174,9 @@ export class BaileysClient {
       }
     })
     sock.ev.on('groups.upsert', (groups) => groups.forEach((group) => this.groups.push(group)))
+    sock.ev.on('presence.update', ({ id, presences }) => {
+      for (const [user, { lastKnownPresence }] of Object.entries(presences)) this.presences.push({ chat: id, user, presence: lastKnownPresence })
+    })
     return attempt
   }
 
@@ -275,6 +282,13 @@ export class BaileysClient {
   /** Tells the sender that a text was read. */
   async read({ id, chat, participant }) {
     await within(`${this.name} to send a read receipt`, this.sock.readMessages([{ id, remoteJid: chat, participant, fromMe: false }]))
+  }
+
+  /** Loses all Signal sessions, as after a restored backup; only while disconnected. */
+  forgetSessions() {
+    const lost = [...this.#keys.keys()].filter((key) => key.startsWith('session/'))
+    for (const key of lost) this.#keys.delete(key)
+    return lost.length
   }
 
   /** Unlinks this device, as its own user does. */

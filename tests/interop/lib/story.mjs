@@ -2,17 +2,20 @@
 
 import { test } from 'node:test'
 
-/** A chapter of one story; `ms` bounds each step. */
+/** Steps of one story; each is bounded by `ms`. A step told by `also` matters to no later one. */
 export function story(title, ms = 60_000) {
   let broken
-  return (name, step) =>
+  const tell = (name, step, matters) =>
     test(`${title}: ${name}`, { timeout: ms }, async (t) => {
       if (broken) throw new Error(`not run: "${broken}" failed before`)
       try {
         await step(t)
       } catch (error) {
-        broken = name
+        if (matters) broken = name
         throw error
       }
     })
+  const then = (name, step) => tell(name, step, true)
+  then.also = (name, step) => tell(name, step, false)
+  return then
 }
