@@ -79,3 +79,30 @@ then('an unknown number is told as such', async () => {
   assert.equal(known.jid, bert.jid)
   assert.deepEqual((await anna.sock.onWhatsApp(nobody)).filter((entry) => entry.exists), [])
 })
+
+for (const [from, to] of [[anna, bert], [bert, anna]]) {
+  then(`${from.name} to ${to.name}, addressed by LID`, async () => {
+    for (const text of [`by LID from ${from.name}`, `again by LID from ${from.name}`]) {
+      const id = await from.send(to.lid, text)
+      const heard = await to.text(text)
+      assert.equal(heard.id, id)
+      assert.equal(heard.chat, from.lid)
+      assert.equal(heard.chatAlt, from.jid)
+      await from.receipt(id, 'delivered')
+      await to.read(heard)
+      await from.wasRead(id)
+    }
+  })
+}
+
+then('a migrated phone writes by LID and is answered by LID', async () => {
+  const friend = world.phone()
+  await simulator.account(friend, { lid_migrated: true })
+  for (const client of [anna, bert]) {
+    await simulator.say(friend, client.phone, `by LID to ${client.name}`)
+    const heard = await client.text(`by LID to ${client.name}`)
+    assert.match(heard.chat, /@lid$/)
+    await client.send(heard.chat, `${client.name} answers by LID`)
+    await simulator.heard(friend, `${client.name} answers by LID`)
+  }
+})
