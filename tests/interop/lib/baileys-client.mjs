@@ -1,0 +1,307 @@
+// One linked device run by Baileys, in either pinned version, against the loopback server.
+// Keeps its credentials in memory, in the very JSON that Baileys' own file store writes, and loads them from
+// there at every connection: a reconnection can never see more than was saved, nor less.
+
+import * as rc14 from 'baileys-rc14'
+import * as rc6 from 'baileys-rc6'
+import { Journal, Tail, waitedInVain, within } from './journal.mjs'
+
+export const VERSIONS = { rc14, rc6 }
+
+const CIPHERTEXT = 2 // WebMessageInfo.StubType.CIPHERTEXT: could not be decrypted
+const RECEIPTS = { 0: 'error', 2: 'sent', 3: 'delivered', 4: 'read', 5: 'played' }
+const COLLECTIONS = ['critical_block', 'critical_unblock_low', 'regular_high', 'regular_low', 'regular']
+const RESTART_REQUIRED = 515
+
+// libsignal writes whole Signal sessions to the console; they belong into the log that is shown on failure only.
+const consoleTail = new Tail('console of the Baileys clients')
+for (const level of ['log', 'info', 'warn', 'error']) {
+  console[level] = (...parts) => consoleTail.write(() => `${level}: ${parts.map(brief).join(' ')}`)
+}
+
+function brief(part) {
+  if (typeof part === 'string') return part
+  if (part instanceof Error) return part.stack ?? String(part)
+  try {
+    return JSON.stringify(part, (_, value) => {
+      if (value instanceof Error) return { message: value.message, stack: value.stack }
+      if (value instanceof Uint8Array || value?.type === 'Buffer') return `<${value.length ?? value.data?.length} bytes>`
+      return value
+    })
+  } catch {
+    return String(part)
+  }
+}
+
+/** pino's shape, as far as Baileys uses it. */
+function logger(tail) {
+  const write = (level) => (first, second) =>
+    tail.write(() => `${level} ${second ?? ''} ${brief(first)}`)
+  const made = { level: 'debug', trace: () => {}, debug: write('debug'), info: write('info'), warn: write('warn'), error: write('error'), fatal: write('fatal') }
+  made.child = () => made
+  return made
+}
+
+export class BaileysClient {
+  /** `version` is `rc14` or `rc6`. */
+  constructor(simulator, version, name = version) {
+    this.simulator = simulator
+    this.version = version
+    this.lib = VERSIONS[version]
+    this.name = name
+    this.tail = new Tail(`Baileys ${version} "${name}"`)
+    /** Texts of others: {id, chat, chatAlt, participant, participantAlt, text, offline, key}. */
+    this.texts = new Journal(`texts that ${name} decrypted`)
+    /** Texts of the own account, from this or another of its devices. */
+    this.ownTexts = new Journal(`own texts that ${name} saw`)
+    /** Messages that could not be decrypted at first: {id}. */
+    this.undecrypted = new Journal(`messages that ${name} could not decrypt`)
+    /** {id, chat, kind, user}: kind is sent, delivered, read, played or error, as Baileys' events tell it. */
+    this.receipts = new Journal(`receipts that ${name} got`)
+    /** {id, chat, kind, user}, straight from the stanza: of several in one batch the events tell only the last. */
+    this.receiptStanzas = new Journal(`receipt stanzas that ${name} got`)
+    /** {state: open|close|qr|ready, code, qr, attempt}. */
+    this.states = new Journal(`connection states of ${name}`)
+    this.groups = new Journal(`groups that ${name} was told of`)
+    this.names = new Journal(`push names that ${name} was told as its own`)
+    this.presences = new Journal(`presences that ${name} saw`)
+    this.appState = new Journal(`app state runs of ${name}`)
+    this.attempt = 0
+    this.#creds = JSON.stringify(this.lib.initAuthCreds(), this.lib.BufferJSON.replacer)
+  }
+
+  #creds
+  #keys = new Map()
+  #sent = new Map()
+
+  // Not `sock.user`: that is a copy from the time when the socket was made.
+  get #me() {
+    return this.sock.authState.creds.me
+  }
+
+  /** The own JID in phone-number form, without the device. */
+  get jid() {
+    return this.lib.jidNormalizedUser(this.#me.id)
+  }
+
+  get lid() {
+    return this.lib.jidNormalizedUser(this.#me.lid)
+  }
+
+  get pushName() {
+    return this.#me?.name
+  }
+
+  #auth() {
+    const { replacer, reviver } = this.lib.BufferJSON
+    const creds = JSON.parse(this.#creds, reviver)
+    const keys = {
+      get: async (type, ids) => {
+        const found = {}
+        for (const id of ids) {
+          const json = this.#keys.get(`${type}/${id}`)
+          if (json === undefined) continue
+          const value = JSON.parse(json, reviver)
+          found[id] = type === 'app-state-sync-key' ? this.lib.proto.Message.AppStateSyncKeyData.fromObject(value) : value
+        }
+        return found
+      },
+      set: async (data) => {
+        for (const [type, values] of Object.entries(data)) {
+          for (const [id, value] of Object.entries(values)) {
+            if (value === null || value === undefined) this.#keys.delete(`${type}/${id}`)
+            else this.#keys.set(`${type}/${id}`, JSON.stringify(value, replacer))
+          }
+        }
+      },
+    }
+    return { creds, keys, save: () => (this.#creds = JSON.stringify(creds, replacer)) }
+  }
+
+  /** Dials once. A restart demanded by the server (515) is followed at once, as any consumer of Baileys does. */
+  connect() {
+    const attempt = ++this.attempt
+    const auth = this.#auth()
+    if (this.lib.WA_CERT_DETAILS.PUBLIC_KEY) this.lib.WA_CERT_DETAILS.PUBLIC_KEY = Buffer.from(this.simulator.noiseRoot)
+    const sock = this.lib.makeWASocket({
+      waWebSocketUrl: this.simulator.webSocketUrl,
+      auth: { creds: auth.creds, keys: auth.keys },
+      browser: [`Baileys ${this.version}`, 'Chrome', '1.0'],
+      logger: logger(this.tail),
+      // rc.6 fetches the history from a fixed https host, which is no part of this suite; rc14 takes it from the
+      // notification itself. With the history rc14 also fetches the app state, which rc.6 is told to do below.
+      ...(this.version === 'rc6' ? { syncFullHistory: false, shouldSyncHistoryMessage: () => false } : {}),
+      connectTimeoutMs: 10_000,
+      keepAliveIntervalMs: 5_000, // pings within the suite's few seconds; the default is 30 s
+      defaultQueryTimeoutMs: 10_000,
+      getMessage: async ({ id }) => this.#sent.get(id),
+    })
+    this.sock = sock
+    sock.ev.on('creds.update', (update) => {
+      auth.save()
+      if (update.me?.name) this.names.push(update.me.name)
+      if (update.accountSyncCounter) this.appState.push({ done: true })
+      if (update.myAppStateKeyId && this.version === 'rc6') this.#syncAppState(sock)
+    })
+    sock.ev.on('connection.update', (update) => {
+      if (update.qr) this.states.push({ state: 'qr', qr: update.qr, attempt })
+      if (update.connection === 'open') this.states.push({ state: 'open', attempt })
+      if (update.receivedPendingNotifications) this.states.push({ state: 'ready', attempt })
+      if (update.connection === 'close') {
+        const code = update.lastDisconnect?.error?.output?.statusCode
+        this.states.push({ state: 'close', code, reason: update.lastDisconnect?.error?.message, attempt })
+        if (code === RESTART_REQUIRED && attempt === this.attempt) this.connect()
+      }
+    })
+    sock.ev.on('messages.upsert', ({ messages }) => messages.forEach((message) => this.#note(message)))
+    sock.ev.on('messages.update', (updates) => {
+      for (const { key, update } of updates) {
+        if (update.message) this.#note({ key, ...update })
+        this.#receipt(key, update.status)
+      }
+    })
+    sock.ev.on('message-receipt.update', (updates) => {
+      for (const { key, receipt } of updates) {
+        const kind = receipt.readTimestamp ? 'read' : 'delivered'
+        this.receipts.push({ id: key.id, chat: key.remoteJid, kind, user: receipt.userJid })
+      }
+    })
+    sock.ws.on('CB:receipt', ({ attrs, content }) => {
+      const kind = { undefined: 'delivered', inactive: 'delivered' }[attrs.type] ?? attrs.type
+      const items = Array.isArray(content) ? content.filter((child) => child.tag === 'list').flatMap((list) => list.content) : []
+      for (const id of [attrs.id, ...items.map((item) => item.attrs.id)]) {
+        this.receiptStanzas.push({ id, chat: attrs.from, kind, user: attrs.participant })
+      }
+    })
+    sock.ev.on('groups.upsert', (groups) => groups.forEach((group) => this.groups.push(group)))
+    sock.ev.on('presence.update', ({ id, presences }) => {
+      for (const [user, { lastKnownPresence }] of Object.entries(presences)) this.presences.push({ chat: id, user, presence: lastKnownPresence })
+    })
+    return attempt
+  }
+
+  #syncAppState(sock) {
+    setImmediate(() => {
+      sock.resyncAppState(COLLECTIONS, true).then(
+        () => this.appState.push({ done: true }),
+        (error) => this.appState.push({ error: String(error) }),
+      )
+    })
+  }
+
+  #note(message) {
+    const { key } = message
+    if (message.messageStubType === CIPHERTEXT) {
+      this.undecrypted.push({ id: key.id, why: message.messageStubParameters })
+      return
+    }
+    const content = this.lib.normalizeMessageContent(message.message)
+    const text = content?.conversation || content?.extendedTextMessage?.text
+    if (key.fromMe) this.#receipt(key, message.status)
+    if (!text) return
+    const entry = {
+      id: key.id,
+      chat: key.remoteJid,
+      chatAlt: key.remoteJidAlt,
+      participant: key.participant || undefined,
+      participantAlt: key.participantAlt,
+      text,
+      pushName: message.pushName,
+      timestamp: Number(message.messageTimestamp),
+    }
+    const journal = key.fromMe ? this.ownTexts : this.texts
+    journal.push(entry)
+  }
+
+  #receipt(key, status) {
+    const kind = RECEIPTS[status]
+    if (kind && key.fromMe) this.receipts.push({ id: key.id, chat: key.remoteJid, kind, user: key.participant })
+  }
+
+  async opened(attempt, options) {
+    const ended = (s) => s.state === 'close' && s.code !== RESTART_REQUIRED
+    const state = await this.states.find(
+      `${this.name} to be connected`,
+      (s) => s.attempt >= attempt && (s.state === 'open' || ended(s)),
+      options,
+    )
+    if (ended(state)) throw waitedInVain(`${this.name} to be connected`, 0, JSON.stringify(state))
+    // Baileys holds all events back until the server has told the end of the backlog.
+    await this.states.find(`${this.name} to have its backlog`, (s) => s.state === 'ready' && s.attempt >= attempt, options)
+  }
+
+  /** From nothing to connected: shows a QR, has the phone scan it, restarts, logs in. */
+  async pair(phone) {
+    this.phone = phone
+    const attempt = this.connect()
+    const { qr } = await this.states.find(`a QR of ${this.name}`, (s) => s.state === 'qr' && s.attempt === attempt)
+    await this.simulator.scan(qr, phone)
+    await this.opened(attempt + 1)
+    return this
+  }
+
+  /** A further login with the stored credentials. */
+  async reconnect() {
+    await this.opened(this.connect())
+  }
+
+  /** Closes the socket and keeps the credentials. */
+  async disconnect() {
+    const attempt = this.attempt
+    await this.sock.end(undefined)
+    await this.states.find(`${this.name} to be disconnected`, (s) => s.state === 'close' && s.attempt === attempt)
+  }
+
+  /** Sends a text to a number or a JID; the message id. */
+  async send(to, text) {
+    const jid = to.includes('@') ? to : `${to}@s.whatsapp.net`
+    const sent = await within(`${this.name} to send "${text}"`, this.sock.sendMessage(jid, { text }))
+    this.#sent.set(sent.key.id, sent.message)
+    return sent.key.id
+  }
+
+  /** Waits for a text of somebody else. */
+  text(text, options) {
+    return this.texts.find(`${this.name} to decrypt "${text}"`, (entry) => entry.text === text, options)
+  }
+
+  /** Waits until the stanza of a receipt has come; `user` is the member in a group. */
+  receipt(id, kind, { user, ...options } = {}) {
+    return this.receiptStanzas.find(
+      `${this.name} to get the receipt "${kind}" for ${id}${user ? ` of ${user}` : ''}`,
+      (entry) => entry.id === id && entry.kind === kind && (!user || this.lib.jidNormalizedUser(entry.user) === user),
+      options,
+    )
+  }
+
+  /** Waits until Baileys tells that a text was read, in a group by anybody. */
+  wasRead(id, options) {
+    return this.receipts.find(`${this.name} to be told that ${id} was read`, (entry) => entry.id === id && entry.kind === 'read', options)
+  }
+
+  /** Tells the sender that a text was read. */
+  async read({ id, chat, participant }) {
+    await within(`${this.name} to send a read receipt`, this.sock.readMessages([{ id, remoteJid: chat, participant, fromMe: false }]))
+  }
+
+  /** Loses all Signal sessions, as after a restored backup; only while disconnected. */
+  forgetSessions() {
+    const lost = [...this.#keys.keys()].filter((key) => key.startsWith('session/'))
+    for (const key of lost) this.#keys.delete(key)
+    return lost.length
+  }
+
+  /** Unlinks this device, as its own user does. */
+  async logout() {
+    const attempt = this.attempt
+    await within(`${this.name} to log out`, this.sock.logout())
+    await this.states.find(`${this.name} to be logged out`, (s) => s.state === 'close' && s.attempt === attempt)
+  }
+
+  /** Ends the client for good. */
+  async close() {
+    const last = this.states.entries.at(-1)
+    if (this.sock && last?.state !== 'close') await this.disconnect()
+    this.tail.forget()
+  }
+}

@@ -1,0 +1,105 @@
+// The gateway: started as a program in a folder of its own, spoken to over HTTP as its users do.
+
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Program, freePort, http } from './program.mjs'
+import { poll } from './journal.mjs'
+import { binary } from './simulator.mjs'
+
+const KEY = 'secret'
+
+export class Gateway {
+  static async start(simulator, receiver) {
+    const gateway = new Gateway(simulator, receiver)
+    gateway.folder = await mkdtemp(join(tmpdir(), 'wa-gateway-interop-'))
+    await gateway.up()
+    return gateway
+  }
+
+  constructor(simulator, receiver) {
+    this.simulator = simulator
+    this.receiver = receiver
+  }
+
+  /** Starts the process on the folder and waits for `/health`. */
+  async up() {
+    this.port = await freePort()
+    this.program = new Program(
+      'gateway',
+      binary('WA_GATEWAY_BIN', 'wa-gateway'),
+      [],
+      {
+        PATH: process.env.PATH,
+        KEY,
+        PORT: String(this.port),
+        HOST: '127.0.0.1',
+        NODE_ENV: 'development',
+        CREDENTIALS_DIR: join(this.folder, 'wa_credentials'),
+        WEBHOOK_BASE_URL: this.receiver.url,
+        WHATSAPP_WS_URL: this.simulator.webSocketUrl,
+        RUST_LOG: process.env.RUST_LOG ?? 'info',
+      },
+      this.folder,
+    )
+    await poll('the gateway to answer /health', async () => {
+      if (this.program.ended) throw new Error('the gateway ended')
+      return (await http('GET', `http://127.0.0.1:${this.port}/health`)).status === 200
+    })
+  }
+
+  /** SIGTERM, the end, a new process on the same folder. */
+  async restart() {
+    const { code } = await this.program.stop()
+    if (code !== 0) throw new Error(`the gateway ended with code ${code} on SIGTERM`)
+    await this.up()
+  }
+
+  ask(method, path, body) {
+    return http(method, `http://127.0.0.1:${this.port}${path}`, { body, headers: { key: KEY } })
+  }
+
+  async #ok(method, path, body) {
+    const answer = await this.ask(method, path, body)
+    if (answer.status !== 200) throw new Error(`gateway, ${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`)
+    return answer.body
+  }
+
+  /** Starts a session; its QR. */
+  async begin(session) {
+    return (await this.#ok('POST', '/session/start', { session })).qr
+  }
+
+  /** The session's entry in the list, or undefined. */
+  async listed(session) {
+    return (await this.#ok('GET', '/session')).data.find((entry) => entry.session === session)
+  }
+
+  connected(session, options) {
+    return poll(`session ${session} to be connected`, async () => {
+      const entry = await this.listed(session)
+      return entry?.status === 'connected' && entry
+    }, options)
+  }
+
+  /** From nothing to connected. */
+  async pair(session, phone) {
+    await this.simulator.scan(await this.begin(session), phone)
+    return this.connected(session)
+  }
+
+  /** Sends a text; the message id. */
+  async send(session, to, text, is_group = false) {
+    const { data } = await this.#ok('POST', '/message/send-text', { session, to, text, is_group })
+    return data.key.id
+  }
+
+  remove(session) {
+    return this.#ok('DELETE', `/session/${session}`)
+  }
+
+  async stop() {
+    await this.program.stop()
+    await rm(this.folder, { recursive: true, force: true })
+  }
+}

@@ -1,0 +1,62 @@
+// What a test file needs: the simulator, and Baileys clients that are closed at the end.
+
+import { after } from 'node:test'
+import { BaileysClient } from './baileys-client.mjs'
+import { Gateway } from './gateway.mjs'
+import { Receiver } from './receiver.mjs'
+import { Simulator } from './simulator.mjs'
+
+let numbers = 0
+
+export class World {
+  #closing = []
+
+  /** `series` (two digits) keeps this file's phone numbers apart from those of the others. */
+  static async open(series) {
+    const world = new World()
+    world.series = series
+    world.simulator = await Simulator.obtain()
+    world.#closing.push(() => world.simulator.stop())
+    after(() => world.close(), { timeout: 60_000 })
+    return world
+  }
+
+  /** A number that nobody else uses. */
+  phone() {
+    numbers += 1
+    return `62812${this.series}${String(numbers).padStart(6, '0')}`
+  }
+
+  client(version, name) {
+    const client = new BaileysClient(this.simulator, version, name)
+    this.#closing.push(() => client.close())
+    return client
+  }
+
+  /** A client of this version, paired with a phone of its own. */
+  paired(version, name) {
+    return this.client(version, name).pair(this.phone())
+  }
+
+  /** A gateway with a webhook receiver. */
+  async gateway() {
+    const receiver = await Receiver.start()
+    this.#closing.push(() => receiver.stop())
+    const gateway = await Gateway.start(this.simulator, receiver)
+    this.#closing.push(() => gateway.stop())
+    return gateway
+  }
+
+  /** Ends all in reverse order, every one of them even when one fails. */
+  async close() {
+    const failures = []
+    for (const end of this.#closing.splice(0).reverse()) {
+      try {
+        await end()
+      } catch (error) {
+        failures.push(error)
+      }
+    }
+    if (failures.length) throw new AggregateError(failures, failures.map(String).join('\n'))
+  }
+}
