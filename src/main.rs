@@ -1,1 +1,48 @@
-fn main(){}
+//! `wa-gateway`: settings, log, gateway, signals, exit codes.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use wa_gateway::{Config, Gateway, cli};
+
+/// EX_USAGE of `sysexits.h`: the settings can't be used.
+const BAD_SETTINGS: u8 = 64;
+/// How long an orderly stop may take; docker compose is told 30 s.
+const GRACE: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(error) => {
+            cli::complain(&error);
+            return ExitCode::from(BAD_SETTINGS);
+        }
+    };
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("--healthcheck") => return cli::healthcheck(config.port),
+        Some("--version") => return cli::version(),
+        Some(other) => return cli::unknown(other),
+    }
+    cli::start_log(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(config))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let mut signals = cli::Signals::listen()?;
+    let gateway = Gateway::bind(config).await?;
+    tokio::select! {
+        () = signals.next() => {}
+        () = gateway.failed() => anyhow::bail!("a part of the gateway has ended; see above"),
+    }
+    tracing::info!("stopping; once more to stop at once");
+    gateway.shutdown(GRACE, signals.next()).await;
+    Ok(())
+}

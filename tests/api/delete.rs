@@ -86,13 +86,13 @@ async fn a_name_is_free_at_once_and_deletes_answer_once() {
 async fn it_ends_even_when_the_server_does_not_answer() {
     let gateway = TestGateway::start().await;
     gateway.pair("a", NUMBER).await;
-    gateway.simulator.inject(Fault::DropAnswers { xmlns: "md".to_owned() }.into());
+    gateway.simulator.inject(Fault::DropAnswers { xmlns: "md".to_owned() });
     gateway.api.delete("a").await.expect(200);
     assert_eq!(gateway.api.status("a").await, "absent");
     gateway.simulator.clear_faults();
 
     gateway.pair("b", NUMBER).await;
-    gateway.simulator.inject(Fault::SilentAccept.into());
+    gateway.simulator.inject(Fault::SilentAccept);
     let devices = gateway.simulator.devices(NUMBER);
     let device = devices.iter().find(|device| device.online).unwrap().device;
     gateway.simulator.kick(NUMBER, device, whatsapp_simulator::Kick::Close).await;

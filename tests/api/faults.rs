@@ -60,7 +60,7 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_abrupt_close_is_told_and_mended() {
     let scene = Scene::new(&[]).await;
-    scene.simulator.inject(Fault::RefuseUpgrade.into());
+    scene.simulator.inject(Fault::RefuseUpgrade);
     scene.kick(Kick::Close).await;
     scene.process.api.wait_status("a", "connecting").await;
     scene.process.api.text("a", FRIEND, "x").await.expect(409);
@@ -100,7 +100,7 @@ async fn a_replaced_connection_waits_and_comes_back() {
 async fn refused_logins_keep_the_credentials() {
     for (code, word) in [(403, "Locked"), (405, "Outdated"), (409, "Refused(409)"), (503, "status changed")] {
         let scene = Scene::new(&[]).await;
-        let fault = scene.simulator.inject(Fault::RefuseLogin { code }.into());
+        let fault = scene.simulator.inject(Fault::RefuseLogin { code });
         scene.kick(Kick::Close).await;
         scene.process.api.wait_status("a", "connecting").await;
         scene.logs(word).await;

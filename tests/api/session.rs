@@ -54,7 +54,7 @@ async fn a_connected_session_is_not_started_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connecting_to_a_server_that_never_answers() {
     let mut gateway = TestGateway::start_with(Options::default(), &[("START_TIMEOUT_SECS", "1")]).await;
-    gateway.simulator.inject(Fault::SilentAccept.into());
+    gateway.simulator.inject(Fault::SilentAccept);
     let answer = gateway.api.start("a").await.expect(504);
     assert!(answer.message().contains("did not answer in time"), "{}", answer.body);
     assert_eq!(gateway.api.status("a").await, "connecting");
@@ -77,7 +77,7 @@ async fn connecting_to_a_server_that_never_answers() {
 async fn reconnecting_after_a_drop() {
     let mut gateway = TestGateway::start().await;
     gateway.pair("a", NUMBER).await;
-    gateway.simulator.inject(Fault::DropConnections.into());
+    gateway.simulator.inject(Fault::DropConnections);
     gateway.simulator.kick(NUMBER, device(&gateway), Kick::Close).await;
     gateway.api.wait_status("a", "connecting").await;
     let row = gateway.api.row("a").await.unwrap();
@@ -91,7 +91,7 @@ async fn reconnecting_after_a_drop() {
     gateway.simulator.clear_faults();
     gateway.api.wait_status("a", "connected").await;
 
-    gateway.simulator.inject(Fault::DropConnections.into());
+    gateway.simulator.inject(Fault::DropConnections);
     gateway.simulator.kick(NUMBER, device(&gateway), Kick::Close).await;
     gateway.api.wait_status("a", "connecting").await;
     gateway.api.delete("a").await.expect(200);
@@ -181,7 +181,7 @@ async fn codes_rotate_and_are_renewed_while_somebody_asks() {
 async fn a_session_that_nobody_asks_for_stops_dialling() {
     let gateway =
         TestGateway::start_with(Options::default(), &[("QR_IDLE_SECS", "1"), ("START_TIMEOUT_SECS", "3")]).await;
-    gateway.simulator.inject(Fault::RefuseUpgrade.into());
+    gateway.simulator.inject(Fault::RefuseUpgrade);
     gateway.api.start("a").await.expect(504);
     gateway.api.wait_status("a", "disconnected").await;
     let opened = gateway.simulator.counters().connections_opened;

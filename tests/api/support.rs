@@ -12,7 +12,7 @@ mod process;
 mod receiver;
 
 pub(crate) use process::Process;
-pub(crate) use receiver::{Hook, Receiver};
+pub(crate) use receiver::Receiver;
 
 /// The longest that any single step of a test may take.
 pub(crate) const STEP: Duration = Duration::from_secs(30);

@@ -32,7 +32,7 @@ async fn a_session_pairs_over_tls() {
     let qr = process.api.qr("a").await;
     simulator.scan(&qr, NUMBER).await.unwrap();
     process.api.wait_status("a", "connected").await;
-    let seen = simulator.upgrades().pop().unwrap();
+    let seen = simulator.last_upgrade().unwrap();
     assert_eq!(seen.server_name.as_deref(), Some("localhost"));
     assert_eq!(seen.origin.as_deref(), Some("https://web.whatsapp.com"));
     assert_eq!(seen.path, "/ws/chat");

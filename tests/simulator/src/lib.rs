@@ -22,6 +22,7 @@ mod wire;
 
 pub use counters::{Counters, Features};
 pub use fault::{Fault, FaultId, Injection, Kick};
+pub use listener::Upgrade;
 pub use network::{DeviceAddress, Network};
 pub use phone::Phone;
 pub use server::{Options, Simulator};

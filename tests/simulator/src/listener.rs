@@ -23,6 +23,19 @@ const HEAD_LIMIT: Duration = Duration::from_secs(20);
 /// Largest request head; clients send some hundred bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
+/// What a client said when it asked for a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// By TLS (SNI).
+    pub server_name: Option<String>,
+    /// The header `Host`.
+    pub host: Option<String>,
+    /// The header `Origin`.
+    pub origin: Option<String>,
+    /// The path, without a query.
+    pub path: String,
+}
+
 impl Core {
     /// Accepts connections until the simulator ends.
     pub(crate) async fn listen(self: Arc<Self>, listener: TcpListener, secure: bool) {
@@ -50,8 +63,13 @@ impl Core {
         if self.with(|state| state.strikes(&Fault::DropConnections)) {
             return Ok(());
         }
+        let mut server_name = None;
         let stream: Stream = match (&self.tls, secure) {
-            (Some(tls), true) => Box::new(tls.acceptor.accept(stream).await.context("the TLS handshake")?),
+            (Some(tls), true) => {
+                let stream = tls.acceptor.accept(stream).await.context("the TLS handshake")?;
+                server_name = stream.get_ref().1.server_name().map(str::to_owned);
+                Box::new(stream)
+            }
             _ => Box::new(stream),
         };
         let (chat, stream) = timeout(HEAD_LIMIT, look_ahead(stream)).await.context("no request came")??;
@@ -62,7 +80,16 @@ impl Core {
         }
         let refuse = self.with(|state| state.strikes(&Fault::RefuseUpgrade));
         #[expect(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
-        let check = move |_: &Request, response: Response| -> Result<Response, ErrorResponse> {
+        let core = Arc::clone(&self);
+        let check = move |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
+            let header = |name: &str| request.headers().get(name)?.to_str().ok().map(str::to_owned);
+            let upgrade = Upgrade {
+                server_name,
+                host: header("host"),
+                origin: header("origin"),
+                path: request.uri().path().to_owned(),
+            };
+            core.with(|state| state.last_upgrade = Some(upgrade));
             if refuse {
                 let mut refusal = ErrorResponse::new(None);
                 *refusal.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

@@ -16,6 +16,7 @@ use whatsapp_rust::wacore_binary::Node;
 
 use crate::counters::{ClientKind, Counters, Features};
 use crate::fault::{FaultId, Injection, Kick};
+use crate::listener::Upgrade;
 use crate::network::{DeviceAddress, Network};
 use crate::phone::Phone;
 use crate::state::account::{Account, DeviceInfo};
@@ -292,6 +293,11 @@ impl Simulator {
     /// How many WebSocket connections have finished their handshake and are open.
     pub fn connections(&self) -> usize {
         self.0.with(|state| state.links.len())
+    }
+
+    /// The last request for a WebSocket.
+    pub fn last_upgrade(&self) -> Option<Upgrade> {
+        self.0.with(|state| state.last_upgrade.clone())
     }
 
     /// What was counted so far.

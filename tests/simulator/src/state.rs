@@ -22,6 +22,7 @@ use self::queue::Class;
 use crate::counters::{ClientKind, Counters, Features};
 use crate::fault::{Fault, Faults};
 use crate::iq::group::Group;
+use crate::listener::Upgrade;
 use crate::network::DeviceAddress;
 use crate::phone::Phone;
 use crate::route::ciphertext::Ciphertexts;
@@ -98,6 +99,7 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
     pub(crate) features: Features,
     pub(crate) ciphertexts: Ciphertexts,
+    pub(crate) last_upgrade: Option<Upgrade>,
     /// Noise keys of devices that were removed: their next login is told so.
     pub(crate) removed: HashSet<[u8; 32]>,
     /// `<failure>` for the next login of a device.
