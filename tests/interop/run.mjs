@@ -1,4 +1,6 @@
 // `npm test`: starts the simulator, runs every test file against it, then judges the table feature × client.
+// Takes built programs: WHATSAPP_SIMULATOR_BIN and WA_GATEWAY_BIN (a build with the feature `simulator`), by default
+// from the workspace's target/debug. `node run.mjs group habits` runs the files with those words in their names only.
 
 import { spawn } from 'node:child_process'
 import { readdirSync } from 'node:fs'
