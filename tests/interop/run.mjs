@@ -32,6 +32,7 @@ try {
         env: { ...process.env, SIMULATOR_URLS: JSON.stringify(simulator.urls) },
       },
     )
+    process.once('exit', () => tests.kill())
     const timer = setTimeout(() => {
       console.error(`not ended after ${LIMIT / 1000} s`)
       tests.kill('SIGTERM')
