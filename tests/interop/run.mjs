@@ -1,4 +1,6 @@
 // `npm test`: starts the simulator, runs every test file against it, then judges the table feature × client.
+// Takes built programs: WHATSAPP_SIMULATOR_BIN and WA_GATEWAY_BIN (a build with the feature `simulator`), by default
+// from the workspace's target/debug. `node run.mjs group habits` runs the files with those words in their names only.
 
 import { spawn } from 'node:child_process'
 import { readdirSync } from 'node:fs'
@@ -30,6 +32,7 @@ try {
         env: { ...process.env, SIMULATOR_URLS: JSON.stringify(simulator.urls) },
       },
     )
+    process.once('exit', () => tests.kill())
     const timer = setTimeout(() => {
       console.error(`not ended after ${LIMIT / 1000} s`)
       tests.kill('SIGTERM')

@@ -274,7 +274,10 @@ export class BaileysClient {
     )
   }
 
-  /** Waits until Baileys tells that a text was read, in a group by anybody. */
+  /**
+   * Waits until Baileys tells that a text was read, in a group by anybody. Sure to come in a group only: in a chat a
+   * later receipt in the same batch, as an own companion's, takes its place.
+   */
   wasRead(id, options) {
     return this.receipts.find(`${this.name} to be told that ${id} was read`, (entry) => entry.id === id && entry.kind === 'read', options)
   }

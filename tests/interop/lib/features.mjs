@@ -7,6 +7,7 @@ const OURS = 'whatsapp-rust'
 export const ONLY_OURS = {
   ik: 'Baileys speaks the XX pattern only',
   xxfallback: 'Baileys speaks the XX pattern only, so the server never declines an IK hello of it',
+  'usync-business': 'Baileys has no usync protocol for business names; it asks for whole business profiles instead',
 }
 
 /** Feature × client as text lines. `features` is {feature: [client, …]}. */

@@ -5,6 +5,11 @@ import { createInterface } from 'node:readline'
 import { createServer } from 'node:net'
 import { Journal, Tail, within } from './journal.mjs'
 
+const running = new Set()
+// Whatever ends this process, its children end with it.
+process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')))
+for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(1))
+
 export class Program {
   /** Starts `binary`; `ready` lines are found in `lines`. */
   constructor(name, binary, args, env, cwd) {
@@ -12,6 +17,7 @@ export class Program {
     this.tail = new Tail(name)
     this.lines = new Journal(`${name}'s log`)
     this.child = spawn(binary, args, { env, cwd, stdio: ['ignore', 'pipe', 'pipe'] })
+    running.add(this.child)
     this.exit = new Promise((resolve) => {
       this.child.once('error', (error) => {
         this.tail.write(`could not start: ${error.message}`)
@@ -23,6 +29,7 @@ export class Program {
       })
     })
     this.exit.then((end) => {
+      running.delete(this.child)
       this.ended = end
     })
     for (const stream of [this.child.stdout, this.child.stderr]) {

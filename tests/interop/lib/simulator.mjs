@@ -21,7 +21,7 @@ export class Simulator {
   }
 
   static async start() {
-    const program = new Program('simulator', binary('WHATSAPP_SIMULATOR_BIN', 'whatsapp-simulator'), ['--port', '0', '--control', '0'], process.env)
+    const program = new Program('simulator', binary('WHATSAPP_SIMULATOR_BIN', 'whatsapp-simulator'), ['--port', '0', '--control', '0', '--compress'], process.env)
     try {
       const first = await program.lines.find('the simulator to tell its addresses', (line) => line.startsWith('{'))
       const simulator = new Simulator(JSON.parse(first))

@@ -25,7 +25,7 @@ for (const [from, to] of [[anna, bert], [bert, anna]]) {
       assert.ok([heard.chat, heard.chatAlt].includes(from.jid), JSON.stringify(heard))
       await from.receipt(id, 'delivered')
       await to.read(heard)
-      await from.wasRead(id)
+      await from.receipt(id, 'read')
       // The reader's own phone has it too.
       await simulator.heard(to.phone, text)
     }
@@ -90,7 +90,7 @@ for (const [from, to] of [[anna, bert], [bert, anna]]) {
       assert.equal(heard.chatAlt, from.jid)
       await from.receipt(id, 'delivered')
       await to.read(heard)
-      await from.wasRead(id)
+      await from.receipt(id, 'read')
     }
   })
 }

@@ -1,4 +1,4 @@
-// A group of one gateway session and both Baileys versions, and a chat addressed by LID.
+// Groups of one gateway session and both Baileys versions, and chats addressed by LID.
 
 import assert from 'node:assert/strict'
 import { story } from '../lib/story.mjs'
@@ -9,27 +9,29 @@ const { simulator } = world
 const gateway = await world.gateway()
 const { receiver } = gateway
 
-{
-  const then = story('group of gateway and Baileys')
+for (const lid of [false, true]) {
+  const session = lid ? 'club-lid' : 'club'
+  const then = story(`group of gateway and Baileys, addressed by ${lid ? 'LID' : 'number'}`)
   const phone = world.phone()
-  const clients = [world.client('rc14', 'emil'), world.client('rc6', 'fine')]
+  const clients = [world.client('rc14', `emil-${session}`), world.client('rc6', `fine-${session}`)]
   let group
 
   then('all pair and become members', async () => {
-    await gateway.pair('club', phone)
+    await gateway.pair(session, phone)
     for (const client of clients) await client.pair(world.phone())
-    group = await simulator.group('Club', [phone, ...clients.map((client) => client.phone)])
+    group = await simulator.group('Club', [phone, ...clients.map((client) => client.phone)], lid)
   })
 
   then('the gateway to all, with receipts', async () => {
-    for (const text of ['club news 1', 'club news 2']) {
-      const id = await gateway.send('club', group, text, true)
+    for (const text of [`${session} news 1`, `${session} news 2`]) {
+      const id = await gateway.send(session, group, text, true)
       for (const client of clients) {
         const heard = await client.text(text)
         assert.equal(heard.id, id)
         assert.equal(heard.chat, group)
         assert.ok([heard.participant, heard.participantAlt].includes(`${phone}@s.whatsapp.net`), JSON.stringify(heard))
         await client.read(heard)
+        await simulator.receipt(phone, id, 'read')
       }
     }
   })
@@ -38,7 +40,7 @@ const { receiver } = gateway
     then(`Baileys ${client.version} to all`, async () => {
       for (const text of [`${client.name} to the club 1`, `${client.name} to the club 2`]) {
         const id = await client.send(group, text)
-        const body = await receiver.message('club', text)
+        const body = await receiver.message(session, text)
         assert.equal(body.from, group)
         assert.equal(body.id, id)
         assert.equal(body.is_group, true)

@@ -79,6 +79,18 @@ for (const client of clients) {
   })
 }
 
+for (const client of clients) {
+  then(`Baileys ${client.version} loses its Signal sessions, and the gateway sends again what it asks for`, async () => {
+    await client.disconnect()
+    assert.ok(client.forgetSessions() > 0)
+    await client.reconnect()
+    const heard = await gatewayTells(client, `after the loss of ${client.name}`)
+    assert.ok(client.undecrypted.entries.some((entry) => entry.id === heard.id), 'it was decrypted at once')
+    const { id } = await clientTells(client, `${client.name} answers after the loss`)
+    await client.receipt(id, 'delivered')
+  })
+}
+
 then('the gateway is restarted: connected without a scan, with the backlog', async () => {
   await gateway.program.stop()
   for (const client of clients) await client.send(phone, `while the gateway was away, ${client.name}`)

@@ -45,12 +45,15 @@ for (const version of ['rc14', 'rc6']) {
     assert.deepEqual(client.texts.entries.map((entry) => entry.text), ['one', 'two', 'three'])
   })
 
-  then('talks to a phone and sees its delivery receipt', async () => {
+  then('talks to a phone and sees its receipts', async () => {
     for (const text of ['ein', 'zwei', 'drei']) {
       const id = await client.send(friend, text)
       const heard = await simulator.heard(friend, text)
       assert.equal(heard.id, id)
       await client.receipt(id, 'delivered')
+      await client.receipt(id, 'sender') // of the own phone, which has its copy
+      await simulator.read(friend, own, [id])
+      await client.wasRead(id)
     }
   })
 
