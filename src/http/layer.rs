@@ -11,7 +11,6 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::error::ApiError;
-use super::route::Matched;
 
 /// Request line and headers together. wa-gateway 4.7.1: more than 16 KiB is answered 431.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -52,10 +51,9 @@ pub(super) async fn observe(request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", %id, method = %request.method(), route = Empty);
     let started = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
-    let route = response.extensions().get::<Matched>().map_or("none", |matched| matched.0);
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
-        tracing::debug!(status = response.status().as_u16(), answered_by = route, duration_ms, "request answered");
+        tracing::debug!(status = response.status().as_u16(), duration_ms, "request answered");
     });
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(REQUEST_ID, id);

@@ -30,10 +30,6 @@ pub fn endpoints(state: &AppState) -> Vec<Endpoint> {
     super::routes(state).0.into_iter().flat_map(|route| route.endpoints).collect()
 }
 
-/// The path of the table that a request was answered by; put on the response for the log.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Matched(pub(super) &'static str);
-
 /// Puts one method's handler behind the guard, once the state is known.
 type Guarded = Box<dyn FnOnce(&AppState) -> MethodRouter<AppState>>;
 
@@ -75,9 +71,9 @@ impl Route {
         let path = self.path;
         let allow = HeaderValue::from_str(&allow.join(", ")).expect("methods are tokens");
         let refuse = async move || {
+            tracing::Span::current().record("route", path);
             let mut response = ApiError::method_not_allowed().into_response();
             response.headers_mut().insert(header::ALLOW, allow);
-            response.extensions_mut().insert(Matched(path));
             response
         };
         let mut router = MethodRouter::new();
@@ -123,18 +119,15 @@ struct Guard {
 /// Lets a request through to its handler when its caller may.
 async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     tracing::Span::current().record("route", guard.path);
-    let mut response = if guard.scope == Scope::Public {
-        next.run(request).await
-    } else {
-        match guard.state.auth.principal(request.uri(), request.headers()) {
-            Some(principal) if principal.may(guard.scope) => {
-                request.extensions_mut().insert(principal);
-                next.run(request).await
-            }
-            Some(_) => ApiError::forbidden().into_response(),
-            None => ApiError::unauthorized().into_response(),
+    if guard.scope == Scope::Public {
+        return next.run(request).await;
+    }
+    match guard.state.auth.principal(request.uri(), request.headers()) {
+        Some(principal) if principal.may(guard.scope) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
         }
-    };
-    response.extensions_mut().insert(Matched(guard.path));
-    response
+        Some(_) => ApiError::forbidden().into_response(),
+        None => ApiError::unauthorized().into_response(),
+    }
 }
