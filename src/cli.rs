@@ -1,7 +1,7 @@
 //! What the process says and hears besides HTTP: its log, its signals, and the few flags it knows.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ pub fn complain(error: &ConfigError) {
 /// Starts the log as the settings want it.
 pub fn start_log(config: &Config) {
     let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_error| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(config.color);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(config.color && std::io::stdout().is_terminal());
     match config.log_format {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().init(),
@@ -30,16 +31,17 @@ pub fn start_log(config: &Config) {
 }
 
 /// Asks the gateway on this machine whether it is well: what the image's HEALTHCHECK runs.
-pub fn healthcheck(port: u16) -> ExitCode {
-    if ask_health(port).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+pub fn healthcheck(host: IpAddr, port: u16) -> ExitCode {
+    if ask_health(host, port).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
 
-fn ask_health(port: u16) -> std::io::Result<String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+fn ask_health(host: IpAddr, port: u16) -> std::io::Result<String> {
+    let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { host };
+    let address = SocketAddr::from((host, port));
     let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
     stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
     stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     };
     match std::env::args().nth(1).as_deref() {
         None => {}
-        Some("--healthcheck") => return cli::healthcheck(config.port),
+        Some("--healthcheck") => return cli::healthcheck(config.host, config.port),
         Some("--version") => return cli::version(),
         Some(other) => return cli::unknown(other),
     }

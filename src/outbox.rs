@@ -25,8 +25,8 @@ mod notice;
 mod tests;
 
 use event::{Attempt, Meta};
-pub use notice::Notice;
 pub use event::{Entry, Kind, NewEvent, event_id, message_body, session_body};
+pub use notice::Notice;
 
 /// How many ids of events that are done are remembered: more than WhatsApp's server replays after a lost ack.
 pub const RECENT_IDS: usize = 1_000;

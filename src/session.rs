@@ -265,7 +265,8 @@ impl SessionManager {
     /// By [`StartError`]; after `TimedOut` the start goes on.
     pub async fn start(&self, name: SessionName) -> Result<Started, StartError> {
         let deadline = Instant::now() + self.0.settings.start_timeout;
-        let begun = tokio::time::timeout_at(deadline, self.begin(name)).await.map_err(|_elapsed| StartError::TimedOut)?;
+        let begun =
+            tokio::time::timeout_at(deadline, self.begin(name)).await.map_err(|_elapsed| StartError::TimedOut)?;
         begun?.wait_started(deadline).await
     }
 
@@ -496,7 +497,9 @@ impl From<AccountDetails> for Details {
 
 /// wa-gateway 4.7.1: 100 ms for each UTF-16 unit, 5 s at most.
 fn typing_time(utf16_units: usize) -> Duration {
-    Duration::from_millis(100).saturating_mul(u32::try_from(utf16_units).unwrap_or(u32::MAX)).min(Duration::from_secs(5))
+    Duration::from_millis(100)
+        .saturating_mul(u32::try_from(utf16_units).unwrap_or(u32::MAX))
+        .min(Duration::from_secs(5))
 }
 
 #[cfg(test)]

@@ -181,9 +181,7 @@ impl WhatsApp {
             .context("the client can't be built")?
             .into_client();
         client
-            .set_device_props(
-                DevicePropsOverride::new().with_os("wa-gateway").with_platform_type(PlatformType::CHROME),
-            )
+            .set_device_props(DevicePropsOverride::new().with_os("wa-gateway").with_platform_type(PlatformType::CHROME))
             .await;
         // Whoever writes to a gateway expects the second tick, whether or not anyone looks at the phone.
         client.set_force_active_delivery_receipts(true);

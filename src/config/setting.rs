@@ -92,9 +92,9 @@ pub const SETTINGS: &[Setting] = &[
     Setting::new("LOG_FORMAT", "human", "human or json", "Form of the log lines."),
     Setting::new(
         "RUST_LOG",
-        "info",
+        "off,wa_gateway=info",
         "filter",
-        "Which log lines are written: error, warn, info, debug, trace, or per module.",
+        "Which log lines are written, by module. The libraries' own lines name phone numbers, so they are off.",
     ),
     Setting::new("NO_COLOR", "", "any text", "Set to anything: no colours in the log."),
     Setting::new(

@@ -111,9 +111,10 @@ impl Entry {
             status = Status::Connecting;
         }
         let record = lock(&self.record);
-        let details = live.filter(|_live| status == Status::Connected).and_then(Connection::account).map(|account| {
-            Details { name: account.name, phone_number: account.phone_number }
-        });
+        let details = live
+            .filter(|_live| status == Status::Connected)
+            .and_then(Connection::account)
+            .map(|account| Details { name: account.name, phone_number: account.phone_number });
         SessionSummary {
             session: self.name.clone(),
             status,
@@ -224,7 +225,9 @@ impl Entry {
                 State::WaitingForScan { code } => return Ok(Started::Qr(code.clone())),
                 State::Connected => return Ok(Started::Connected),
                 State::LoggedOut => return Err(StartError::Ended),
-                State::StoreFailed => return Err(StartError::Store(KvError::Engine("the session waits for its store".into()))),
+                State::StoreFailed => {
+                    return Err(StartError::Store(KvError::Engine("the session waits for its store".into())));
+                }
                 State::Starting | State::Idle | State::Pairing | State::Connecting | State::Held(_) => {}
             }
             if self.gone.load(Ordering::Acquire) {

@@ -12,9 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::Manager;
 use super::entry::{Command, Owner};
 use super::state::{State, Step, next, pause};
-use super::Manager;
 use crate::outbox::{NewEvent, event_id};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState};
@@ -315,7 +315,12 @@ impl Task {
     }
 
     /// Closes the connection as the outcome wants it; `None`: the task is done.
-    async fn close(&mut self, connection: Connection, backend: &Arc<SessionBackend>, outcome: Outcome) -> Option<Outcome> {
+    async fn close(
+        &mut self,
+        connection: Connection,
+        backend: &Arc<SessionBackend>,
+        outcome: Outcome,
+    ) -> Option<Outcome> {
         match outcome {
             Outcome::Cancelled => {
                 connection.close(CLOSE).await;

@@ -36,12 +36,12 @@ const CONFLICT_RETRIES: usize = 16;
 
 /// The storage of one session.
 pub struct SessionBackend {
-    kv: Arc<dyn Kv>,
+    /// Every read and write holds it shared; `close` takes it alone and leaves `None`. Gone rather than flagged: the
+    /// library's timers keep a closed client alive for up to a minute, and shall not keep the store open with it.
+    kv: RwLock<Option<Arc<dyn Kv>>>,
     ns: Namespace,
     fence: Option<u64>,
     failed: watch::Sender<bool>,
-    /// Every write holds it shared; `close` takes it alone and leaves `true`.
-    closed: RwLock<bool>,
     lid_mappings: Mutex<()>,
     tc_tokens: Mutex<()>,
     sent_messages: Mutex<()>,
@@ -57,15 +57,18 @@ enum Refused {
     Closed,
 }
 
+fn open(kv: &Option<Arc<dyn Kv>>) -> Result<&Arc<dyn Kv>> {
+    kv.as_ref().ok_or_else(|| StoreError::Database(Box::new(Refused::Closed)))
+}
+
 impl SessionBackend {
     /// The storage in this namespace; `fence`: the token that proves ownership where several processes share the engine.
     pub fn new(kv: Arc<dyn Kv>, ns: Namespace, fence: Option<u64>) -> Arc<Self> {
         Arc::new(Self {
-            kv,
+            kv: RwLock::new(Some(kv)),
             ns,
             fence,
             failed: watch::Sender::new(false),
-            closed: RwLock::new(false),
             lid_mappings: Mutex::new(()),
             tc_tokens: Mutex::new(()),
             sent_messages: Mutex::new(()),
@@ -78,10 +81,10 @@ impl SessionBackend {
         self.failed.subscribe()
     }
 
-    /// Refuses every later write, and returns when none is under way: after it nothing of this session can come back into
+    /// Refuses everything from now on, and returns when no write is under way: after it nothing of this session can come back into
     /// a namespace that is then dropped. Waits as long as the engine's slowest write.
     pub async fn close(&self) {
-        *self.closed.write().await = true;
+        *self.kv.write().await = None;
     }
 
     /// Whether a paired device is stored; reads one row.
@@ -89,19 +92,24 @@ impl SessionBackend {
     /// # Errors
     /// As the engine's `get`.
     pub async fn has_device(&self) -> std::result::Result<bool, KvError> {
-        Ok(self.kv.get(&self.ns, key::DEVICE).await?.is_some_and(|row| value::is_paired(&row)))
+        let kv = self.kv.read().await;
+        let kv = kv.as_ref().ok_or_else(|| KvError::engine(Refused::Closed))?;
+        Ok(kv.get(&self.ns, key::DEVICE).await?.is_some_and(|row| value::is_paired(&row)))
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        self.kv.get(&self.ns, key).await.map_err(database)
+        let kv = self.kv.read().await;
+        open(&kv)?.get(&self.ns, key).await.map_err(database)
     }
 
     async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
-        self.kv.get_many(&self.ns, keys).await.map_err(database)
+        let kv = self.kv.read().await;
+        open(&kv)?.get_many(&self.ns, keys).await.map_err(database)
     }
 
     async fn range(&self, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>> {
-        self.kv.range(&self.ns, range).await.map_err(database)
+        let kv = self.kv.read().await;
+        open(&kv)?.range(&self.ns, range).await.map_err(database)
     }
 
     /// Whether any key begins with these bytes.
@@ -118,15 +126,13 @@ impl SessionBackend {
         if batch.ops.is_empty() {
             return Ok(true);
         }
-        let closed = self.closed.read().await;
-        if *closed {
-            return Err(StoreError::Database(Box::new(Refused::Closed)));
-        }
+        let kv = self.kv.read().await;
+        let kv = open(&kv)?;
         if *self.failed.borrow() {
             return Err(StoreError::Database(Box::new(Refused::Failed)));
         }
         batch.fence = self.fence;
-        match self.kv.write(&self.ns, batch).await {
+        match kv.write(&self.ns, batch).await {
             Ok(()) => Ok(true),
             Err(KvError::Conflict) => Ok(false),
             Err(error) => {

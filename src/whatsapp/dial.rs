@@ -101,7 +101,8 @@ impl Dial {
 
     async fn dial(&self) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
         let Endpoint { uri, host, port, tls } = &self.endpoint;
-        let tcp = TcpStream::connect((host.as_ref(), *port)).await.with_context(|| format!("can't connect to {host}"))?;
+        let tcp =
+            TcpStream::connect((host.as_ref(), *port)).await.with_context(|| format!("can't connect to {host}"))?;
         tcp.set_nodelay(true)?;
         match tls {
             None => self.upgrade(uri, tcp).await,
@@ -134,9 +135,7 @@ impl Dial {
 
 #[async_trait]
 impl TransportFactory for Dial {
-    async fn create_transport(
-        &self,
-    ) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+    async fn create_transport(&self) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
         let result = match tokio::time::timeout(DIAL_TIMEOUT, self.dial()).await {
             Ok(result) => result,
             Err(_elapsed) => Err(anyhow!("no connection within {} s", DIAL_TIMEOUT.as_secs())),
@@ -179,9 +178,8 @@ impl<S> Watched<S> {
                 Poll::Ready(result)
             }
             Poll::Pending => {
-                let stall = self
-                    .stall
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_STALL)));
+                let stall =
+                    self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_STALL)));
                 if stall.as_mut().poll(context).is_ready() {
                     self.stall = None;
                     self.closed();

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use whatsapp_rust::Client;
+use whatsapp_rust::Jid;
 use whatsapp_rust::types::message::{MessageCategory, MessageInfo};
 use whatsapp_rust::wacore::proto_helpers::MessageExt as _;
 use whatsapp_rust::wacore::types::events::InboundMessage;
 use whatsapp_rust::waproto::whatsapp as wa;
-use whatsapp_rust::Jid;
 
 use crate::message::{Incoming, Media};
 

@@ -125,19 +125,20 @@ impl Connection {
         }
         let registered = match self.shared.numbers.known(&jid.user) {
             Some(registered) => registered,
-            None => match tokio::time::timeout(CHECK_TIMEOUT, self.client.contacts().is_on_whatsapp(&[jid.clone()])).await
-            {
-                Ok(Ok(results)) => {
-                    let registered = results.first().is_some_and(|result| result.is_registered);
-                    self.shared.numbers.learn(&jid.user, registered);
-                    registered
+            None => {
+                match tokio::time::timeout(CHECK_TIMEOUT, self.client.contacts().is_on_whatsapp(&[jid.clone()])).await {
+                    Ok(Ok(results)) => {
+                        let registered = results.first().is_some_and(|result| result.is_registered);
+                        self.shared.numbers.learn(&jid.user, registered);
+                        registered
+                    }
+                    Ok(Err(error)) => {
+                        tracing::debug!(error = format!("{error:#}"), "a number could not be looked up");
+                        true
+                    }
+                    Err(_elapsed) => true,
                 }
-                Ok(Err(error)) => {
-                    tracing::debug!(error = format!("{error:#}"), "a number could not be looked up");
-                    true
-                }
-                Err(_elapsed) => true,
-            },
+            }
         };
         if registered { Ok(()) } else { Err(OutboundError::NotRegistered) }
     }

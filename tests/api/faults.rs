@@ -25,6 +25,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let mut all = base_settings(&simulator, &receiver, folder.path());
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        simulator.phone(FRIEND);
         let process = Process::start(&all, folder.path()).await;
         let qr = process.api.qr("a").await;
         simulator.scan(&qr, NUMBER).await.unwrap();

@@ -35,6 +35,7 @@ impl Victim {
         let receiver = Receiver::start().await;
         let folder = tempfile::tempdir().unwrap();
         let settings = base_settings(&simulator, &receiver, folder.path());
+        simulator.phone(FRIEND);
         let process = Process::start(&settings, folder.path()).await;
         Self { simulator, receiver, folder, settings, process }
     }
@@ -155,6 +156,14 @@ async fn between_the_commit_and_its_delivery() {
     victim.receiver.last_status("a", "connected").await;
     let mut sent = Vec::new();
     for round in 0..kills() {
+        // A status that is refused would hold up what comes after it.
+        victim.process.api.wait_status("a", "connected").await;
+        eventually("the status events of this round", || async {
+            let told = victim.receiver.statuses("a");
+            // Pairing tells three, each restart two.
+            (told.len() >= 3 + 2 * usize::try_from(round).unwrap() && told.last()? == "connected").then_some(())
+        })
+        .await;
         victim.receiver.answer(503);
         let text = format!("held {round}");
         victim.friend().says(NUMBER, &text).await.unwrap();

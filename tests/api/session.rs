@@ -194,6 +194,7 @@ async fn a_session_that_nobody_asks_for_stops_dialling() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_status_is_never_connected_over_a_dead_socket() {
     let gateway = TestGateway::start().await;
+    let friend = gateway.simulator.phone(FRIEND);
     gateway.pair("a", NUMBER).await;
     for _ in 0..5 {
         gateway.simulator.kick(NUMBER, device(&gateway), Kick::Close).await;
@@ -204,7 +205,6 @@ async fn a_status_is_never_connected_over_a_dead_socket() {
         gateway.api.wait_status("a", "connected").await;
         gateway.api.text("a", FRIEND, "still there").await.expect(200);
     }
-    let friend = gateway.simulator.phone(FRIEND);
     for _ in 0..5 {
         assert_eq!(friend.next_message(STEP).await.unwrap().text.as_deref(), Some("still there"));
     }
