@@ -34,7 +34,7 @@ fn defaults_hold_for_unset_and_for_empty() {
         assert_eq!(config.qr_idle, Duration::from_mins(2));
         assert_eq!(config.restore_concurrency, 8);
         assert_eq!(config.log_format, LogFormat::Human);
-        assert_eq!(config.log_filter, "info");
+        assert_eq!(config.log_filter, "off,wa_gateway=info");
         assert_eq!((config.whatsapp_version, config.simulator), (None, None));
     }
 }
