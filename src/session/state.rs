@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(pause(None, 9), Duration::ZERO);
         assert_eq!(pause(Some(Verdict::Replaced), 0), Duration::from_secs(2));
         assert_eq!(pause(Some(Verdict::Replaced), 3), Duration::from_secs(16));
-        assert_eq!(pause(Some(Verdict::Locked), 40), Duration::from_secs(900));
+        assert_eq!(pause(Some(Verdict::Locked), 40), Duration::from_mins(15));
         assert_eq!(pause(Some(Verdict::Banned(Duration::from_secs(90))), 5), Duration::from_secs(90));
         assert_eq!(pause(Some(Verdict::Banned(Duration::ZERO)), 0), Duration::from_secs(5));
     }
