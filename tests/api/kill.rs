@@ -1,5 +1,5 @@
 //! SIGKILL in counted windows: the store always opens, each session is whole or gone, no key is used twice, nothing that
-//! was committed is lost.
+//! was committed is lost. Beside it the orderly end on SIGTERM.
 //!
 //! `WA_GATEWAY_KILLS` sets the number of kills in each window (5 unless told otherwise).
 
@@ -97,14 +97,10 @@ async fn during_pairing() {
         }
         victim.kill_and_restart().await;
         windows += 1;
-        match victim.process.api.status("a").await.as_str() {
-            // Gone: a new start gives a new code.
-            "absent" => {}
-            // Whole: it comes back without a scan.
-            _ => {
-                victim.talk(round).await;
-                victim.process.api.delete("a").await.expect(200);
-            }
+        // Gone: a new start gives a new code. Whole: it comes back without a scan.
+        if victim.process.api.status("a").await != "absent" {
+            victim.talk(round).await;
+            victim.process.api.delete("a").await.expect(200);
         }
     }
     victim.pair().await;
@@ -214,6 +210,20 @@ async fn during_a_send() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orderly_end_on_sigterm() {
+    let mut victim = Victim::new().await;
+    victim.pair().await;
+    victim.talk(0).await;
+    let status = victim.process.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", victim.process.log());
+    assert!(victim.process.log().contains("stopped"), "{}", victim.process.log());
+    victim.process = Process::start(&victim.settings, victim.folder.path()).await;
+    victim.talk(1).await;
+    // Linked all along: the shutdown was not a logout.
+    assert_eq!(victim.simulator.counters().pairings, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_the_middle_of_a_delete() {
     let mut victim = Victim::new().await;
     for round in 0..kills() {
@@ -224,17 +234,14 @@ async fn in_the_middle_of_a_delete() {
             () = moment(round, Duration::from_millis(60)) => {}
         }
         victim.kill_and_restart().await;
-        match victim.process.api.status("a").await.as_str() {
-            "absent" => {}
-            // The kill came before the mark, or WhatsApp was told and the store was not: whole, or logged out.
-            _ => {
-                eventually("the session to be whole or gone", || async {
-                    let status = victim.process.api.status("a").await;
-                    ["connected", "disconnected"].contains(&status.as_str()).then_some(())
-                })
-                .await;
-                victim.process.api.delete("a").await.expect(200);
-            }
+        // Not gone: the kill came before the mark, or WhatsApp was told and the store was not: whole, or logged out.
+        if victim.process.api.status("a").await != "absent" {
+            eventually("the session to be whole or gone", || async {
+                let status = victim.process.api.status("a").await;
+                ["connected", "disconnected"].contains(&status.as_str()).then_some(())
+            })
+            .await;
+            victim.process.api.delete("a").await.expect(200);
         }
         assert_eq!(victim.process.api.status("a").await, "absent");
         victim.check();
