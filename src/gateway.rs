@@ -77,11 +77,11 @@ impl Gateway {
             sink_tracker.clone(),
             sink.clone(),
         )?;
-        let (notices, noticed) = mpsc::channel(NOTICES);
+        let (notices, to_post) = mpsc::channel(NOTICES);
         let delivers = webhook.is_configured();
         if delivers {
             let forgetting = registry.clone();
-            webhook.serve(noticed, move |key| forget_farewell(forgetting.clone(), key));
+            webhook.serve(to_post, move |key| forget_farewell(forgetting.clone(), key));
             repeat_farewells(&registry, &notices).await?;
         }
 

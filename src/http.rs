@@ -1,7 +1,7 @@
 //! The HTTP edge: the table of routes, the layers around it, and what handlers share.
 //!
-//! Built by `gateway`, which also runs [`serve`]. Handlers parse, ask the session floor, and map the answer; they hold
-//! no state of their own. An endpoint is one line of [`routes`] and one handler.
+//! Built by `gateway`, which also runs [`serve()`]. Handlers parse, ask the session floor, and map the answer; they hold
+//! no state of their own. An endpoint is one line of `routes` and one handler.
 
 use axum::Router;
 use axum::http::Method;

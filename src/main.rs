@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wa_gateway::{Config, Gateway, cli};
 
-/// EX_USAGE of `sysexits.h`: the settings can't be used.
+/// `EX_USAGE` of `sysexits.h`: the settings can't be used.
 const BAD_SETTINGS: u8 = 64;
 /// How long an orderly stop may take; docker compose is told 30 s.
 const GRACE: Duration = Duration::from_secs(20);

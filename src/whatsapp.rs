@@ -130,16 +130,17 @@ impl WhatsApp {
     /// # Errors
     /// When the URL or the extra TLS root can't be used.
     pub fn new(settings: Settings) -> anyhow::Result<Self> {
-        let hosts = match &settings.ws_url {
+        let Settings { ws_url, media_url, tls_root, version } = settings;
+        let hosts = match &ws_url {
             None => Hosts::Real,
-            Some(_loopback) => Hosts::StandIn(settings.media_url.as_deref().map(Into::into)),
+            Some(_loopback) => Hosts::StandIn(media_url.as_deref().map(Into::into)),
         };
-        let url = settings.ws_url.as_deref().unwrap_or(dial::WHATSAPP_WS_URL);
+        let url = ws_url.as_deref().unwrap_or(dial::WHATSAPP_WS_URL);
         Ok(Self(Arc::new(Shared {
-            endpoint: Endpoint::new(url, settings.tls_root.as_deref())?,
+            endpoint: Endpoint::new(url, tls_root.as_deref())?,
             runtime: Arc::new(TokioRuntime),
             http: Arc::new(BoundedHttp::new(hosts)),
-            version: Version::new(settings.version),
+            version: Version::new(version),
             numbers: Numbers::default(),
         })))
     }
@@ -227,12 +228,12 @@ impl WhatsApp {
 
 /// The library's caches, sized for a thousand sessions in one process (whatsapp-rust 0.7.0, `cache_config.rs`).
 fn cache_config() -> CacheConfig {
-    let hour = Some(Duration::from_secs(3600));
+    let hour = Some(Duration::from_hours(1));
     CacheConfig {
         group_cache: CacheEntryConfig::new(hour, 64),
         // More than the largest group (1,024 members), or a send to it would thrash.
         device_registry_cache: CacheEntryConfig::new(hour, 1_500),
-        undecryptable_dispatched: CacheEntryConfig::new(Some(Duration::from_secs(300)), 256),
+        undecryptable_dispatched: CacheEntryConfig::new(Some(Duration::from_mins(5)), 256),
         sender_key_devices_cache: CacheEntryConfig::new(hour, 100),
         session_locks_capacity: 2_048,
         // 8.8 KB for each chat that ever delivered a message, evicted only by this capacity.
@@ -409,14 +410,12 @@ impl EventHandler for Events {
                     self.signal(Signal::LinkDown);
                 }
             }
-            Event::LoggedOut(out) => {
-                // Raised by our own logout too, which has no stanza behind it.
-                if out.raw.is_some() {
-                    self.signal(Signal::Ended(match out.reason {
-                        ConnectFailureReason::AccountLocked | ConnectFailureReason::UnknownLogout => Verdict::Locked,
-                        _ => Verdict::LoggedOut,
-                    }));
-                }
+            // Raised by our own logout too, which has no stanza behind it.
+            Event::LoggedOut(out) if out.raw.is_some() => {
+                self.signal(Signal::Ended(match out.reason {
+                    ConnectFailureReason::AccountLocked | ConnectFailureReason::UnknownLogout => Verdict::Locked,
+                    _ => Verdict::LoggedOut,
+                }));
             }
             Event::StreamReplaced(_) => self.signal(Signal::Ended(Verdict::Replaced)),
             Event::TemporaryBan(ban) => {
@@ -427,10 +426,8 @@ impl EventHandler for Events {
                 self.shared.version.refused();
                 self.signal(Signal::Ended(Verdict::Outdated));
             }
-            Event::ConnectFailure(failure) => {
-                if !failure.reason.should_reconnect() {
-                    self.signal(Signal::Ended(Verdict::Refused(failure.reason.code())));
-                }
+            Event::ConnectFailure(failure) if !failure.reason.should_reconnect() => {
+                self.signal(Signal::Ended(Verdict::Refused(failure.reason.code())));
             }
             Event::ServerAck(ack) => self.acks.resolve(ack),
             Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),

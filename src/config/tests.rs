@@ -190,3 +190,9 @@ fn every_variable_that_is_read_stands_in_the_table() {
         assert!(settings_table().contains(&format!("| `{}` |", setting.name)));
     }
 }
+
+#[test]
+fn the_readme_holds_the_table() {
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(&settings_table()), "print the README's table anew:\n{}", settings_table());
+}

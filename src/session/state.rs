@@ -91,10 +91,10 @@ pub(super) fn next(state: &State, signal: &Signal) -> (State, Step) {
 /// Network failures are not paced here but by the library (1, 1, 2, 3, 5 … s).
 pub(super) fn pause(verdict: Option<Verdict>, attempt: u32) -> Duration {
     /// Longest pause: an owner who has unlocked the account shall not wait for hours.
-    const LONGEST: Duration = Duration::from_secs(15 * 60);
+    const LONGEST: Duration = Duration::from_mins(15);
     let first = match verdict {
         None => return Duration::ZERO,
-        Some(Verdict::Banned(length)) => return length.clamp(Duration::from_secs(5), Duration::from_secs(60 * 60)),
+        Some(Verdict::Banned(length)) => return length.clamp(Duration::from_secs(5), Duration::from_hours(1)),
         Some(Verdict::Replaced | Verdict::Outdated | Verdict::Refused(_) | Verdict::LoggedOut) => 2,
         Some(Verdict::Locked) => 30,
     };
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(pause(None, 9), Duration::ZERO);
         assert_eq!(pause(Some(Verdict::Replaced), 0), Duration::from_secs(2));
         assert_eq!(pause(Some(Verdict::Replaced), 3), Duration::from_secs(16));
-        assert_eq!(pause(Some(Verdict::Locked), 40), Duration::from_secs(900));
+        assert_eq!(pause(Some(Verdict::Locked), 40), Duration::from_mins(15));
         assert_eq!(pause(Some(Verdict::Banned(Duration::from_secs(90))), 5), Duration::from_secs(90));
         assert_eq!(pause(Some(Verdict::Banned(Duration::ZERO)), 0), Duration::from_secs(5));
     }

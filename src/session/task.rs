@@ -482,7 +482,7 @@ fn events(entry: &Owner, received: Vec<Received>) -> Vec<NewEvent> {
         .map(|mut received| {
             let id = event_id(&entry.uid, &received.chat, &received.sender, &received.incoming.id, "message");
             received.incoming.event_id = id;
-            received.incoming.session = entry.name.as_str().to_owned();
+            entry.name.as_str().clone_into(&mut received.incoming.session);
             NewEvent::message(&received.incoming)
         })
         .collect()

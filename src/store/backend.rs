@@ -57,8 +57,8 @@ enum Refused {
     Closed,
 }
 
-fn open(kv: &Option<Arc<dyn Kv>>) -> Result<&Arc<dyn Kv>> {
-    kv.as_ref().ok_or_else(|| StoreError::Database(Box::new(Refused::Closed)))
+fn open(kv: Option<&Arc<dyn Kv>>) -> Result<&Arc<dyn Kv>> {
+    kv.ok_or_else(|| StoreError::Database(Box::new(Refused::Closed)))
 }
 
 impl SessionBackend {
@@ -99,17 +99,17 @@ impl SessionBackend {
 
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let kv = self.kv.read().await;
-        open(&kv)?.get(&self.ns, key).await.map_err(database)
+        open(kv.as_ref())?.get(&self.ns, key).await.map_err(database)
     }
 
     async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
         let kv = self.kv.read().await;
-        open(&kv)?.get_many(&self.ns, keys).await.map_err(database)
+        open(kv.as_ref())?.get_many(&self.ns, keys).await.map_err(database)
     }
 
     async fn range(&self, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>> {
         let kv = self.kv.read().await;
-        open(&kv)?.range(&self.ns, range).await.map_err(database)
+        open(kv.as_ref())?.range(&self.ns, range).await.map_err(database)
     }
 
     /// Whether any key begins with these bytes.
@@ -127,7 +127,7 @@ impl SessionBackend {
             return Ok(true);
         }
         let kv = self.kv.read().await;
-        let kv = open(&kv)?;
+        let kv = open(kv.as_ref())?;
         if *self.failed.borrow() {
             return Err(StoreError::Database(Box::new(Refused::Failed)));
         }

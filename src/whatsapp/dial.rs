@@ -1,6 +1,6 @@
 //! Dials WhatsApp's WebSocket and watches the stream below it.
 //!
-//! Ours instead of the transport crate's factory for four reasons: TCP_NODELAY (without it one send in ten stalls 44 ms
+//! Ours instead of the transport crate's factory for four reasons: `TCP_NODELAY` (without it one send in ten stalls 44 ms
 //! on a delayed ACK), one TLS configuration for all sessions, a deadline on stalled writes, and a truthful `Link`: the
 //! session's status follows the stream itself.
 

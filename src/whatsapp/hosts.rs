@@ -13,7 +13,7 @@ use whatsapp_rust::wacore::net::{StreamingHttpResponse, UploadBody};
 /// Requests at once over all sessions: each one holds a thread of tokio's blocking pool.
 const MAX_REQUESTS: usize = 32;
 /// One whole exchange; a large video on a slow line fits.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(5);
 /// Resolving and connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 

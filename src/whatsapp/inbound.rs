@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use whatsapp_rust::Client;
 use whatsapp_rust::Jid;
+use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::types::message::{MessageCategory, MessageInfo};
 use whatsapp_rust::wacore::proto_helpers::MessageExt as _;
 use whatsapp_rust::wacore::types::events::InboundMessage;
@@ -50,8 +51,8 @@ fn is_reported(message: &wa::Message, info: &MessageInfo) -> bool {
 /// Whether nothing but key material is in the message.
 fn has_no_content(message: &wa::Message) -> bool {
     let mut rest = message.clone();
-    rest.sender_key_distribution_message = Default::default();
-    rest.message_context_info = Default::default();
+    rest.sender_key_distribution_message = MessageField::default();
+    rest.message_context_info = MessageField::default();
     rest == wa::Message::default()
 }
 

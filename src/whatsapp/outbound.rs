@@ -17,9 +17,9 @@ use crate::message::{Recipient, Sent};
 /// A look-up of a number takes no longer; past it the send goes on unchecked.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long "is on WhatsApp" is believed.
-const KNOWN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+const KNOWN_FOR: Duration = Duration::from_hours(24);
 /// How long "is not on WhatsApp" is believed: short, since people join.
-const UNKNOWN_FOR: Duration = Duration::from_secs(5 * 60);
+const UNKNOWN_FOR: Duration = Duration::from_mins(5);
 /// Numbers remembered over all sessions; about 1 MB.
 const MAX_NUMBERS: usize = 10_000;
 
@@ -126,7 +126,12 @@ impl Connection {
         let registered = match self.shared.numbers.known(&jid.user) {
             Some(registered) => registered,
             None => {
-                match tokio::time::timeout(CHECK_TIMEOUT, self.client.contacts().is_on_whatsapp(&[jid.clone()])).await {
+                match tokio::time::timeout(
+                    CHECK_TIMEOUT,
+                    self.client.contacts().is_on_whatsapp(std::slice::from_ref(&jid)),
+                )
+                .await
+                {
                     Ok(Ok(results)) => {
                         let registered = results.first().is_some_and(|result| result.is_registered);
                         self.shared.numbers.learn(&jid.user, registered);
@@ -173,12 +178,13 @@ impl Connection {
         id: &str,
         deadline: Instant,
     ) -> Result<Sent, OutboundError> {
+        // In here, since thiserror's derive above would find its methods ambiguous.
+        use whatsapp_rust::ErrorChainExt as _;
+
         let jid: Jid = recipient.as_str().parse().map_err(|_error| OutboundError::Recipient)?;
         if !self.is_live() {
             return Err(OutboundError::NotConnected);
         }
-        // In here, since thiserror's derive above would find its methods ambiguous.
-        use whatsapp_rust::ErrorChainExt as _;
         let acknowledged = self.acks.expect(id);
         let outcome = tokio::time::timeout_at(deadline, async {
             let options = SendOptions::default().with_message_id(id);

@@ -16,9 +16,9 @@ pub type AppVersion = (u32, u32, u32);
 /// The newest version known when this was built (whatsapp-rust 0.7.0, `wacore::store::Device::new`).
 const COMPILED: AppVersion = (2, 3000, 1_042_742_319);
 /// WhatsApp raises the floor every few weeks; a day keeps well ahead.
-const RENEW_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+const RENEW_EVERY: Duration = Duration::from_hours(24);
 /// At most one renewal in so long, however many sessions are told that they are outdated.
-const RENEW_AT_MOST: Duration = Duration::from_secs(60);
+const RENEW_AT_MOST: Duration = Duration::from_mins(1);
 /// A renewal that takes longer is given up.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 

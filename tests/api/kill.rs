@@ -1,5 +1,5 @@
 //! SIGKILL in counted windows: the store always opens, each session is whole or gone, no key is used twice, nothing that
-//! was committed is lost.
+//! was committed is lost. Beside it the orderly end on SIGTERM.
 //!
 //! `WA_GATEWAY_KILLS` sets the number of kills in each window (5 unless told otherwise).
 
@@ -113,16 +113,13 @@ async fn during_pairing() {
         }
         victim.kill_and_restart().await;
         windows += 1;
-        match victim.process.api.status("a").await.as_str() {
-            // Gone: a new start gives a new code.
-            "absent" => {}
-            // Whole: it comes back without a scan. Or the phone never heard of it: WhatsApp says so, and it is logged out.
-            _ => {
-                if victim.whole_or_gone().await == "connected" {
-                    victim.talk(round).await;
-                }
-                victim.process.api.delete("a").await.expect(200);
+        // Gone: a new start gives a new code. Whole: it comes back without a scan. Or the phone never heard of it:
+        // WhatsApp says so, and it is logged out.
+        if victim.process.api.status("a").await != "absent" {
+            if victim.whole_or_gone().await == "connected" {
+                victim.talk(round).await;
             }
+            victim.process.api.delete("a").await.expect(200);
         }
     }
     victim.pair().await;
@@ -232,6 +229,20 @@ async fn during_a_send() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orderly_end_on_sigterm() {
+    let mut victim = Victim::new().await;
+    victim.pair().await;
+    victim.talk(0).await;
+    let status = victim.process.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", victim.process.log());
+    assert!(victim.process.log().contains("stopped"), "{}", victim.process.log());
+    victim.process = Process::start(&victim.settings, victim.folder.path()).await;
+    victim.talk(1).await;
+    // Linked all along: the shutdown was not a logout.
+    assert_eq!(victim.simulator.counters().pairings, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_the_middle_of_a_delete() {
     let mut victim = Victim::new().await;
     for round in 0..kills() {
@@ -242,13 +253,10 @@ async fn in_the_middle_of_a_delete() {
             () = moment(round, Duration::from_millis(60)) => {}
         }
         victim.kill_and_restart().await;
-        match victim.process.api.status("a").await.as_str() {
-            "absent" => {}
-            // The kill came before the mark, or WhatsApp was told and the store was not: whole, or logged out.
-            _ => {
-                victim.whole_or_gone().await;
-                victim.process.api.delete("a").await.expect(200);
-            }
+        // Not gone: the kill came before the mark, or WhatsApp was told and the store was not: whole, or logged out.
+        if victim.process.api.status("a").await != "absent" {
+            victim.whole_or_gone().await;
+            victim.process.api.delete("a").await.expect(200);
         }
         assert_eq!(victim.process.api.status("a").await, "absent");
         victim.check();

@@ -79,8 +79,8 @@ impl Core {
             return connection.await.context("serving media");
         }
         let refuse = self.with(|state| state.strikes(&Fault::RefuseUpgrade));
-        #[expect(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
         let core = Arc::clone(&self);
+        #[expect(clippy::result_large_err, reason = "the callback's type is tungstenite's")]
         let check = move |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
             let header = |name: &str| request.headers().get(name)?.to_str().ok().map(str::to_owned);
             let upgrade = Upgrade {
