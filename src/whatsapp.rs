@@ -21,7 +21,7 @@ use whatsapp_rust::wacore::types::events::{
     ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, Subscription,
 };
 use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
-use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, Runtime, TokioRuntime};
+use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, Runtime, TokioRuntime};
 
 mod dial;
 mod hosts;
@@ -275,6 +275,26 @@ impl Connection {
     /// Whether the stream is open and WhatsApp has logged us in on it.
     pub fn is_live(&self) -> bool {
         self.link.is_open() && self.client.is_connected() && self.client.is_logged_in()
+    }
+
+    /// How long WhatsApp has been silent after something was sent to it.
+    pub fn unanswered_for(&self) -> Duration {
+        self.link.unanswered_for()
+    }
+
+    /// Asks WhatsApp for a sign of life; any answer counts.
+    pub async fn prod(&self) {
+        // whatsapp-rust 0.7.0, `wacore::iq::keepalive`: the same query as its own keep-alive, with an id nobody waits for.
+        let ping = NodeBuilder::new("iq")
+            .attr("to", "s.whatsapp.net")
+            .attr("type", "get")
+            .attr("xmlns", "w:p")
+            .attr("id", self.message_id())
+            .children([NodeBuilder::new("ping").build()])
+            .build();
+        if let Err(error) = self.client.send_node(ping).await {
+            tracing::debug!(%error, "a ping could not be sent");
+        }
     }
 
     /// The account, once paired.

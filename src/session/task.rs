@@ -30,6 +30,13 @@ const REDIAL: Duration = Duration::from_secs(75);
 /// Logged in for so long without the library saying that it is ready: whatsapp-rust 0.7.0 never says so when the critical
 /// app-state sync fails in a retryable way.
 const READY: Duration = Duration::from_secs(20);
+/// How often a connected session looks at its link.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// Silence after which WhatsApp is asked for a sign of life: not everything that we send has an answer of its own.
+const PROD: Duration = Duration::from_secs(8);
+/// Silence after which the connection counts as dead. The library finds out too, but only after 15 to 50 s; WhatsApp Web
+/// waits 20 s (whatsapp-rust 0.7.0, `wacore::protocol::keepalive`).
+const DEAD: Duration = Duration::from_secs(18);
 /// A restored session lets the next one dial after so long even if it is not connected.
 const RESTORE_TURN: Duration = Duration::from_secs(20);
 /// A session that is being removed may take so long to log in once more and say so to WhatsApp.
@@ -148,10 +155,12 @@ impl Task {
 
     /// The closure that makes messages durable before WhatsApp is told of their arrival.
     fn commit(&self, backend: &Arc<SessionBackend>) -> Commit {
-        let (entry, backend) = (Arc::clone(&self.entry), Arc::downgrade(backend));
+        // Weak: the library's timers keep a closed client for a while, and it shall not keep the store open.
+        let (entry, backend) = (Arc::downgrade(&self.entry), Arc::downgrade(backend));
         Arc::new(move |received| {
-            let (entry, backend) = (Arc::clone(&entry), backend.clone());
+            let (entry, backend) = (entry.clone(), backend.clone());
             Box::pin(async move {
+                let entry = entry.upgrade().ok_or_else(|| anyhow!("the session is gone"))?;
                 if let Err(error) = entry.outbox.commit(events(&entry, received)).await {
                     // Nothing is acknowledged: the session reconnects and WhatsApp sends it again.
                     if let Some(backend) = backend.upgrade() {
@@ -243,11 +252,18 @@ impl Task {
                         return Outcome::Renew(None);
                     }
                 }
-                // Connected: the link tells its own end, this only makes sure.
-                () = tokio::time::sleep(Duration::from_secs(15)), if connected => {
+                // A link tells its own end, but not that its other end is gone.
+                () = tokio::time::sleep(WATCH_EVERY), if connected => {
+                    let silence = connection.unanswered_for();
                     if !connection.is_live() {
                         not_connected_since = Instant::now();
                         self.entry.set_state(State::Connecting).await;
+                    } else if silence > DEAD {
+                        tracing::warn!(silence_ms = silence.as_millis(), "WhatsApp does not answer: connecting anew");
+                        self.entry.set_state(State::Connecting).await;
+                        return Outcome::Renew(None);
+                    } else if silence > PROD && silence < PROD + WATCH_EVERY {
+                        connection.prod().await;
                     }
                 }
             }

@@ -77,13 +77,35 @@ fn tls_connector(extra_root: Option<&[u8]>) -> anyhow::Result<TlsConnector> {
 #[derive(Debug, Default)]
 pub(super) struct Link {
     open: AtomicBool,
-    last_read_ms: AtomicI64,
+    /// When the first byte was written after the last one that was read, in Unix milliseconds; 0: all is answered.
+    unanswered_ms: AtomicI64,
 }
 
 impl Link {
     /// Whether the stream is there, as far as this end can know.
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// How long nothing at all has come since something was written; WhatsApp answers within a second or so.
+    pub(super) fn unanswered_for(&self) -> Duration {
+        match self.unanswered_ms.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => {
+                let age = chrono::Utc::now().timestamp_millis().saturating_sub(since);
+                Duration::from_millis(u64::try_from(age).unwrap_or_default())
+            }
+        }
+    }
+
+    fn read(&self) {
+        self.unanswered_ms.store(0, Ordering::Relaxed);
+    }
+
+    fn written(&self) {
+        if self.unanswered_ms.load(Ordering::Relaxed) == 0 {
+            self.unanswered_ms.store(chrono::Utc::now().timestamp_millis(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -128,6 +150,7 @@ impl Dial {
             .connect_on(watched)
             .await
             .context("the WebSocket upgrade failed")?;
+        self.link.read();
         self.link.open.store(true, Ordering::Release);
         Ok(from_websocket(websocket))
     }
@@ -203,7 +226,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let poll = Pin::new(&mut self.inner).poll_read(context, buf);
         match &poll {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                self.link.last_read_ms.store(chrono::Utc::now().timestamp_millis(), Ordering::Relaxed);
+                self.link.read();
             }
             Poll::Ready(_ended) => self.closed(),
             Poll::Pending => {}
@@ -215,6 +238,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if matches!(poll, Poll::Ready(Ok(_))) {
+            self.link.written();
+        }
         self.guard_write(context, poll)
     }
 
@@ -234,6 +260,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        if matches!(poll, Poll::Ready(Ok(_))) {
+            self.link.written();
+        }
         self.guard_write(context, poll)
     }
 

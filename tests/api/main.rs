@@ -9,6 +9,7 @@ mod faults;
 mod group;
 mod kill;
 mod many;
+mod process;
 mod session;
 mod store;
 mod story;

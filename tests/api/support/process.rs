@@ -49,10 +49,6 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// SIGKILL, at once.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -61,7 +57,7 @@ impl Process {
 
     /// SIGTERM, and the exit status.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
-        let signalled = Command::new("kill").arg(self.pid().to_string()).status().unwrap();
+        let signalled = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(signalled.success());
         let deadline = tokio::time::Instant::now() + STEP;
         loop {

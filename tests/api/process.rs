@@ -1,0 +1,87 @@
+//! The program itself: it ends in order when told to, keeps its own key, and refuses what it can't use.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use whatsapp_simulator::{Options, Simulator};
+
+use super::support::{Process, Receiver, base_settings};
+
+const NUMBER: &str = "6281234500081";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_it_in_order_and_sessions_come_back() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = base_settings(&simulator, &receiver, folder.path());
+    let mut process = Process::start(&settings, folder.path()).await;
+    let qr = process.api.qr("a").await;
+    simulator.scan(&qr, NUMBER).await.unwrap();
+    process.api.wait_status("a", "connected").await;
+    let status = process.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    assert!(process.log().contains("stopped"), "{}", process.log());
+    assert_eq!(simulator.connections(), 0);
+    // Stopped, not logged out: the device is still linked.
+    assert_eq!(simulator.devices(NUMBER).len(), 1);
+    let process = Process::start(&settings, folder.path()).await;
+    process.api.wait_status("a", "connected").await;
+    assert_eq!(simulator.counters().pairings, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_key_it_makes_its_own_and_tells_only_the_file() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = base_settings(&simulator, &receiver, folder.path());
+    settings.retain(|(name, _value)| name != "KEY");
+    let process = Process::start(&settings, folder.path()).await;
+    process.api.get("/session").await.expect(401);
+    let file = folder.path().join("wa_credentials/api-key");
+    let key = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    process.api.get(&format!("/session?key={key}")).await.expect(200);
+    assert!(process.log().contains("api-key"));
+    assert!(!process.log().contains(&key));
+    process.api.get(&format!("/session/start?session=a&key={key}")).await.expect(200);
+    receiver.last_status("a", "connecting").await;
+    assert_eq!(receiver.hooks()[0].headers["key"], "", "a key of our own is nobody else's");
+}
+
+#[test]
+fn bad_settings_are_told_at_once_and_all_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_wa-gateway"))
+        .current_dir(folder.path())
+        .env_clear()
+        .env("PORT", "eighty")
+        .env("WEBHOOK_BASE_URL", "ftp://example.org")
+        .env("WHATSAPP_WS_URL", "ws://192.0.2.1/ws/chat")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let told = String::from_utf8(output.stderr).unwrap();
+    for name in ["PORT", "WEBHOOK_BASE_URL", "WHATSAPP_WS_URL"] {
+        assert!(told.contains(name), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_gateway_on_the_same_folder_is_refused() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = base_settings(&simulator, &receiver, folder.path());
+    let _first = Process::start(&settings, folder.path()).await;
+    let second = Command::new(env!("CARGO_BIN_EXE_wa-gateway"))
+        .current_dir(folder.path())
+        .env_clear()
+        .envs(settings)
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&second.stdout).into_owned() + &String::from_utf8_lossy(&second.stderr);
+    assert!(told.contains("in use by another process"), "{told}");
+}
