@@ -1,5 +1,5 @@
 //! SIGKILL in counted windows: the store always opens, each session is whole or gone, no key is used twice, nothing that
-//! was committed is lost. Beside it the orderly end on SIGTERM.
+//! was committed is lost.
 //!
 //! `WA_GATEWAY_KILLS` sets the number of kills in each window (5 unless told otherwise).
 
@@ -226,20 +226,6 @@ async fn during_a_send() {
         victim.kill_and_restart().await;
         victim.talk(round).await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_orderly_end_on_sigterm() {
-    let mut victim = Victim::new().await;
-    victim.pair().await;
-    victim.talk(0).await;
-    let status = victim.process.terminate().await;
-    assert_eq!(status.code(), Some(0), "{}", victim.process.log());
-    assert!(victim.process.log().contains("stopped"), "{}", victim.process.log());
-    victim.process = Process::start(&victim.settings, victim.folder.path()).await;
-    victim.talk(1).await;
-    // Linked all along: the shutdown was not a logout.
-    assert_eq!(victim.simulator.counters().pairings, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
