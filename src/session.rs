@@ -181,8 +181,11 @@ impl fmt::Debug for SessionManager {
     }
 }
 
-/// The longest that the end of a session's task may take: unlinking 4 + 3 s, closing 5 s, and some.
-const END_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a deletion is tried again that the store did not let through.
+const ERASE_AGAIN: Duration = Duration::from_secs(2);
+/// The longest that the end of a session's task may take: closing an older connection 10 s, logging in 4 s, unlinking
+/// 4 s, closing 3 s, and some.
+const END_TIMEOUT: Duration = Duration::from_secs(25);
 
 impl SessionManager {
     /// Makes the manager; sessions come with [`restore`](Self::restore) and [`start`](Self::start).
@@ -220,7 +223,16 @@ impl SessionManager {
     pub async fn restore(&self) -> Result<(), KvError> {
         let manager = &self.0;
         let tells = manager.notices.is_some();
-        manager.registry.recover(|record| tells.then(|| farewell(record).encode(Utc::now()))).await?;
+        let mut taken = Vec::new();
+        for record in manager.registry.deletions().await? {
+            let credentials = Namespace::credentials(&record.uid);
+            if SessionBackend::new(Arc::clone(&manager.kv), credentials, None).has_device().await? {
+                taken.push(record.uid.clone());
+                let finishing = Arc::clone(manager);
+                manager.tracker.spawn(async move { finishing.finish_deletion(&record).await });
+            }
+        }
+        manager.registry.recover(&taken, |record| tells.then(|| farewell(record).encode(Utc::now()))).await?;
         let mut restored = 0_usize;
         for record in manager.registry.list().await? {
             let credentials = Namespace::credentials(&record.uid);
@@ -265,9 +277,14 @@ impl SessionManager {
     /// By [`StartError`]; after `TimedOut` the start goes on.
     pub async fn start(&self, name: SessionName) -> Result<Started, StartError> {
         let deadline = Instant::now() + self.0.settings.start_timeout;
-        let begun =
-            tokio::time::timeout_at(deadline, self.begin(name)).await.map_err(|_elapsed| StartError::TimedOut)?;
-        begun?.wait_started(deadline).await
+        let manager = self.clone();
+        // On a task of its own: a client that hangs up must not leave a session half begun.
+        let begun = self.0.tracker.spawn(async move { manager.begin(name).await });
+        match tokio::time::timeout_at(deadline, begun).await {
+            Err(_elapsed) => Err(StartError::TimedOut),
+            Ok(Ok(begun)) => begun?.wait_started(deadline).await,
+            Ok(Err(error)) => resume(error),
+        }
     }
 
     /// Makes sure that the session has a running task, and says that somebody waits for it.
@@ -284,6 +301,9 @@ impl SessionManager {
             entry.ask();
             let state = entry.view().state.clone();
             if entry.has_task() && state != State::LoggedOut {
+                if matches!(state, State::StoreFailed { .. }) {
+                    return Err(StartError::Store(KvError::engine("the session waits for its store")));
+                }
                 if state.is_paired() && state != State::Pairing {
                     entry.nudge();
                     return Err(StartError::AlreadyExists);
@@ -291,7 +311,13 @@ impl SessionManager {
             } else {
                 // One that WhatsApp logged out may be at its last steps.
                 entry.end_task(END_TIMEOUT).await;
-                self.0.registry.update(&entry.uid, |record| record.state = RecordState::Live).await?;
+                // A logout that could not remove the credentials leaves them void.
+                self.0.kv.drop_namespace(&Namespace::credentials(&entry.uid)).await?;
+                let kept = self.0.registry.update(&entry.uid, |record| record.state = RecordState::Live).await?;
+                if kept.is_none() {
+                    // It is being deleted: the name is free for a new one.
+                    continue;
+                }
                 entry.set_state(State::Starting).await;
                 tracing::info!(session = %name, "session starts");
                 task::spawn(&self.0, &entry, None);
@@ -353,8 +379,10 @@ impl SessionManager {
         // First the mark: after a crash from here on, the next start removes the credentials.
         self.0.registry.update(&record.uid, |record| record.state = RecordState::LoggedOut).await?;
         let unlinked = entry.end_task(END_TIMEOUT).await;
-        self.0.kv.drop_namespace(&Namespace::credentials(&record.uid)).await?;
+        let dropped = self.0.kv.drop_namespace(&Namespace::credentials(&record.uid)).await;
         entry.set_state(State::LoggedOut).await;
+        // The next start removes what is left.
+        dropped?;
         tracing::info!(session = %record.name, unlinked, "session logged out, credentials removed");
         Ok(())
     }
@@ -366,35 +394,43 @@ impl SessionManager {
     /// # Errors
     /// By [`EndError`].
     pub async fn delete(&self, name: &str) -> Result<(), EndError> {
-        let entry = {
+        let (manager, name) = (self.clone(), name.to_owned());
+        self.finish(async move {
+            let entry = manager.unlist(&name).await?;
+            manager.remove(&entry).await
+        })
+        .await
+    }
+
+    /// Marks a session as being deleted and takes it off the list; from here on the name is free, and after a crash the
+    /// next start finishes the deletion.
+    async fn unlist(&self, name: &str) -> Result<Arc<Entry>, EndError> {
+        // No start may find the name unlisted while the registry still has it.
+        let _creating = self.0.creating.lock().await;
+        let entry = self.entry(name).ok_or(EndError::NotFound)?;
+        self.0.registry.mark_deleting(&entry.uid).await?;
+        {
             let mut sessions = self.lock();
-            let entry = sessions.by_name.remove(name).ok_or(EndError::NotFound)?;
+            sessions.by_name.remove(name);
             sessions.in_order.remove(&entry.sequence);
-            entry
-        };
+        }
         entry.gone.store(true, Ordering::Release);
         entry.touch();
-        let manager = self.clone();
-        self.finish(async move { manager.remove(&entry).await }).await
+        Ok(entry)
     }
 
     async fn remove(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
         let record = entry.record();
-        // First the mark: after a crash from here on, the next start finishes the deletion.
-        if let Err(error) = self.0.registry.mark_deleting(&record.uid).await {
-            self.put_back(entry);
-            return Err(error.into());
-        }
         let _verb = entry.verbs.lock().await;
         let unlinked = entry.end_task(END_TIMEOUT).await;
         self.stop_delivery(&record.uid).await;
-        self.0.registry.erase(&record.uid).await?;
-        let (event, at) = (farewell(&record), Utc::now());
-        let kept = self.0.notices.is_some().then(|| event.encode(at));
-        let key = self.0.registry.forget(&record.uid, kept).await?;
-        if let (Some(notices), Some(key)) = (&self.0.notices, key) {
-            let session = record.name.clone();
-            let _stopping = notices.send(Notice::Farewell { key, session, event, at }).await;
+        // A hook of the library that comes late must not bring the outbox back.
+        entry.outbox.close().await;
+        if let Err(error) = self.0.erase(&record).await {
+            tracing::error!(session = %record.name, %error, "the store keeps data of a deleted session; trying again");
+            let (manager, record) = (Arc::clone(&self.0), record.clone());
+            self.0.tracker.spawn(async move { manager.keep_erasing(&record).await });
+            return Err(error.into());
         }
         tracing::info!(session = %record.name, unlinked, "session deleted with everything stored of it");
         Ok(())
@@ -409,17 +445,6 @@ impl SessionManager {
         }
     }
 
-    /// Lists a session again whose deletion could not begin, unless its name is in use by now.
-    fn put_back(&self, entry: &Arc<Entry>) {
-        let mut sessions = self.lock();
-        let record = entry.record();
-        if !sessions.by_name.contains_key(&record.name) {
-            entry.gone.store(false, Ordering::Release);
-            sessions.by_name.insert(record.name.clone(), Arc::clone(entry));
-            sessions.in_order.insert(entry.sequence, Arc::clone(entry));
-        }
-    }
-
     /// Runs a verb on a task of its own, so that a client that hangs up does not leave it half done.
     async fn finish<F>(&self, verb: F) -> Result<(), EndError>
     where
@@ -427,9 +452,7 @@ impl SessionManager {
     {
         match self.0.tracker.spawn(verb).await {
             Ok(result) => result,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Verbs are not aborted.
-            Err(_cancelled) => Err(EndError::NotFound),
+            Err(error) => resume(error),
         }
     }
 
@@ -446,6 +469,15 @@ impl SessionManager {
     /// # Errors
     /// By [`SendError`].
     pub async fn send_text(&self, name: &str, to: Recipient, text: String, typing: bool) -> Result<Sent, SendError> {
+        let (manager, name) = (self.clone(), name.to_owned());
+        // On a task of its own: who hangs up after the request was taken still wants the message sent.
+        match self.0.tracker.spawn(async move { manager.send(&name, to, text, typing).await }).await {
+            Ok(sent) => sent,
+            Err(error) => resume(error),
+        }
+    }
+
+    async fn send(&self, name: &str, to: Recipient, text: String, typing: bool) -> Result<Sent, SendError> {
         let deadline = Instant::now() + self.0.settings.send_timeout;
         let entry = self.entry(name).ok_or(SendError::NoSession)?;
         let connection = entry.live()?;
@@ -481,6 +513,55 @@ impl SessionManager {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Sessions> {
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Manager {
+    /// Removes everything stored of a session whose task has ended, and hands its last event to the sink.
+    async fn erase(&self, record: &SessionRecord) -> Result<(), KvError> {
+        self.registry.erase(&record.uid).await?;
+        let (event, at) = (farewell(record), Utc::now());
+        let kept = self.notices.is_some().then(|| event.encode(at));
+        let key = self.registry.forget(&record.uid, kept).await?;
+        if let (Some(notices), Some(key)) = (&self.notices, key) {
+            let session = record.name.clone();
+            let _stopping = notices.send(Notice::Farewell { key, session, event, at }).await;
+        }
+        Ok(())
+    }
+
+    /// Tries until the store lets go of a deleted session; a stop leaves the rest to the next start.
+    async fn keep_erasing(&self, record: &SessionRecord) {
+        loop {
+            tokio::select! {
+                () = self.token.cancelled() => return,
+                () = tokio::time::sleep(ERASE_AGAIN) => {}
+            }
+            if self.erase(record).await.is_ok() {
+                tracing::info!(session = %record.name, "what was stored of the deleted session is gone now");
+                return;
+            }
+        }
+    }
+
+    /// Finishes a deletion that a crash cut short before WhatsApp was told: logs in once more to unlink, then erases.
+    async fn finish_deletion(&self, record: &SessionRecord) {
+        let namespace = Namespace::credentials(&record.uid);
+        let backend = SessionBackend::new(Arc::clone(&self.kv), namespace, None);
+        let unlinked = task::unlink_deleted(self, &backend).await;
+        backend.close().await;
+        tracing::info!(session = %record.name, unlinked, "finishing a deletion that the last run had begun");
+        if self.erase(record).await.is_err() {
+            self.keep_erasing(record).await;
+        }
+    }
+}
+
+/// Passes a panic on; tasks of ours are not aborted.
+fn resume<T>(error: tokio::task::JoinError) -> T {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => panic!("a verb was aborted: {error}"),
     }
 }
 

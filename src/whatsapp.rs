@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use whatsapp_rust::http::HttpClient;
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
@@ -43,6 +43,8 @@ use version::Version;
 const PRE_KEYS: usize = 200;
 /// State signals a session may have unread; it reads them at once, so this is never near.
 pub const SIGNALS: usize = 64;
+/// How long an abandoned connection may take to close.
+const ABANDON: Duration = Duration::from_secs(5);
 /// How often whatsapp-rust saves the device row apart from explicit flushes.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
@@ -162,7 +164,7 @@ impl WhatsApp {
         signals: mpsc::Sender<Signal>,
         late: mpsc::Sender<Vec<Received>>,
         tracker: &TaskTracker,
-    ) -> anyhow::Result<Connection> {
+    ) -> anyhow::Result<(Connection, Lease)> {
         let shared = Arc::clone(&self.0);
         let link = Arc::new(Link::default());
         let store = Arc::new(PersistenceManager::new(backend).await.context("the device can't be loaded")?);
@@ -191,7 +193,6 @@ impl WhatsApp {
             client: Arc::downgrade(&client),
             shared: Arc::clone(&shared),
             acks: Arc::clone(&acks),
-            link: Arc::clone(&link),
             signals,
             late,
             runtime: tokio::runtime::Handle::current(),
@@ -204,25 +205,31 @@ impl WhatsApp {
                 EventKind::PairSuccess,
                 EventKind::PairError,
                 EventKind::Connected,
-                EventKind::Disconnected,
                 EventKind::LoggedOut,
                 EventKind::StreamReplaced,
                 EventKind::TemporaryBan,
                 EventKind::ClientOutdated,
                 EventKind::ConnectFailure,
-                EventKind::StreamError,
                 EventKind::ServerAck,
                 EventKind::Messages,
             ]),
             Arc::new(events),
         );
-        let run = CancellationToken::new();
-        let (looping, ended) = (Arc::clone(&client), run.clone().drop_guard());
+        let (run, lease) = (CancellationToken::new(), CancellationToken::new());
+        let (looping, ended, dropped) = (Arc::clone(&client), run.clone().drop_guard(), lease.clone());
         tracker.spawn(async move {
-            looping.run().await;
+            tokio::select! {
+                () = looping.run() => {}
+                // After an orderly close there is nothing left to do here; after a panic of the owner there is.
+                () = dropped.cancelled() => {
+                    let _stalled = tokio::time::timeout(ABANDON, looping.disconnect()).await;
+                    looping.signal_shutdown_sync();
+                }
+            }
             drop(ended);
         });
-        Ok(Connection { client, shared, link, acks, ended: run, _subscription: Arc::new(subscription) })
+        let lease = Lease(lease.drop_guard());
+        Ok((Connection { client, shared, link, acks, ended: run, _subscription: Arc::new(subscription) }, lease))
     }
 }
 
@@ -244,6 +251,11 @@ fn cache_config() -> CacheConfig {
         ..CacheConfig::default()
     }
 }
+
+/// Held by a connection's owner: when it is dropped, whatever the reason, the library stops dialling.
+#[derive(Debug)]
+#[must_use = "dropping it ends the connection"]
+pub struct Lease(#[expect(dead_code, reason = "held for its drop")] DropGuard);
 
 /// One session's way to WhatsApp, which outlives single sockets; cheap to clone. Dropping it does not close it.
 #[derive(Clone)]
@@ -275,6 +287,11 @@ impl Connection {
     /// Whether the stream is open and WhatsApp has logged us in on it.
     pub fn is_live(&self) -> bool {
         self.link.is_open() && self.client.is_connected() && self.client.is_logged_in()
+    }
+
+    /// Ends the waits for acknowledgements that a closed link can't bring any more.
+    pub fn fail_pending(&self) {
+        self.acks.clear();
     }
 
     /// How long WhatsApp has been silent after something was sent to it.
@@ -363,7 +380,6 @@ struct Events {
     client: std::sync::Weak<Client>,
     shared: Arc<Shared>,
     acks: Arc<Acks>,
-    link: Arc<Link>,
     signals: mpsc::Sender<Signal>,
     late: mpsc::Sender<Vec<Received>>,
     runtime: tokio::runtime::Handle,
@@ -404,12 +420,6 @@ impl EventHandler for Events {
             }
             Event::PairError(_) => self.signal(Signal::PairFailed),
             Event::Connected(_) => self.signal(Signal::Connected),
-            Event::Disconnected(_) | Event::StreamError(_) => {
-                self.acks.clear();
-                if !self.link.is_open() {
-                    self.signal(Signal::LinkDown);
-                }
-            }
             // Raised by our own logout too, which has no stanza behind it.
             Event::LoggedOut(out) if out.raw.is_some() => {
                 self.signal(Signal::Ended(match out.reason {

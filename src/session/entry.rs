@@ -15,6 +15,7 @@ use super::{Details, SendError, SessionSummary, StartError, Started};
 use crate::event::{SessionName, Status};
 use crate::outbox::{NewEvent, Outbox};
 use crate::store::KvError;
+use crate::store::backend::SessionBackend;
 use crate::store::registry::SessionRecord;
 use crate::whatsapp::Connection;
 
@@ -60,6 +61,8 @@ pub(super) struct Entry {
     view: watch::Sender<View>,
     asked: Mutex<Instant>,
     task: Mutex<Option<Task>>,
+    /// The storage that the task's connection writes to; closed when the task has ended, however it did.
+    backend: Mutex<Option<Arc<SessionBackend>>>,
 }
 
 impl fmt::Debug for Entry {
@@ -85,6 +88,7 @@ impl Entry {
             view: watch::Sender::new(view),
             asked: Mutex::new(Instant::now()),
             task: Mutex::new(None),
+            backend: Mutex::new(None),
         }
     }
 
@@ -129,7 +133,7 @@ impl Entry {
         let view = self.view();
         match (&view.state, &view.connection) {
             (State::Connected, Some(connection)) if connection.is_live() => Ok(connection.clone()),
-            (State::StoreFailed, _) => Err(SendError::Store),
+            (State::StoreFailed { .. }, _) => Err(SendError::Store),
             _ => Err(SendError::NotReady(self.name.clone())),
         }
     }
@@ -185,6 +189,10 @@ impl Entry {
         *lock(&self.task) = Some(Task { commands, handle });
     }
 
+    pub(super) fn set_backend(&self, backend: &Arc<SessionBackend>) {
+        *lock(&self.backend) = Some(Arc::clone(backend));
+    }
+
     pub(super) fn has_task(&self) -> bool {
         lock(&self.task).as_ref().is_some_and(|task| !task.handle.is_finished())
     }
@@ -214,6 +222,13 @@ impl Entry {
             task.handle.abort();
             let _aborted = task.handle.await;
         }
+        // An orderly end has closed it; after an abort or a panic the library may still be writing.
+        let backend = lock(&self.backend).take();
+        if let Some(backend) = backend
+            && tokio::time::timeout(limit, backend.close()).await.is_err()
+        {
+            tracing::error!(session = %self.name, "a write of the session's storage did not end in time");
+        }
         unlinked
     }
 
@@ -225,7 +240,7 @@ impl Entry {
                 State::WaitingForScan { code } => return Ok(Started::Qr(code.clone())),
                 State::Connected => return Ok(Started::Connected),
                 State::LoggedOut => return Err(StartError::Ended),
-                State::StoreFailed => {
+                State::StoreFailed { .. } => {
                     return Err(StartError::Store(KvError::Engine("the session waits for its store".into())));
                 }
                 State::Starting | State::Idle | State::Pairing | State::Connecting | State::Held(_) => {}

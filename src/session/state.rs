@@ -26,7 +26,10 @@ pub(super) enum State {
     /// Has credentials that WhatsApp refuses for now; tried again later.
     Held(Verdict),
     /// The store refused a write: closed until writes work again.
-    StoreFailed,
+    StoreFailed {
+        /// Whether a phone has accepted the session.
+        paired: bool,
+    },
     /// Has no credentials any more; only a start or a delete changes that.
     LoggedOut,
 }
@@ -40,7 +43,7 @@ impl State {
             | Self::Pairing
             | Self::Connecting
             | Self::Held(_)
-            | Self::StoreFailed => Status::Connecting,
+            | Self::StoreFailed { .. } => Status::Connecting,
             Self::Connected => Status::Connected,
             Self::Idle | Self::LoggedOut => Status::Disconnected,
         }
@@ -48,7 +51,10 @@ impl State {
 
     /// Whether a phone has accepted this session.
     pub(super) fn is_paired(&self) -> bool {
-        matches!(self, Self::Pairing | Self::Connecting | Self::Connected | Self::Held(_) | Self::StoreFailed)
+        matches!(
+            self,
+            Self::Pairing | Self::Connecting | Self::Connected | Self::Held(_) | Self::StoreFailed { paired: true }
+        )
     }
 }
 
@@ -114,7 +120,7 @@ mod tests {
             State::Connecting,
             State::Connected,
             State::Held(Verdict::Replaced),
-            State::StoreFailed,
+            State::StoreFailed { paired: true },
             State::LoggedOut,
         ]
     }

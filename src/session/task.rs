@@ -19,7 +19,7 @@ use crate::outbox::{NewEvent, event_id};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState};
 use crate::store::{Batch, Namespace};
-use crate::whatsapp::{Commit, Connection, Received, SIGNALS, Signal, Verdict};
+use crate::whatsapp::{Commit, Connection, Lease, Received, SIGNALS, Signal, Verdict};
 
 /// Verbs that wait at one session; they come one at a time, nudges may be dropped.
 const COMMANDS: usize = 8;
@@ -111,7 +111,7 @@ impl Task {
         }
         loop {
             let outcome = match self.connect().await {
-                Ok((connection, backend, inputs)) => {
+                Ok((connection, backend, inputs, _lease)) => {
                     self.entry.set_connection(Some(connection.clone()));
                     let outcome = self.drive(&connection, &backend, inputs, &mut turn).await;
                     self.entry.set_connection(None);
@@ -137,20 +137,21 @@ impl Task {
     }
 
     /// Builds a connection over the stored device.
-    async fn connect(&self) -> anyhow::Result<(Connection, Arc<SessionBackend>, Inputs)> {
+    async fn connect(&self) -> anyhow::Result<(Connection, Arc<SessionBackend>, Inputs, Lease)> {
         let namespace = Namespace::credentials(&self.entry.uid);
         let backend = SessionBackend::new(Arc::clone(&self.manager.kv), namespace, None);
+        self.entry.set_backend(&backend);
         let paired = backend.has_device().await?;
         self.entry.set_state(if paired { State::Connecting } else { State::Starting }).await;
         let (signals, signals_in) = mpsc::channel(SIGNALS);
         let (late, late_in) = mpsc::channel(LATE);
         let failed = backend.failed();
-        let connection = self
+        let (connection, lease) = self
             .manager
             .whatsapp
             .connect(Arc::clone(&backend) as _, self.commit(&backend), signals, late, &self.manager.tracker)
             .await?;
-        Ok((connection, backend, Inputs { signals: signals_in, late: late_in, failed }))
+        Ok((connection, backend, Inputs { signals: signals_in, late: late_in, failed }, lease))
     }
 
     /// The closure that makes messages durable before WhatsApp is told of their arrival.
@@ -186,6 +187,9 @@ impl Task {
         let mut live_since = None;
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = tokio::time::interval(WATCH_EVERY);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut prodded = false;
         let token = self.token.clone();
         loop {
             let connected = self.entry.view().state == State::Connected;
@@ -253,7 +257,7 @@ impl Task {
                     }
                 }
                 // A link tells its own end, but not that its other end is gone.
-                () = tokio::time::sleep(WATCH_EVERY), if connected => {
+                _ = watch.tick(), if connected => {
                     let silence = connection.unanswered_for();
                     if !connection.is_live() {
                         not_connected_since = Instant::now();
@@ -262,7 +266,10 @@ impl Task {
                         tracing::warn!(silence_ms = silence.as_millis(), "WhatsApp does not answer: connecting anew");
                         self.entry.set_state(State::Connecting).await;
                         return Outcome::Renew(None);
-                    } else if silence > PROD && silence < PROD + WATCH_EVERY {
+                    } else if silence < PROD {
+                        prodded = false;
+                    } else if !prodded {
+                        prodded = true;
                         connection.prod().await;
                     }
                 }
@@ -293,7 +300,8 @@ impl Task {
                 }
             }
             Signal::PairFailed => tracing::warn!("the pairing failed"),
-            Signal::Qr { .. } | Signal::LinkDown => {}
+            Signal::LinkDown => connection.fail_pending(),
+            Signal::Qr { .. } => {}
         }
         let outcome = match step {
             Step::Stay => None,
@@ -400,7 +408,8 @@ impl Task {
                 Ok(())
             }
             Outcome::StoreFailed => {
-                self.entry.set_state(State::StoreFailed).await;
+                let paired = self.entry.view().state.is_paired();
+                self.entry.set_state(State::StoreFailed { paired }).await;
                 tracing::error!("the store refuses writes: the session is closed until it takes them again");
                 let mut delay = Duration::from_millis(500);
                 loop {
@@ -457,7 +466,7 @@ impl Task {
     async fn end_unconnected(&mut self, answer: oneshot::Sender<bool>) {
         let mut unlinked = false;
         if self.entry.view().state.is_paired()
-            && let Ok((connection, backend, _inputs)) = self.connect().await
+            && let Ok((connection, backend, _inputs, _lease)) = self.connect().await
         {
             connection.wait_login(UNLINK_LOGIN).await;
             unlinked = connection.unlink(UNLINK).await;
@@ -504,4 +513,20 @@ fn jitter(most: Duration) -> Duration {
     // Without randomness there is just no jitter.
     let drawn = getrandom::fill(&mut bytes).map_or(0, |()| u32::from_le_bytes(bytes));
     most.mul_f64(f64::from(drawn) / f64::from(u32::MAX))
+}
+
+/// Logs in with the credentials of a session that is being deleted, for a bounded time, to unlink it at WhatsApp.
+pub(super) async fn unlink_deleted(manager: &Manager, backend: &Arc<SessionBackend>) -> bool {
+    let (signals, _signals_in) = mpsc::channel(SIGNALS);
+    let (late, _late_in) = mpsc::channel(LATE);
+    let refuse: Commit = Arc::new(|_received| Box::pin(async { Err(anyhow!("the session is being deleted")) }));
+    let connected = manager.whatsapp.connect(Arc::clone(backend) as _, refuse, signals, late, &manager.tracker).await;
+    let Ok((connection, _lease)) = connected else { return false };
+    let login = tokio::select! {
+        () = manager.token.cancelled() => false,
+        login = connection.wait_login(UNLINK_LOGIN) => login,
+    };
+    let unlinked = login && connection.unlink(UNLINK).await;
+    connection.close(CLOSE_FAST).await;
+    unlinked
 }

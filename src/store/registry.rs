@@ -295,16 +295,20 @@ impl Registry {
     }
 
     /// Puts right what a killed process left half done; before any session runs. `farewell` makes the last event of a
-    /// session whose deletion is finished here.
+    /// session whose deletion is finished here; the deletions of the uids in `taken` are left to the caller.
     ///
     /// # Errors
     /// As the engine; what was done stays done, and the next call goes on.
     pub async fn recover(
         &self,
+        taken: &[String],
         farewell: impl Fn(&SessionRecord) -> Option<Bytes> + Send,
     ) -> Result<Recovered, KvError> {
         let mut recovered = Recovered::default();
         for record in self.deletions().await? {
+            if taken.contains(&record.uid) {
+                continue;
+            }
             self.erase(&record.uid).await?;
             self.forget(&record.uid, farewell(&record)).await?;
             recovered.deletions += 1;

@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -76,7 +76,10 @@ fn tls_connector(extra_root: Option<&[u8]>) -> anyhow::Result<TlsConnector> {
 /// What is known of a session's stream at this moment; read by status, written by the stream itself.
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    open: AtomicBool,
+    /// The stream that is in use, by number; 0: none. An older stream's late end must not close a newer one.
+    open: AtomicU64,
+    /// The number of the last stream that was dialled.
+    last: AtomicU64,
     /// When the first byte was written after the last one that was read, in Unix milliseconds; 0: all is answered.
     unanswered_ms: AtomicI64,
 }
@@ -84,7 +87,7 @@ pub(super) struct Link {
 impl Link {
     /// Whether the stream is there, as far as this end can know.
     pub(super) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
+        self.open.load(Ordering::Acquire) != 0
     }
 
     /// How long nothing at all has come since something was written; WhatsApp answers within a second or so.
@@ -98,12 +101,14 @@ impl Link {
         }
     }
 
-    fn read(&self) {
-        self.unanswered_ms.store(0, Ordering::Relaxed);
+    fn read(&self, stream: u64) {
+        if self.open.load(Ordering::Relaxed) == stream {
+            self.unanswered_ms.store(0, Ordering::Relaxed);
+        }
     }
 
-    fn written(&self) {
-        if self.unanswered_ms.load(Ordering::Relaxed) == 0 {
+    fn written(&self, stream: u64) {
+        if self.open.load(Ordering::Relaxed) == stream && self.unanswered_ms.load(Ordering::Relaxed) == 0 {
             self.unanswered_ms.store(chrono::Utc::now().timestamp_millis(), Ordering::Relaxed);
         }
     }
@@ -144,14 +149,16 @@ impl Dial {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let watched = Watched::new(stream, Arc::clone(&self.link), self.signals.clone());
+        let number = self.link.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let watched =
+            Watched { inner: stream, number, link: Arc::clone(&self.link), signals: self.signals.clone(), stall: None };
         let (websocket, _response) = ClientBuilder::from_uri(uri.clone())
             .add_header(http::header::ORIGIN, http::HeaderValue::from_static(ORIGIN))?
             .connect_on(watched)
             .await
             .context("the WebSocket upgrade failed")?;
-        self.link.read();
-        self.link.open.store(true, Ordering::Release);
+        self.link.unanswered_ms.store(0, Ordering::Relaxed);
+        self.link.open.store(number, Ordering::Release);
         Ok(from_websocket(websocket))
     }
 }
@@ -173,20 +180,17 @@ impl TransportFactory for Dial {
 /// A stream that reports its end and does not let a write stall for ever.
 struct Watched<S> {
     inner: S,
+    number: u64,
     link: Arc<Link>,
     signals: mpsc::Sender<Signal>,
     stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Watched<S> {
-    fn new(inner: S, link: Arc<Link>, signals: mpsc::Sender<Signal>) -> Self {
-        Self { inner, link, signals, stall: None }
-    }
-
     /// Marks the link closed and tells the session once. The channel is bounded; a full one means that the session has
     /// unread signals and will look at the link anyway.
     fn closed(&self) {
-        if self.link.open.swap(false, Ordering::AcqRel) {
+        if self.link.open.compare_exchange(self.number, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let _full = self.signals.try_send(Signal::LinkDown);
         }
     }
@@ -226,7 +230,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let poll = Pin::new(&mut self.inner).poll_read(context, buf);
         match &poll {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                self.link.read();
+                self.link.read(self.number);
             }
             Poll::Ready(_ended) => self.closed(),
             Poll::Pending => {}
@@ -239,7 +243,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write(context, bytes);
         if matches!(poll, Poll::Ready(Ok(_))) {
-            self.link.written();
+            self.link.written(self.number);
         }
         self.guard_write(context, poll)
     }
@@ -261,7 +265,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
         if matches!(poll, Poll::Ready(Ok(_))) {
-            self.link.written();
+            self.link.written(self.number);
         }
         self.guard_write(context, poll)
     }

@@ -57,14 +57,10 @@ struct Ack {
 }
 
 impl Acks {
-    fn expect(&self, id: &str) -> oneshot::Receiver<Ack> {
+    fn expect<'a>(&'a self, id: &'a str) -> (Expected<'a>, oneshot::Receiver<Ack>) {
         let (sender, receiver) = oneshot::channel();
         self.lock().insert(id.to_owned(), sender);
-        receiver
-    }
-
-    fn forget(&self, id: &str) {
-        self.lock().remove(id);
+        (Expected { acks: self, id }, receiver)
     }
 
     /// Hands an acknowledgement to the send that waits for it.
@@ -86,6 +82,18 @@ impl Acks {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Ack>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the wait for an acknowledgement, also of a send that is cancelled.
+struct Expected<'a> {
+    acks: &'a Acks,
+    id: &'a str,
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.acks.lock().remove(self.id);
     }
 }
 
@@ -132,11 +140,10 @@ impl Connection {
                 )
                 .await
                 {
-                    Ok(Ok(results)) => {
-                        let registered = results.first().is_some_and(|result| result.is_registered);
-                        self.shared.numbers.learn(&jid.user, registered);
-                        registered
-                    }
+                    Ok(Ok(results)) => results.first().is_none_or(|result| {
+                        self.shared.numbers.learn(&jid.user, result.is_registered);
+                        result.is_registered
+                    }),
                     Ok(Err(error)) => {
                         tracing::debug!(error = format!("{error:#}"), "a number could not be looked up");
                         true
@@ -185,7 +192,7 @@ impl Connection {
         if !self.is_live() {
             return Err(OutboundError::NotConnected);
         }
-        let acknowledged = self.acks.expect(id);
+        let (_expected, acknowledged) = self.acks.expect(id);
         let outcome = tokio::time::timeout_at(deadline, async {
             let options = SendOptions::default().with_message_id(id);
             // wa-gateway 4.7.1 sends plain text as an extended text message too.
@@ -201,7 +208,6 @@ impl Connection {
             acknowledged.await.map_err(|_closed| OutboundError::Unacknowledged)
         })
         .await;
-        self.acks.forget(id);
         let ack = outcome.map_err(|_elapsed| OutboundError::Unacknowledged)??;
         if let Some(code) = ack.error {
             return Err(OutboundError::Refused(code));

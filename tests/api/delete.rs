@@ -102,3 +102,36 @@ async fn it_ends_even_when_the_server_does_not_answer() {
     assert_eq!(gateway.api.get("/session").await.expect(200).json(), json!({"data": []}));
     gateway.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn starts_and_deletes_at_once_leave_one_session_or_none() {
+    let gateway = TestGateway::start().await;
+    for round in 0..10 {
+        if round % 2 == 0 {
+            gateway.pair("a", NUMBER).await;
+        } else {
+            gateway.api.qr("a").await;
+        }
+        let (deleted, started, _again) =
+            tokio::join!(gateway.api.delete("a"), gateway.api.start("a"), gateway.api.start("a"));
+        assert_eq!(deleted.status, 200, "{}", deleted.body);
+        assert!([200, 400, 409].contains(&started.status), "{} {}", started.status, started.body);
+        eventually("the old device to be gone", || async {
+            gateway.simulator.devices(NUMBER).is_empty().then_some(())
+        })
+        .await;
+        // Whatever came last has won: a listed session shows a code and holds the only connection.
+        let listed = usize::from(gateway.api.status("a").await != "absent");
+        if listed == 1 {
+            gateway.api.qr("a").await;
+        }
+        eventually("as many connections as sessions", || async {
+            (gateway.simulator.connections() == listed).then_some(())
+        })
+        .await;
+        let expected = if listed == 1 { 200 } else { 404 };
+        gateway.api.delete("a").await.expect(expected);
+    }
+    eventually("all connections to end", || async { (gateway.simulator.connections() == 0).then_some(()) }).await;
+    gateway.finish().await;
+}

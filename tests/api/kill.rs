@@ -245,6 +245,10 @@ async fn in_the_middle_of_a_delete() {
             victim.process.api.delete("a").await.expect(200);
         }
         assert_eq!(victim.process.api.status("a").await, "absent");
+        eventually("WhatsApp to have been told", || async {
+            victim.simulator.devices(NUMBER).is_empty().then_some(())
+        })
+        .await;
         victim.check();
     }
     victim.pair().await;

@@ -14,6 +14,7 @@ use whatsapp_rust::wacore::store::traits::{
 };
 use whatsapp_rust::wacore::store::{CachedNoiseCert, CachedServerCertChain, Device, InMemoryBackend};
 use whatsapp_rust::wacore::time::now_secs;
+use whatsapp_rust::waproto::whatsapp::ADVSignedDeviceIdentity;
 
 use crate::engine;
 
@@ -450,6 +451,7 @@ async fn secrets_expire(b: Storage) {
 fn paired() -> Device {
     let mut device = Device::new();
     device.pn = Some("491234:5@s.whatsapp.net".parse().unwrap());
+    device.account = Some(Arc::new(ADVSignedDeviceIdentity::default()));
     device.lid = Some("77:5@lid".parse().unwrap());
     device.push_name = "Ann".into();
     device.next_pre_key_id = 813;
@@ -513,6 +515,9 @@ async fn an_unpaired_device_is_no_device_to_restore() {
     let b = ours(folder.path());
     let storage: Storage = b.clone();
     storage.create().await.unwrap();
+    assert!(!b.has_device().await.unwrap());
+    // Killed in the middle of a pairing: the address is there, the phone's signature is not.
+    storage.save(&Device { account: None, ..paired() }).await.unwrap();
     assert!(!b.has_device().await.unwrap());
     storage.save(&paired()).await.unwrap();
     assert!(b.has_device().await.unwrap());

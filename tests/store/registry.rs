@@ -152,7 +152,8 @@ async fn a_deletion_cut_short_is_finished_at_the_next_start() {
         };
         store.reopen();
         let registry = store.registry();
-        let recovered = registry.recover(|record| Some(Bytes::from(format!("bye {}", record.name)))).await.unwrap();
+        let recovered =
+            registry.recover(&[], |record| Some(Bytes::from(format!("bye {}", record.name)))).await.unwrap();
         let cut_short = step > 0 && step < STEPS;
         assert_eq!(recovered, Recovered { deletions: usize::from(cut_short), ..Recovered::default() }, "step {step}");
         let namespaces = store.kv().namespaces().await.unwrap();
@@ -173,7 +174,7 @@ async fn a_deletion_cut_short_is_finished_at_the_next_start() {
             &[b"bye"]
         };
         assert_eq!(farewells.iter().map(|(_, body)| body.as_ref()).collect::<Vec<_>>(), expected, "step {step}");
-        assert_eq!(registry.recover(|_| None).await.unwrap(), Recovered::default(), "once is enough");
+        assert_eq!(registry.recover(&[], |_| None).await.unwrap(), Recovered::default(), "once is enough");
     }
 }
 
@@ -193,7 +194,7 @@ async fn a_logout_cut_short_and_orphans_are_cleared_at_the_next_start() {
     ] {
         kv.write(&ns, Batch::new().put("key", "x")).await.unwrap();
     }
-    let recovered = registry.recover(|_| None).await.unwrap();
+    let recovered = registry.recover(&[], |_| None).await.unwrap();
     assert_eq!(recovered, Recovered { deletions: 0, logouts: 1, orphans: 2 });
     let mut left = kv.namespaces().await.unwrap();
     left.sort();

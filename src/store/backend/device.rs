@@ -15,7 +15,9 @@ use super::{SessionBackend, key, value};
 #[async_trait]
 impl DeviceStore for SessionBackend {
     async fn save(&self, device: &Device) -> Result<()> {
-        self.put(Bytes::from_static(key::DEVICE), value::device(device.pn.is_some(), device)?).await
+        // The library sets the address before the account's signature; only both make a device that can log in and write.
+        let paired = device.pn.is_some() && device.account.is_some();
+        self.put(Bytes::from_static(key::DEVICE), value::device(paired, device)?).await
     }
 
     /// The props and the profile are not stored: they come back as a new device has them, until the caller sets its own.
