@@ -290,6 +290,14 @@ impl Simulator {
         self.0.with(|state| crate::control::devices(state, phone))
     }
 
+    /// The ids of messages that a companion of this number has not acknowledged yet.
+    pub fn unacknowledged(&self, phone: &str) -> Vec<String> {
+        self.0.with(|state| {
+            let devices = state.accounts.get(phone).into_iter().flat_map(|account| account.devices.values());
+            devices.flat_map(|device| device.queue.messages()).collect()
+        })
+    }
+
     /// How many WebSocket connections have finished their handshake and are open.
     pub fn connections(&self) -> usize {
         self.0.with(|state| state.links.len())

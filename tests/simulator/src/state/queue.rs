@@ -45,6 +45,11 @@ impl Queue {
         self.0.len()
     }
 
+    /// The ids of messages that are not acknowledged yet, sent or not.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = String> {
+        self.0.iter().filter(|kept| kept.class == Class::Message).filter_map(|kept| attr(&kept.stanza, "id"))
+    }
+
     /// After a lost connection everything is to be sent again.
     pub(crate) fn rewind(&mut self) {
         for kept in &mut self.0 {
