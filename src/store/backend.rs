@@ -20,7 +20,8 @@ mod tc_token;
 mod value;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Mutex, RwLock, watch};
@@ -46,7 +47,19 @@ pub struct SessionBackend {
     tc_tokens: Mutex<()>,
     sent_messages: Mutex<()>,
     secrets: Mutex<()>,
+    /// The chat of the last pending row, and until when several chats count as busy.
+    busy: std::sync::Mutex<Busy>,
 }
+
+#[derive(Default)]
+struct Busy {
+    chat: String,
+    at: Option<Instant>,
+    several_until: Option<Instant>,
+}
+
+/// Rows of two chats within so long are traffic at the same time.
+const TOGETHER: Duration = Duration::from_millis(100);
 
 /// Why a backend writes no more.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -73,6 +86,7 @@ impl SessionBackend {
             tc_tokens: Mutex::new(()),
             sent_messages: Mutex::new(()),
             secrets: Mutex::new(()),
+            busy: std::sync::Mutex::default(),
         })
     }
 
@@ -140,6 +154,23 @@ impl SessionBackend {
                 Err(database(error))
             }
         }
+    }
+
+    fn row_of_chat(&self, chat: &str) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if busy.chat != chat {
+            if busy.at.is_some_and(|at| now.duration_since(at) < TOGETHER) {
+                busy.several_until = Some(now + 5 * TOGETHER);
+            }
+            chat.clone_into(&mut busy.chat);
+        }
+        busy.at = Some(now);
+    }
+
+    fn several_chats_are_busy(&self) -> bool {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.several_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Marks the backend failed, as a failed write does: for writes beside it that belong to the same step.

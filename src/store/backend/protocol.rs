@@ -263,7 +263,9 @@ impl ProtocolStore for SessionBackend {
 
     /// Buffered: the ratchet is flushed after it, in order, and without the ratchet WhatsApp delivers the message again.
     async fn store_pending_inbound(&self, chat: &str, sender: &str, id: &str, message: &[u8]) -> Result<()> {
-        self.put_buffered(pending(chat, sender, id), value::stamped(now_secs(), message)).await
+        self.put_buffered(pending(chat, sender, id), value::stamped(now_secs(), message)).await?;
+        self.row_of_chat(chat);
+        Ok(())
     }
 
     async fn get_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
@@ -289,6 +291,9 @@ impl ProtocolStore for SessionBackend {
 
     async fn store_pending_inbound_batch(&self, rows: &[PendingInboundRow<'_>]) -> Result<()> {
         let now = now_secs();
+        for row in rows {
+            self.row_of_chat(row.chat);
+        }
         let batch = rows.iter().fold(Batch::new().buffered(), |batch, row| {
             batch.put(pending(row.chat, row.sender, row.id), value::stamped(now, row.message))
         });

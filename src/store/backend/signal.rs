@@ -1,6 +1,7 @@
 //! Signal state: identities, sessions, pre-keys, sender keys.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,6 +29,9 @@ fn record(row: &Bytes) -> Result<Bytes> {
 fn puts<V: Clone + Into<Bytes>>(table: u8, rows: &[(Arc<str>, V)]) -> Batch {
     rows.iter().fold(Batch::new(), |batch, (name, value)| batch.put(key::named(table, &**name), value.clone()))
 }
+
+/// How long a flush of ratchets waits for the pending rows of other chats.
+const ROWS_FIRST: Duration = Duration::from_millis(3);
 
 #[async_trait]
 impl SignalStore for SessionBackend {
@@ -59,7 +63,14 @@ impl SignalStore for SessionBackend {
         self.put(key::named(key::SESSION, address), Bytes::copy_from_slice(session)).await
     }
 
+    /// whatsapp-rust 0.7.0 flushes all ratchets that moved, also that of a message in another chat which is decrypted
+    /// but whose pending row is not written yet; a kill right after such a flush would lose that message (on its
+    /// redelivery it counts as seen). Its row comes within microseconds, so while several chats are busy the flush lets
+    /// it go first.
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
+        if sessions.len() > 1 || self.several_chats_are_busy() {
+            tokio::time::sleep(ROWS_FIRST).await;
+        }
         self.write(puts(key::SESSION, sessions)).await
     }
 
