@@ -21,7 +21,7 @@ use whatsapp_rust::wacore::types::events::{
     ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, Subscription,
 };
 use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
-use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, Runtime, TokioRuntime};
+use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, RetryRequestOptions, Runtime, TokioRuntime};
 
 mod dial;
 mod hosts;
@@ -45,6 +45,8 @@ const PRE_KEYS: usize = 200;
 pub const SIGNALS: usize = 64;
 /// How long an abandoned connection may take to close.
 const ABANDON: Duration = Duration::from_secs(5);
+/// Asking for a lost message takes no longer.
+const RESEND: Duration = Duration::from_secs(10);
 /// How often whatsapp-rust saves the device row apart from explicit flushes.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
@@ -311,6 +313,28 @@ impl Connection {
             .build();
         if let Err(error) = self.client.send_node(ping).await {
             tracing::debug!(%error, "a ping could not be sent");
+        }
+    }
+
+    /// Asks the sender of a received message to send it once more, as for one that can't be decrypted.
+    pub async fn request_resend(&self, chat: &str, sender: &str, id: &str) {
+        let mut stanza = NodeBuilder::new("message").attr("id", id).attr("type", "text");
+        // The library takes the time only for the age of the message.
+        stanza = stanza.attr("t", chrono::Utc::now().timestamp());
+        let in_chat = chat.ends_with("@g.us") || chat.ends_with("@broadcast");
+        stanza =
+            if in_chat { stanza.attr("from", chat).attr("participant", sender) } else { stanza.attr("from", sender) };
+        let stanza = stanza.build();
+        let stanza = stanza.as_node_ref();
+        let request = self.client.request_message_retry(&stanza, RetryRequestOptions::new());
+        match tokio::time::timeout(RESEND, request).await {
+            Ok(Ok(_outcome)) => {
+                tracing::warn!(message = id, "a message was lost before it was stored; asked for it again")
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(message = id, error = format!("{error:#}"), "a lost message can't be asked for")
+            }
+            Err(_elapsed) => tracing::warn!(message = id, "a lost message can't be asked for in time"),
         }
     }
 

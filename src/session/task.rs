@@ -16,7 +16,7 @@ use super::Manager;
 use super::entry::{Command, Owner};
 use super::state::{State, Step, next, pause};
 use crate::outbox::{NewEvent, event_id};
-use crate::store::backend::SessionBackend;
+use crate::store::backend::{Lost, SessionBackend};
 use crate::store::registry::{AccountDetails, RecordState};
 use crate::store::{Batch, Namespace};
 use crate::whatsapp::{Commit, Connection, Lease, Received, SIGNALS, Signal, Verdict};
@@ -145,13 +145,13 @@ impl Task {
         self.entry.set_state(if paired { State::Connecting } else { State::Starting }).await;
         let (signals, signals_in) = mpsc::channel(SIGNALS);
         let (late, late_in) = mpsc::channel(LATE);
-        let failed = backend.failed();
+        let (failed, lost) = (backend.failed(), backend.lost());
         let (connection, lease) = self
             .manager
             .whatsapp
             .connect(Arc::clone(&backend) as _, self.commit(&backend), signals, late, &self.manager.tracker)
             .await?;
-        Ok((connection, backend, Inputs { signals: signals_in, late: late_in, failed }, lease))
+        Ok((connection, backend, Inputs { signals: signals_in, late: late_in, lost, failed }, lease))
     }
 
     /// The closure that makes messages durable before WhatsApp is told of their arrival.
@@ -232,6 +232,11 @@ impl Task {
                         backend.poison();
                     }
                 }
+                Some(Lost { chat, sender, id }) = inputs.lost.recv() => {
+                    let connection = connection.clone();
+                    let ask = async move { connection.request_resend(&chat, &sender, &id).await };
+                    self.manager.tracker.spawn(ask.in_current_span());
+                }
                 () = connection.ended() => return Outcome::Renew(None),
                 _ = tick.tick(), if !connected => {
                     if began.elapsed() > RESTORE_TURN {
@@ -300,7 +305,10 @@ impl Task {
                 }
             }
             Signal::PairFailed => tracing::warn!("the pairing failed"),
-            Signal::LinkDown => connection.fail_pending(),
+            Signal::LinkDown => {
+                tracing::info!("the connection to WhatsApp ended");
+                connection.fail_pending();
+            }
             Signal::Qr { .. } => {}
         }
         let outcome = match step {
@@ -481,6 +489,7 @@ impl Task {
 struct Inputs {
     signals: mpsc::Receiver<Signal>,
     late: mpsc::Receiver<Vec<Received>>,
+    lost: mpsc::Receiver<Lost>,
     failed: watch::Receiver<bool>,
 }
 

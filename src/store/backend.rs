@@ -12,6 +12,7 @@
 mod app_sync;
 mod device;
 mod draft;
+mod inbound;
 mod key;
 mod protocol;
 mod secret;
@@ -24,8 +25,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, RwLock, watch};
+use tokio::sync::{Mutex, RwLock, mpsc, watch};
 use whatsapp_rust::wacore::store::error::{Result, StoreError};
+
+pub use inbound::Lost;
 
 use super::{Batch, KeyRange, Kv, KvError, Namespace};
 
@@ -47,6 +50,9 @@ pub struct SessionBackend {
     tc_tokens: Mutex<()>,
     sent_messages: Mutex<()>,
     secrets: Mutex<()>,
+    /// The next turn in the ring of handled messages, once known.
+    turn: Mutex<Option<u32>>,
+    lost: std::sync::Mutex<Option<mpsc::Sender<Lost>>>,
     /// The chat of the last pending row, and until when several chats count as busy.
     busy: std::sync::Mutex<Busy>,
 }
@@ -86,6 +92,8 @@ impl SessionBackend {
             tc_tokens: Mutex::new(()),
             sent_messages: Mutex::new(()),
             secrets: Mutex::new(()),
+            turn: Mutex::new(None),
+            lost: std::sync::Mutex::new(None),
             busy: std::sync::Mutex::default(),
         })
     }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use wa_gateway::store::sled::SledStore;
-use wa_gateway::store::{Batch, KeyRange, Kv, KvError, Namespace};
+use wa_gateway::store::{Batch, KeyRange, Kv, KvError, Namespace, Op};
 use wa_gateway::{Config, Gateway};
 use whatsapp_simulator::{Options, Simulator};
 
@@ -20,6 +21,16 @@ const FRIEND: &str = "6281234500072";
 struct Failing {
     inner: SledStore,
     broken: Arc<AtomicBool>,
+    /// The next pending row of a message waits until the ratchets are flushed, and is refused then.
+    lose_row: Arc<AtomicBool>,
+}
+
+/// whatsapp-rust flushes the ratchets 25 ms after a message.
+const RATCHETS_FLUSHED: Duration = Duration::from_millis(500);
+
+fn has_pending_row(ns: &Namespace, batch: &Batch) -> bool {
+    let is_row = |op: &Op| matches!(op, Op::Put(key, _) if key.first() == Some(&b'Q'));
+    ns.as_str().starts_with("credentials:") && batch.ops.iter().any(is_row)
 }
 
 impl Failing {
@@ -41,6 +52,10 @@ impl Kv for Failing {
     }
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {
         self.check()?;
+        if has_pending_row(ns, &batch) && self.lose_row.swap(false, Ordering::SeqCst) {
+            tokio::time::sleep(RATCHETS_FLUSHED).await;
+            return Err(KvError::Engine("no space left on device".into()));
+        }
         self.inner.write(ns, batch).await
     }
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError> {
@@ -58,20 +73,68 @@ impl Kv for Failing {
     }
 }
 
+/// A gateway over such a store, with one connected session.
+struct Scene {
+    simulator: Simulator,
+    receiver: Receiver,
+    api: Api,
+    gateway: Gateway,
+    broken: Arc<AtomicBool>,
+    lose_row: Arc<AtomicBool>,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let simulator = Simulator::start(Options::default()).await.unwrap();
+        let receiver = Receiver::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let (broken, lose_row) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let inner = SledStore::open(&folder.path().join("wa_credentials/store")).unwrap();
+        let kv = Arc::new(Failing { inner, broken: Arc::clone(&broken), lose_row: Arc::clone(&lose_row) });
+        let config = Config::from_vars(base_settings(&simulator, &receiver, folder.path())).unwrap();
+        let gateway = Gateway::bind_on(config, kv).await.unwrap();
+        let api = Api::new(gateway.addr().port());
+        let qr = api.qr("a").await;
+        simulator.scan(&qr, NUMBER).await.unwrap();
+        api.wait_status("a", "connected").await;
+        Self { simulator, receiver, api, gateway, broken, lose_row, _folder: folder }
+    }
+}
+
+/// Retry receipts so far.
+fn retries(simulator: &Simulator) -> u64 {
+    simulator.counters().retries.values().sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_whose_ratchet_was_stored_ahead_of_it_is_asked_for_again() {
+    let Scene { simulator, receiver, api, gateway, lose_row, .. } = Scene::new().await;
+    let friend = simulator.phone(FRIEND);
+    friend.says(NUMBER, "before").await.unwrap();
+    receiver.message("a", "before").await;
+    for round in 0..3 {
+        let asked = retries(&simulator);
+        lose_row.store(true, Ordering::SeqCst);
+        let lost = format!("lost {round}");
+        friend.says(NUMBER, &lost).await.unwrap();
+        receiver.message("a", &lost).await;
+        assert_eq!(retries(&simulator), asked + 1, "it could be decrypted no more, so it was sent again");
+        api.wait_status("a", "connected").await;
+        eventually("everything to be acknowledged", || async {
+            simulator.unacknowledged(NUMBER).is_empty().then_some(())
+        })
+        .await;
+    }
+    let bodies: Vec<_> =
+        receiver.messages("a").iter().map(|body| body["message"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(bodies, ["before", "lost 0", "lost 1", "lost 2"]);
+    gateway.shutdown(STEP, std::future::pending()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_write_closes_the_session_until_the_store_works() {
-    let simulator = Simulator::start(Options::default()).await.unwrap();
-    let receiver = Receiver::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let broken = Arc::new(AtomicBool::new(false));
-    let store = SledStore::open(&folder.path().join("wa_credentials/store")).unwrap();
-    let kv = Arc::new(Failing { inner: store, broken: Arc::clone(&broken) });
-    let config = Config::from_vars(base_settings(&simulator, &receiver, folder.path())).unwrap();
-    let gateway = Gateway::bind_on(config, kv).await.unwrap();
-    let api = Api::new(gateway.addr().port());
-    let qr = api.qr("a").await;
-    simulator.scan(&qr, NUMBER).await.unwrap();
-    api.wait_status("a", "connected").await;
+    let Scene { simulator, receiver, api, gateway, broken, .. } = Scene::new().await;
     let friend = simulator.phone(FRIEND);
     friend.says(NUMBER, "before").await.unwrap();
     receiver.message("a", "before").await;

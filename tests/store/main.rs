@@ -6,6 +6,7 @@ mod backend;
 mod disk_full;
 mod engine;
 mod faulty;
+mod inbound;
 mod kill;
 mod kv;
 mod poison;

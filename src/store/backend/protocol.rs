@@ -9,6 +9,7 @@ use whatsapp_rust::wacore::store::traits::{
 use whatsapp_rust::wacore::time::now_secs;
 
 use super::draft::Draft;
+use super::inbound::pending;
 use super::{PAGE, SessionBackend, key, value};
 use crate::store::{Batch, KeyRange, Op};
 
@@ -22,10 +23,6 @@ impl SessionBackend {
 fn remove_device(batch: &mut Batch, group: &str, device: &str) {
     batch.ops.push(Op::Remove(key::joined(key::SENDER_KEY_DEVICE, [group], device)));
     batch.ops.push(Op::Remove(key::joined(key::SENDER_KEY_DEVICE_INDEX, [device], group)));
-}
-
-fn pending(chat: &str, sender: &str, id: &str) -> Bytes {
-    key::joined(key::PENDING, [chat, sender], id)
 }
 
 #[async_trait]
@@ -269,24 +266,16 @@ impl ProtocolStore for SessionBackend {
     }
 
     async fn get_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
-        let row = self.get(&pending(chat, sender, id)).await?;
-        row.map(|row| Ok(value::from_stamped(&row)?.1.to_vec())).transpose()
+        self.pending_row(chat, sender, id).await
     }
 
     async fn delete_pending_inbound(&self, chat: &str, sender: &str, id: &str) -> Result<()> {
-        self.remove_buffered(pending(chat, sender, id)).await
+        self.settle(vec![pending(chat, sender, id)]).await
     }
 
     /// Reads them all: committed messages leave at once, so few are ever there, and none pays for an index.
     async fn delete_expired_pending_inbound(&self, cutoff_timestamp: i64) -> Result<u32> {
-        self.sweep(KeyRange::prefix(vec![key::PENDING]), |batch, key, row| {
-            let expired = value::from_stamped(row).is_ok_and(|(at, _)| at < cutoff_timestamp);
-            if expired {
-                batch.ops.push(Op::Remove(key.clone()));
-            }
-            expired
-        })
-        .await
+        self.expire_pending(cutoff_timestamp).await
     }
 
     async fn store_pending_inbound_batch(&self, rows: &[PendingInboundRow<'_>]) -> Result<()> {
@@ -301,8 +290,6 @@ impl ProtocolStore for SessionBackend {
     }
 
     async fn delete_pending_inbound_batch(&self, keys: &[PendingInboundKey<'_>]) -> Result<()> {
-        let batch =
-            keys.iter().fold(Batch::new().buffered(), |batch, key| batch.remove(pending(key.chat, key.sender, key.id)));
-        self.write(batch).await
+        self.settle(keys.iter().map(|key| pending(key.chat, key.sender, key.id)).collect()).await
     }
 }

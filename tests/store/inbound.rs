@@ -1,0 +1,74 @@
+//! Received messages that were handled are told from lost ones.
+
+use std::sync::Arc;
+
+use wa_gateway::store::backend::SessionBackend;
+use wa_gateway::store::{KeyRange, Kv, Namespace};
+use whatsapp_rust::wacore::store::traits::{PendingInboundKey, ProtocolStore as _};
+
+use crate::engine;
+
+fn namespace() -> Namespace {
+    Namespace::credentials("u")
+}
+
+fn backend(kv: &Arc<dyn Kv>) -> Arc<SessionBackend> {
+    SessionBackend::new(Arc::clone(kv), namespace(), None)
+}
+
+#[tokio::test]
+async fn a_lost_message_is_asked_for_five_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let kv = engine::sled(folder.path());
+    for round in 0..6 {
+        let b = backend(&kv);
+        let mut lost = b.lost();
+        let answer = b.get_pending_inbound("c", "s:3", "1").await;
+        if round < 5 {
+            answer.unwrap_err();
+            let lost = lost.try_recv().unwrap();
+            assert_eq!((lost.chat.as_str(), lost.sender.as_str(), lost.id.as_str()), ("c", "s:3", "1"));
+        } else {
+            assert_eq!(answer.unwrap(), None, "given up");
+        }
+    }
+    assert_eq!(backend(&kv).get_pending_inbound("c", "s:3", "2").await.unwrap(), None, "nobody listens");
+}
+
+#[tokio::test]
+async fn a_handled_message_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let kv = engine::sled(folder.path());
+    let b = backend(&kv);
+    let _lost = b.lost();
+    b.get_pending_inbound("c", "s", "1").await.unwrap_err();
+    b.store_pending_inbound("c", "s", "1", b"sent again").await.unwrap();
+    assert_eq!(b.get_pending_inbound("c", "s", "1").await.unwrap(), Some(b"sent again".to_vec()));
+    b.delete_pending_inbound("c", "s", "1").await.unwrap();
+    for b in [Arc::clone(&b), backend(&kv)] {
+        let _lost = b.lost();
+        assert_eq!(b.get_pending_inbound("c", "s", "1").await.unwrap(), None);
+        b.get_pending_inbound("c", "other", "1").await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn only_the_last_handled_messages_are_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let kv = engine::sled(folder.path());
+    let ids: Vec<String> = (0..3_000).map(|id| id.to_string()).collect();
+    // Two backends one after the other: the ring goes on where it was.
+    for half in ids.chunks(1_500) {
+        let b = backend(&kv);
+        for some in half.chunks(100) {
+            let keys: Vec<_> = some.iter().map(|id| PendingInboundKey { chat: "c", sender: "s", id }).collect();
+            b.delete_pending_inbound_batch(&keys).await.unwrap();
+        }
+    }
+    assert_eq!(kv.range(&namespace(), KeyRange::all()).await.unwrap().len(), 2 * 1_024);
+    let b = backend(&kv);
+    let _lost = b.lost();
+    assert_eq!(b.get_pending_inbound("c", "s", "2999").await.unwrap(), None);
+    assert_eq!(b.get_pending_inbound("c", "s", "1976").await.unwrap(), None);
+    b.get_pending_inbound("c", "s", "1975").await.unwrap_err();
+}
