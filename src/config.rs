@@ -29,6 +29,8 @@ pub struct Config {
     pub port: u16,
     /// `None`: no webhooks are sent.
     pub webhook_base_url: Option<Url>,
+    /// Signs every webhook; `None`: they are not signed.
+    pub webhook_secret: Option<SecretString>,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
     /// Where the sessions and a generated API key live.
@@ -177,6 +179,7 @@ impl Config {
             host: reader.parsed("HOST", "is no IP address").unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             port,
             webhook_base_url: reader.url("WEBHOOK_BASE_URL", &["http", "https"]),
+            webhook_secret: reader.text("WEBHOOK_SECRET").map(SecretString::from),
             development: reader.text("NODE_ENV") == Some("development"),
             credentials_dir: reader.path("CREDENTIALS_DIR"),
             media_dir: reader.path("MEDIA_DIR"),
