@@ -20,6 +20,7 @@ pub use setting::{SETTINGS, Setting, env_example, settings_table};
 
 /// Everything the process was told from outside, checked as a whole.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own that is on or off")]
 pub struct Config {
     /// Who may call the API.
     pub key: KeySetting,

@@ -93,15 +93,11 @@ fn reader(spool: &Spool, format: ImageFormat) -> Option<ImageReader<BufReader<Bo
 pub(super) fn shown_size(spool: &Spool, format: ImageFormat) -> Option<(u32, u32)> {
     let mut decoder = reader(spool, format)?.into_decoder().ok()?;
     let (width, height) = decoder.dimensions();
-    let turned = match decoder.orientation().unwrap_or(Orientation::NoTransforms) {
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
-            true
-        }
-        Orientation::NoTransforms
-        | Orientation::Rotate180
-        | Orientation::FlipHorizontal
-        | Orientation::FlipVertical => false,
-    };
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let turned = matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    );
     Some(if turned { (height, width) } else { (width, height) })
 }
 
