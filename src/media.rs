@@ -226,6 +226,11 @@ impl Fetcher {
         Arc::clone(&self.limits.folder)
     }
 
+    /// The largest file that is taken, in bytes.
+    pub fn max_bytes(&self) -> u64 {
+        self.limits.max_bytes
+    }
+
     fn check(&self, bytes: u64) -> Result<(), MediaError> {
         let limit_bytes = self.limits.max_bytes;
         if bytes > limit_bytes { Err(MediaError::TooLarge { limit_bytes }) } else { Ok(()) }

@@ -1,6 +1,7 @@
 //! Fetching against a server on this machine, and preparing files that the tests make.
 
 use std::io::{Cursor, Read as _, Seek as _, SeekFrom};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -293,4 +294,29 @@ async fn videos_and_audio_are_typed_by_content_then_name_then_declaration() {
         let error = bench.prepare_declared(bytes, declared, kind, None).await.unwrap_err();
         assert_eq!(error.to_string(), message);
     }
+}
+
+#[tokio::test]
+async fn only_so_many_files_are_fetched_at_once() {
+    let (running, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, highest) = (Arc::clone(&running), Arc::clone(&peak));
+    let router = Router::new().route(
+        "/",
+        get(move || {
+            let (running, peak) = (Arc::clone(&counted), Arc::clone(&highest));
+            async move {
+                peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // Answers are held back until the others had time to come: all at once if nothing bounds them.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                "fine"
+            }
+        }),
+    );
+    let base = serve(router).await;
+    let bench = Bench::roomy();
+    let all = futures::future::join_all((0..2 * MAX_FETCHES).map(|_| bench.fetch_url(&base))).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    let peak = peak.load(Ordering::SeqCst);
+    assert!((2..=MAX_FETCHES).contains(&peak), "{peak} at once");
 }
