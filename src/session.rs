@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
+use crate::media::Folder;
 use crate::message::{Recipient, Sent};
 use crate::outbox::{NewEvent, Notice, Outbox};
 use crate::store::backend::SessionBackend;
@@ -24,6 +25,7 @@ use crate::store::{Kv, KvError, Namespace};
 use crate::whatsapp::{OutboundError, WhatsApp};
 
 mod entry;
+mod media;
 mod state;
 mod task;
 
@@ -164,6 +166,7 @@ struct Manager {
     /// Held while a name is looked up and reserved, so that two starts make one session; never while waiting for WhatsApp.
     creating: tokio::sync::Mutex<()>,
     restoring: Arc<Semaphore>,
+    files: media::Files,
     tracker: TaskTracker,
     token: CancellationToken,
 }
@@ -188,12 +191,13 @@ const ERASE_AGAIN: Duration = Duration::from_secs(2);
 const END_TIMEOUT: Duration = Duration::from_secs(25);
 
 impl SessionManager {
-    /// Makes the manager; sessions come with [`restore`](Self::restore) and [`start`](Self::start).
+    /// Makes the manager; received files go to `folder`, sessions come with [`restore`](Self::restore) and [`start`](Self::start).
     pub fn new(
         settings: Settings,
         kv: Arc<dyn Kv>,
         whatsapp: WhatsApp,
         notices: Option<mpsc::Sender<Notice>>,
+        folder: Folder,
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Self {
@@ -208,6 +212,7 @@ impl SessionManager {
             sessions: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
             restoring,
+            files: media::Files::new(folder),
             tracker,
             token,
         }))

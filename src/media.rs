@@ -1,0 +1,5 @@
+//! Files: where received ones are kept.
+
+mod folder;
+
+pub use folder::{Folder, file_name};
