@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, KeySetting, keyfile};
 use crate::event::SessionName;
 use crate::http::{self, AppState, Auth, Limits};
-use crate::media::Folder;
+use crate::media::{self, Fetcher, Folder};
 use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
@@ -88,8 +88,13 @@ impl Gateway {
 
         let whatsapp = WhatsApp::new(whatsapp_settings(&config)?)?;
         whatsapp.keep_version_fresh(&tracker, soft.clone());
-        let folder = Folder::new(&config.media_dir);
-        let swept = folder.clone();
+        let fetcher = Fetcher::new(media::Limits {
+            max_bytes: config.media_max_bytes,
+            timeout: config.media_timeout,
+            private_addresses: config.media_url_private,
+            folder: config.media_dir.as_path().into(),
+        })?;
+        let swept = Folder::new(&config.media_dir);
         if let Err(error) = tokio::task::spawn_blocking(move || swept.sweep()).await? {
             tracing::warn!(%error, "unfinished files of an earlier run could not be removed from MEDIA_DIR");
         }
@@ -103,8 +108,8 @@ impl Gateway {
             },
             Arc::clone(&kv),
             whatsapp,
+            fetcher,
             delivers.then_some(notices),
-            folder,
             tracker.clone(),
             soft.clone(),
         );

@@ -14,8 +14,8 @@
 //!    └────────┬───────────────────────────────────────▲────────────┘
 //!  3          ▼                                       ┆ events flow up through the outbox and a channel
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
-//!  2          ├───────▶ whatsapp (dial, outbound, inbound, download, version)    media (folder)
-//!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled; backend; registry)
+//!  2          ├───────▶ whatsapp (dial, outbound, inbound, download, version)   media (fetch, prepare, save)
+//!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled; backend; registry)   net (guarded client)
 //!  0      event (SessionName, Status)   message (Recipient, Sent, Incoming): plain words
 //! ```
 //!
@@ -77,7 +77,7 @@
 //! - Only the first problem of a body is told, in the original's words. The members of a session trade places in the
 //!   list once it was connected and is not any more. A send is answered with `messageTimestamp` as a string.
 //! - Plain texts go out as extended texts. A recipient with an `@` is taken as it is, whatever `is_group` says.
-//! - Stickers, reactions and the like reach the webhook as nulls; own messages and broadcasts don't. The header `key`
+//! - Stickers, reactions and the like reach the webhook with a null text; own messages and broadcasts don't. The header `key`
 //!   is always sent, empty without a `KEY`.
 //!
 //! Mended knowingly: a start always answers, two at once make one session, and a waiting one hands out its current
@@ -93,6 +93,7 @@ pub mod gateway;
 pub mod http;
 pub mod media;
 pub mod message;
+pub mod net;
 pub mod outbox;
 pub mod session;
 pub mod store;

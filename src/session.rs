@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
-use crate::media::Folder;
+use crate::media::{Fetcher, Folder};
 use crate::message::{Recipient, Sent};
 use crate::outbox::{NewEvent, Notice, Outbox};
 use crate::store::backend::SessionBackend;
@@ -160,6 +160,7 @@ struct Manager {
     kv: Arc<dyn Kv>,
     registry: Registry,
     whatsapp: WhatsApp,
+    fetcher: Fetcher,
     /// To the webhook sink; `None`: there is no receiver, and no event is kept.
     notices: Option<mpsc::Sender<Notice>>,
     sessions: Mutex<Sessions>,
@@ -180,7 +181,10 @@ struct Sessions {
 
 impl fmt::Debug for SessionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionManager").field("settings", &self.0.settings).finish_non_exhaustive()
+        f.debug_struct("SessionManager")
+            .field("settings", &self.0.settings)
+            .field("fetcher", &self.0.fetcher)
+            .finish_non_exhaustive()
     }
 }
 
@@ -196,23 +200,25 @@ impl SessionManager {
         settings: Settings,
         kv: Arc<dyn Kv>,
         whatsapp: WhatsApp,
+        fetcher: Fetcher,
         notices: Option<mpsc::Sender<Notice>>,
-        folder: Folder,
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Self {
         let restoring = Arc::new(Semaphore::new(settings.restore_concurrency.max(1)));
         let registry = Registry::new(Arc::clone(&kv));
+        let files = media::Files::new(Folder::new(&*fetcher.folder()));
         Self(Arc::new(Manager {
             settings,
             kv,
             registry,
             whatsapp,
+            fetcher,
             notices,
             sessions: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
             restoring,
-            files: media::Files::new(folder),
+            files,
             tracker,
             token,
         }))

@@ -4,9 +4,9 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 
+use whatsapp_rust::Jid;
 use whatsapp_rust::features::{MediaRetryResult, MediaReuploadRequest};
 use whatsapp_rust::wacore::download::{DownloadWriter, Downloadable, MediaType};
-use whatsapp_rust::{ErrorChainExt as _, Jid};
 
 use super::Connection;
 use super::inbound::MAX_FILE_BYTES;
@@ -31,6 +31,8 @@ impl Connection {
     /// # Errors
     /// By [`DownloadError`].
     pub async fn download(&self, attachment: &Attachment, file: File) -> Result<(), DownloadError> {
+        // Here, because it gets in the way of thiserror's derive.
+        use whatsapp_rust::ErrorChainExt as _;
         let sink = Capped { file, most: MAX_FILE_BYTES };
         match self.client.download_to_writer(&Wire(attachment), sink).await {
             Ok(_file) => Ok(()),
