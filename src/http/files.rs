@@ -14,6 +14,7 @@ use tower_http::services::ServeFile;
 
 use super::AppState;
 use super::error::ApiError;
+use Range::{From, Last};
 
 /// What a browser may show in place; anything else is downloaded.
 const SHOWN: &[&str] =
@@ -29,12 +30,23 @@ pub(super) async fn media(
         Ok(Path(name)) => find(&state.media_dir, &name).await,
         Err(_not_utf8) => None,
     };
-    let Some(path) = found else { return ApiError::route_not_found().into_response() };
-    if !has_usable_range(request.headers()) {
-        request.headers_mut().remove(header::RANGE);
+    let Some((path, size)) = found else { return ApiError::route_not_found().into_response() };
+    let range = usable_range(request.headers());
+    match range {
+        None => drop(request.headers_mut().remove(header::RANGE)),
+        // RFC 9110: the whole file, where tower-http finds nothing to answer.
+        Some(Last(bytes)) if bytes >= size && size > 0 => {
+            request.headers_mut().insert(header::RANGE, HeaderValue::from_static("bytes=0-"));
+        }
+        Some(Last(_) | From) => {}
     }
-    let Ok(served) = ServeFile::new(&path).oneshot(request).await;
-    let mut response = served.into_response();
+    let mut response = if range.is_some() && size == 0 {
+        // tower-http 0.6 answers a part of nothing.
+        not_satisfiable(HeaderValue::from_static("bytes */0"))
+    } else {
+        let Ok(served) = ServeFile::new(&path).oneshot(request).await;
+        served.into_response()
+    };
     match response.status() {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => {
             let (kind, shown) = kind_of(&path);
@@ -45,11 +57,8 @@ pub(super) async fn media(
         }
         StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED => {}
         StatusCode::RANGE_NOT_SATISFIABLE => {
-            let size = response.headers_mut().remove(header::CONTENT_RANGE);
-            response =
-                ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "Requested range not satisfiable").into_response();
-            if let Some(size) = size {
-                response.headers_mut().insert(header::CONTENT_RANGE, size);
+            if let Some(size) = response.headers_mut().remove(header::CONTENT_RANGE) {
+                response = not_satisfiable(size);
             }
         }
         // It went between the look and the opening.
@@ -62,8 +71,15 @@ pub(super) async fn media(
     response
 }
 
-/// The regular file of this name inside the folder; hidden ones, which unfinished files are too, don't count.
-async fn find(folder: &FilePath, name: &str) -> Option<PathBuf> {
+fn not_satisfiable(size: HeaderValue) -> Response {
+    let refused = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "Requested range not satisfiable");
+    let mut response = refused.into_response();
+    response.headers_mut().insert(header::CONTENT_RANGE, size);
+    response
+}
+
+/// The regular file of this name inside the folder, and its size; hidden ones, which unfinished files are too, don't count.
+async fn find(folder: &FilePath, name: &str) -> Option<(PathBuf, u64)> {
     if !name.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0'])) {
         return None;
     }
@@ -72,20 +88,33 @@ async fn find(folder: &FilePath, name: &str) -> Option<PathBuf> {
     let path = tokio::fs::canonicalize(folder.join(name)).await.ok()?;
     let inside = path.strip_prefix(&folder).ok()?;
     let is_hidden = inside.iter().any(|part| part.as_encoded_bytes().starts_with(b"."));
-    let is_file = tokio::fs::metadata(&path).await.ok()?.is_file();
-    (is_file && !is_hidden).then_some(path)
+    let metadata = tokio::fs::metadata(&path).await.ok()?;
+    (metadata.is_file() && !is_hidden).then_some((path, metadata.len()))
 }
 
-/// Whether there is one range that we may answer by a part. RFC 9110 lets a server answer any other by the whole file.
-fn has_usable_range(headers: &HeaderMap) -> bool {
+/// A range that may be answered by a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Range {
+    /// From some byte on.
+    From,
+    /// So many at the end.
+    Last(u64),
+}
+
+/// The one range that is asked for. RFC 9110 lets a server answer any other wish by the whole file.
+fn usable_range(headers: &HeaderMap) -> Option<Range> {
     let mut ranges = headers.get_all(header::RANGE).iter();
     // The whole file is right whatever the validator says.
-    let (Some(range), None, None) = (ranges.next(), ranges.next(), headers.get(header::IF_RANGE)) else { return false };
-    let Some((unit, range)) = range.to_str().ok().and_then(|range| range.split_once('=')) else { return false };
-    let Some((first, last)) = range.split_once('-') else { return false };
-    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let backwards = matches!((first.parse::<u64>(), last.parse::<u64>()), (Ok(first), Ok(last)) if last < first);
-    unit == "bytes" && number(first) && number(last) && !(first.is_empty() && last.is_empty()) && !backwards
+    let (Some(range), None, None) = (ranges.next(), ranges.next(), headers.get(header::IF_RANGE)) else { return None };
+    let (first, last) = range.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok());
+    match (number(first)?, number(last)?) {
+        (Some(first), Some(last)) if last < first => None,
+        (Some(_), Some(_)) => Some(From),
+        (Some(_), None) if last.is_empty() => Some(From),
+        (None, Some(last)) if first.is_empty() => Some(Last(last)),
+        _ => None,
+    }
 }
 
 /// The content type by the name's extension, and whether a browser may show it in place.
@@ -143,26 +172,28 @@ mod tests {
     #[test]
     fn one_range_of_bytes_is_used_and_others_are_ignored() {
         for (range, used) in [
-            ("bytes=0-0", true),
-            ("bytes=-3", true),
-            ("bytes=5-", true),
-            ("BYTES=1-2", false),
-            ("bytes=9999-", true),
-            ("bytes=-0", true),
-            ("bytes=2-1", false),
-            ("bytes=-", false),
-            ("bytes=a-b", false),
-            ("bytes=+1-2", false),
-            ("bytes=0-1,3-4", false),
-            ("lines=0-1", false),
-            ("bytes", false),
-            ("", false),
+            ("bytes=0-0", Some(From)),
+            ("bytes=-3", Some(Last(3))),
+            ("bytes=5-", Some(From)),
+            ("bytes=9999-", Some(From)),
+            ("bytes=-0", Some(Last(0))),
+            ("bytes=2-1", None),
+            ("bytes=-", None),
+            ("bytes=a-b", None),
+            ("bytes=+1-2", None),
+            ("bytes=99999999999999999999-", None),
+            ("bytes=0-99999999999999999999", None),
+            ("bytes=0-1,3-4", None),
+            ("BYTES=1-2", None),
+            ("lines=0-1", None),
+            ("bytes", None),
+            ("", None),
         ] {
             let headers = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static(range))]);
-            assert_eq!(has_usable_range(&headers), used, "{range}");
+            assert_eq!(usable_range(&headers), used, "{range}");
         }
         let both = [(header::RANGE, "bytes=0-1"), (header::IF_RANGE, "\"x\"")];
         let headers = both.map(|(name, value)| (name, HeaderValue::from_static(value)));
-        assert!(!has_usable_range(&HeaderMap::from_iter(headers)));
+        assert_eq!(usable_range(&HeaderMap::from_iter(headers)), None);
     }
 }

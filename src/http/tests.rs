@@ -39,7 +39,7 @@ fn sessions() -> SessionManager {
 
 fn state(key: Option<&str>) -> AppState {
     let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key)));
-    AppState { sessions: sessions(), auth, development: false, media_dir: std::path::Path::new("media").into() }
+    AppState { sessions: sessions(), auth, development: false, media_dir: Path::new("media").into() }
 }
 
 struct Answer {

@@ -218,13 +218,47 @@ async fn kinds_without_text_are_told_as_nulls_with_what_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_the_hosts_lost_is_told_as_missing_and_one_that_fails_for_a_while_arrives() {
+async fn a_file_whose_hosts_fail_for_a_while_arrives() {
     let (gateway, friend) = paired().await;
     let picture = Media::new(MediaKind::Image, bytes(3_000), "image/jpeg").caption("look");
     gateway.simulator.inject(Fault::RefuseDownloads { code: 500, path: String::new() }.times(2));
     let id = friend.sends_media(NUMBER, &picture).await.unwrap();
     assert_eq!(hook(&gateway.receiver, &id).await["media"]["image"], format!("{id}.jpg"));
     assert!(download(&gateway, &format!("{id}.jpg")).await.2 == picture.bytes);
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_the_hosts_lost_is_asked_for_again_and_arrives() {
+    let (gateway, friend) = paired().await;
+    let picture = Media::new(MediaKind::Image, bytes(3_000), "image/jpeg");
+    let message = friend.media_message(&picture).unwrap();
+    let path = message.image_message.as_option().unwrap().direct_path.clone().unwrap();
+    assert!(gateway.simulator.forget_media(&path));
+    let id = friend.sends_message(NUMBER, message).await.unwrap();
+    let body = hook(&gateway.receiver, &id).await;
+    assert_eq!((&body["media"]["image"], body.get("media_error")), (&json!(format!("{id}.jpg")), None));
+    assert!(download(&gateway, &format!("{id}.jpg")).await.2 == picture.bytes);
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_nobody_has_any_more_is_told_as_missing_with_the_rest_of_the_message() {
+    let (gateway, friend) = paired().await;
+    let picture = Media::new(MediaKind::Image, bytes(3_000), "image/jpeg").caption("look");
+    for code in [404, 410] {
+        let fault = gateway.simulator.inject(Fault::RefuseDownloads { code, path: String::new() });
+        let id = friend.sends_media(NUMBER, &picture).await.unwrap();
+        let body = hook(&gateway.receiver, &id).await;
+        assert_eq!(body["media"], json!({"image": null, "video": null, "document": null, "audio": null}), "{code}");
+        assert_eq!((&body["message"], &body["type"]), (&json!("look"), &json!("image")));
+        assert_eq!(body["media_error"], "The file is no longer available on WhatsApp", "{code}");
+        gateway.simulator.clear(fault);
+    }
+    // The session goes on as if nothing had been.
+    friend.says(NUMBER, "and now").await.unwrap();
+    gateway.receiver.message("shop", "and now").await;
+    assert_eq!(std::fs::read_dir(gateway.folder().join("media")).unwrap().count(), 0, "nothing half is left");
     gateway.finish().await;
 }
 
