@@ -112,6 +112,24 @@ async fn a_document_is_told_without_extension_and_served_under_both_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_that_leads_out_of_the_folder_names_a_file_in_it() {
+    let (gateway, friend) = paired().await;
+    for hostile in ["../../escaped", "..", ".hidden", "a/b"] {
+        let picture = Media::new(MediaKind::Image, bytes(300), "image/jpeg");
+        let message = friend.media_message(&picture).unwrap();
+        friend.sends_as(hostile, NUMBER, message).await.unwrap();
+        let body = hook(&gateway.receiver, hostile).await;
+        let name = body["media"]["image"].as_str().unwrap().to_owned();
+        assert!(name.len() == 36 && name.ends_with(".jpg") && !name.contains(['/', '\\']), "{hostile}: {name}");
+        assert!(download(&gateway, &name).await.2 == picture.bytes, "{hostile}");
+        assert!(gateway.folder().join("media").join(&name).is_file());
+    }
+    assert_eq!(std::fs::read_dir(gateway.folder().join("media")).unwrap().count(), 4);
+    assert!(!gateway.folder().join("escaped.jpg").exists());
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrapped_and_edited_messages_are_opened_and_revokes_are_not_told() {
     let (gateway, friend) = paired().await;
     let said = |text: &str| wa::Message { conversation: Some(text.to_owned()), ..Default::default() };
