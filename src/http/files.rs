@@ -14,7 +14,7 @@ use tower_http::services::ServeFile;
 
 use super::AppState;
 use super::error::ApiError;
-use Range::{From, Last};
+use Range::{Forward, Last};
 
 /// What a browser may show in place; anything else is downloaded.
 const SHOWN: &[&str] =
@@ -38,7 +38,7 @@ pub(super) async fn media(
         Some(Last(bytes)) if bytes >= size && size > 0 => {
             request.headers_mut().insert(header::RANGE, HeaderValue::from_static("bytes=0-"));
         }
-        Some(Last(_) | From) => {}
+        Some(Last(_) | Forward) => {}
     }
     let mut response = if range.is_some() && size == 0 {
         // tower-http 0.6 answers a part of nothing.
@@ -96,7 +96,7 @@ async fn find(folder: &FilePath, name: &str) -> Option<(PathBuf, u64)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Range {
     /// From some byte on.
-    From,
+    Forward,
     /// So many at the end.
     Last(u64),
 }
@@ -110,8 +110,8 @@ fn usable_range(headers: &HeaderMap) -> Option<Range> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok());
     match (number(first)?, number(last)?) {
         (Some(first), Some(last)) if last < first => None,
-        (Some(_), Some(_)) => Some(From),
-        (Some(_), None) if last.is_empty() => Some(From),
+        (Some(_), Some(_)) => Some(Forward),
+        (Some(_), None) if last.is_empty() => Some(Forward),
         (None, Some(last)) if first.is_empty() => Some(Last(last)),
         _ => None,
     }
@@ -172,10 +172,10 @@ mod tests {
     #[test]
     fn one_range_of_bytes_is_used_and_others_are_ignored() {
         for (range, used) in [
-            ("bytes=0-0", Some(From)),
+            ("bytes=0-0", Some(Forward)),
             ("bytes=-3", Some(Last(3))),
-            ("bytes=5-", Some(From)),
-            ("bytes=9999-", Some(From)),
+            ("bytes=5-", Some(Forward)),
+            ("bytes=9999-", Some(Forward)),
             ("bytes=-0", Some(Last(0))),
             ("bytes=2-1", None),
             ("bytes=-", None),
