@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, KeySetting, keyfile};
 use crate::event::SessionName;
 use crate::http::{self, AppState, Auth, Limits};
-use crate::media::{self, Fetcher};
+use crate::media::{self, Fetcher, Folder};
 use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
@@ -95,6 +95,10 @@ impl Gateway {
             private_addresses: config.media_url_private,
             folder: config.media_dir.as_path().into(),
         })?;
+        let swept = Folder::new(&config.media_dir);
+        if let Err(error) = tokio::task::spawn_blocking(move || swept.sweep()).await? {
+            tracing::warn!(%error, "unfinished files of an earlier run could not be removed from MEDIA_DIR");
+        }
         let sessions = SessionManager::new(
             session::Settings {
                 check_numbers: config.check_numbers,
@@ -119,7 +123,12 @@ impl Gateway {
             }
             KeySetting::Open => Auth::open(),
         };
-        let router = http::router(AppState { sessions, auth, development: config.development });
+        let router = http::router(AppState {
+            sessions,
+            auth,
+            development: config.development,
+            media_dir: config.media_dir.clone().into(),
+        });
         let serving = http::serve(listener, router, Limits::default(), soft.clone(), hard.clone(), tracker.clone());
         // A server that ends by itself, a panic included, ends the process instead of leaving it half dead.
         let failed = CancellationToken::new();

@@ -3,6 +3,9 @@
 //! Built by `gateway`, which also runs [`serve()`]. Handlers parse, ask the session floor, and map the answer; they hold
 //! no state of their own. An endpoint is one line of `routes` and one handler.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use axum::Router;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
@@ -14,6 +17,7 @@ use crate::session::SessionManager;
 mod auth;
 mod error;
 mod extract;
+mod files;
 mod layer;
 mod message;
 mod page;
@@ -37,6 +41,8 @@ pub struct AppState {
     pub auth: Auth,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
+    /// Where received files are; served below `/media`.
+    pub media_dir: Arc<Path>,
 }
 
 /// All routes: what is served, to whom, by which handler.
@@ -69,6 +75,7 @@ fn routes(state: &AppState) -> Routes {
             Send,
             message::send_text,
         ))
+        .add(Route::new("/media/{*name}").get(Public, files::media))
 }
 
 /// The whole service: the routes within the layers. The first layer below is the innermost.

@@ -14,7 +14,7 @@
 //!    └────────┬───────────────────────────────────────▲────────────┘
 //!  3          ▼                                       ┆ events flow up through the outbox and a channel
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
-//!  2          ├───────▶ whatsapp (dial, outbound, inbound, version)   media (fetch, prepare, save)
+//!  2          ├───────▶ whatsapp (dial, outbound, inbound, download, version)   media (fetch, prepare, save)
 //!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled; backend; registry)   net (guarded client)
 //!  0      event (SessionName, Status)   message (Recipient, Sent, Incoming): plain words
 //! ```
@@ -39,7 +39,7 @@
 //! `POST /session/start` differs in 3: it reserves the name in the registry, starts the session's task, and waits on
 //! the session's watch for a code or a connection. The wait has a deadline, the start itself goes on.
 //!
-//! # One event: a text arrives
+//! # One event: a picture arrives
 //!
 //! 1. whatsapp-rust decrypts it and calls its durability hook, before it tells WhatsApp that the message is here.
 //! 2. [`whatsapp`] puts it into the words of the webhook and calls the closure that [`session`] gave it, which names
@@ -48,10 +48,14 @@
 //!    again.
 //! 3. A change of status goes another way to the same place: a signal to the session's task, the pure `session::state`
 //!    for what follows from it, the watch that lists and waits read, and a status event in the outbox.
-//! 4. [`webhook`] has one lane for each outbox. It posts the head, tries again with growing pauses until the receiver
-//!    took it or the policy gives up, removes it, and goes on to the next: in order within a session, no session waits
-//!    for another. The log names session and event, never a text.
-//! 5. A deleted session's outbox is dropped with it; its last `disconnected` waits in the registry until it is
+//! 4. The commit holds where the picture is, and the event is pending. While the session is connected its message lane
+//!    downloads what is pending into the [`media`] folder, under a name that nobody else chooses, and completes the
+//!    event with that name, or with the reason why there is none.
+//! 5. [`webhook`] has one lane for each outbox. It posts the oldest, tries again with growing pauses until the receiver
+//!    took it or the policy gives up, removes it, and goes on to the next: in order within a session, except that a
+//!    chat that waits for its file lets the others pass, for a minute at most. No session waits for another. The log
+//!    names session and event, never a text.
+//! 6. A deleted session's outbox is dropped with it; its last `disconnected` waits in the registry until it is
 //!    delivered.
 //!
 //! # Tasks and their end
@@ -73,7 +77,7 @@
 //! - Only the first problem of a body is told, in the original's words. The members of a session trade places in the
 //!   list once it was connected and is not any more. A send is answered with `messageTimestamp` as a string.
 //! - Plain texts go out as extended texts. A recipient with an `@` is taken as it is, whatever `is_group` says.
-//! - Stickers, reactions and the like reach the webhook as nulls; own messages and broadcasts don't. The header `key`
+//! - Stickers, reactions and the like reach the webhook with a null text; own messages and broadcasts don't. The header `key`
 //!   is always sent, empty without a `KEY`.
 //!
 //! Mended knowingly: a start always answers, two at once make one session, and a waiting one hands out its current

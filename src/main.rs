@@ -26,7 +26,13 @@ fn main() -> ExitCode {
     }
     cli::start_log(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(config))) {
+    let ended = runtime.map_err(Into::into).and_then(|runtime| {
+        let ended = runtime.block_on(run(config));
+        // A download or an upload that hangs has a thread of its own, which would be waited for.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

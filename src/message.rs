@@ -5,7 +5,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+mod incoming;
+
+pub use incoming::{
+    Attachment, Choice, Contact, Content, ContentKind, FileKind, Incoming, Location, Media, Poll, Quoted, Reaction,
+};
 
 /// A validated target of an outgoing message: a JID, spelt as the contract builds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -139,46 +143,6 @@ pub struct Sent {
     pub timestamp: u64,
     /// Our own JID; told for groups and status only (contract section 5).
     pub participant: Option<String>,
-}
-
-/// A received message as the `message` webhook spells it; member order is the contract's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Incoming {
-    /// Name of the session that received it.
-    pub session: String,
-    /// The chat: the phone number's JID whenever it is known, else the LID; groups as `…@g.us`.
-    pub from: String,
-    /// The text, or `None` for kinds without one.
-    pub message: Option<String>,
-    /// File names below `/media`.
-    pub media: Media,
-    /// The message id.
-    pub id: String,
-    /// Stable over redeliveries; also the `X-Event-Id` header.
-    pub event_id: String,
-    /// Unix seconds, as the sender's server stamped it.
-    pub timestamp: i64,
-    /// Who wrote it in a group, as a JID; `None` in one-to-one chats.
-    pub participant: Option<String>,
-    /// The author's push name.
-    pub participant_name: Option<String>,
-    /// Whether the chat is a group.
-    pub is_group: bool,
-    /// The LID of the author when the message carried one.
-    pub from_lid: Option<String>,
-}
-
-/// The contract's `media` object: all members are always there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Media {
-    /// A picture's file name.
-    pub image: Option<String>,
-    /// A video's file name.
-    pub video: Option<String>,
-    /// A document's file name.
-    pub document: Option<String>,
-    /// An audio's or voice note's file name.
-    pub audio: Option<String>,
 }
 
 fn is_digits(text: &str) -> bool {

@@ -3,10 +3,12 @@
 //! The session commits here before WhatsApp is told that we have a message; the webhook lane reads the head and removes
 //! what is done. Nothing here knows HTTP. Lives in the session's outbox namespace and is dropped with it.
 //!
+//! A message with a file is committed with a note of where the file is, and is pending until its body is completed.
+//!
 //! Keys: `m` the counters · `e<seq>` an event · `i<event id>` its sequence number · `a<seq>` its last attempt ·
-//! `d<slot>` the ring of ids that were done lately. Every batch but the attempts' is conditional on `m`.
+//! `f<seq>` the file that it waits for · `d<slot>` the ring of ids that were done lately. Every batch but the attempts' is conditional on `m`.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +17,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
 use crate::event::SessionName;
+use crate::message::Attachment;
 use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
 mod event;
@@ -65,6 +68,10 @@ struct Inner {
     place: Option<Place>,
     /// One permit, for the one lane that waits.
     committed: Notify,
+    /// One permit, for the one task that fetches files.
+    attached: Notify,
+    /// Events whose files are still to come, as the store has them.
+    pending: Mutex<BTreeSet<u64>>,
     depth: Mutex<Depth>,
     /// A tokio lock, for it is held over the write: that is what keeps the events in order.
     state: tokio::sync::Mutex<State>,
@@ -110,6 +117,8 @@ impl Outbox {
             session,
             place,
             committed: Notify::new(),
+            attached: Notify::new(),
+            pending: Mutex::default(),
             depth: Mutex::new(Depth::default()),
             state: tokio::sync::Mutex::new(State::default()),
         };
@@ -129,6 +138,14 @@ impl Outbox {
     /// # Errors
     /// [`KvError::Engine`]: whether they were committed is unknown. [`KvError::Fenced`]: after [`Outbox::close`].
     pub async fn commit(&self, events: Vec<NewEvent>) -> Result<(), KvError> {
+        self.commit_with_files(events.into_iter().map(|event| (event, None)).collect()).await
+    }
+
+    /// The same for events of which some wait for a file: these are pending until [`Outbox::complete`].
+    ///
+    /// # Errors
+    /// As [`Outbox::commit`].
+    pub async fn commit_with_files(&self, events: Vec<(NewEvent, Option<Attachment>)>) -> Result<(), KvError> {
         let Some(place) = &self.inner.place else { return Ok(()) };
         if events.is_empty() {
             return Ok(());
@@ -141,16 +158,25 @@ impl Outbox {
                 return Ok(());
             }
             let (mut meta, mut batch, now) = (state.meta, Batch::new(), Utc::now());
-            for event in fresh {
+            let mut pending = Vec::new();
+            for (event, file) in fresh {
                 let seq = meta.add(event.kind, event.body.len());
                 batch = batch
-                    .put(event::event_key(seq), event.encode(now))
+                    .put(event::event_key(seq), event.encode_row(now, file.is_some()))
                     .put(event::id_key(&event.event_id), Bytes::copy_from_slice(&seq.to_be_bytes()));
+                if let Some(file) = file {
+                    batch = batch.put(event::file_key(seq), event::file_value(file));
+                    pending.push(seq);
+                }
             }
             match self.write(place, &mut state, meta, batch).await {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
+                    if !pending.is_empty() {
+                        self.waiting().extend(pending);
+                        self.inner.attached.notify_one();
+                    }
                     self.inner.committed.notify_one();
                     return Ok(());
                 }
@@ -159,13 +185,100 @@ impl Outbox {
         Err(KvError::Conflict)
     }
 
+    /// Gives a pending event the body that it is to have now that its file is there or will never be, and wakes the lane.
+    ///
+    /// `None`: the body that it has. Nothing happens when it is done already.
+    ///
+    /// # Errors
+    /// As [`Outbox::remove`].
+    pub async fn complete(&self, seq: u64, body: Option<Bytes>) -> Result<(), KvError> {
+        let Some(place) = &self.inner.place else { return Ok(()) };
+        let mut state = self.inner.state.lock().await;
+        for _ in 0..CONFLICT_TRIES {
+            self.make_sound(place, &mut state).await?;
+            let mut meta = state.meta;
+            let mut batch = Batch::new().remove(event::file_key(seq));
+            let row = place.kv.get(&place.ns, &event::event_key(seq)).await?;
+            if let Some((event, at)) = row.as_ref().and_then(NewEvent::decode) {
+                let body = body.clone().unwrap_or_else(|| event.body.clone());
+                meta.replace(event.body.len(), body.len());
+                let event = NewEvent { body, ..event };
+                batch = batch.put(event::event_key(seq), event.encode_row(at, false));
+            }
+            match self.write(place, &mut state, meta, batch).await {
+                Err(KvError::Conflict) => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.waiting().remove(&seq);
+                    self.inner.committed.notify_one();
+                    return Ok(());
+                }
+            }
+        }
+        Err(KvError::Conflict)
+    }
+
+    /// Sequence numbers of the events that wait for their files, oldest first.
+    pub fn pending(&self) -> Vec<u64> {
+        self.waiting().iter().copied().collect()
+    }
+
+    /// Whether this event waits for its file.
+    pub fn is_pending(&self, seq: u64) -> bool {
+        self.waiting().contains(&seq)
+    }
+
+    /// A pending event with its file; `None`: it is done, or the note can't be read.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn file(&self, seq: u64) -> Result<Option<(NewEvent, Attachment)>, KvError> {
+        let Some(place) = &self.inner.place else { return Ok(None) };
+        let row = place.kv.get(&place.ns, &event::event_key(seq)).await?;
+        let file = place.kv.get(&place.ns, &event::file_key(seq)).await?;
+        let event = row.as_ref().and_then(NewEvent::decode).map(|(event, _at)| event);
+        Ok(event.zip(file.and_then(|bytes| event::file_of(&bytes))))
+    }
+
+    /// Waits for an event with a file since the last call returned; for one waiter.
+    pub async fn attached(&self) {
+        self.inner.attached.notified().await;
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.inner.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The oldest `n` events, oldest first.
     ///
     /// # Errors
     /// When the store can't be read. An entry that can't be understood is dropped with an error line.
     pub async fn head(&self, n: usize) -> Result<Vec<Entry>, KvError> {
+        self.entries(prefix(b'e', n)).await
+    }
+
+    /// The oldest `n` events behind this one, oldest first.
+    ///
+    /// # Errors
+    /// As [`Outbox::head`].
+    pub async fn after(&self, seq: u64, n: usize) -> Result<Vec<Entry>, KvError> {
+        self.entries(KeyRange { start: Bound::Excluded(event::event_key(seq)), ..prefix(b'e', n) }).await
+    }
+
+    /// One event, if it still waits.
+    ///
+    /// # Errors
+    /// As [`Outbox::head`].
+    pub async fn entry(&self, seq: u64) -> Result<Option<Entry>, KvError> {
+        let key = event::event_key(seq);
+        let range =
+            KeyRange { start: Bound::Included(key.clone()), end: Bound::Included(key), reverse: false, limit: 1 };
+        Ok(self.entries(range).await?.pop())
+    }
+
+    async fn entries(&self, range: KeyRange) -> Result<Vec<Entry>, KvError> {
         let Some(place) = &self.inner.place else { return Ok(Vec::new()) };
-        let rows = place.kv.range(&place.ns, prefix(b'e', n)).await?;
+        let rows = place.kv.range(&place.ns, range).await?;
         let attempts: Vec<Bytes> = rows.iter().map(|(key, _)| event::attempt_key_of(key)).collect();
         let attempts = place.kv.get_many(&place.ns, &attempts).await?;
         let mut entries = Vec::with_capacity(rows.len());
@@ -175,7 +288,8 @@ impl Outbox {
                 entries.push(entry);
             } else {
                 tracing::error!(session = %self.inner.session, "an unreadable entry of the outbox was dropped");
-                let gone = Batch::new().remove(event::attempt_key_of(&key)).remove(key);
+                let gone =
+                    Batch::new().remove(event::attempt_key_of(&key)).remove(event::file_key_of(&key)).remove(key);
                 place.kv.write(&place.ns, gone).await?;
             }
         }
@@ -206,11 +320,13 @@ impl Outbox {
                 .remove(key)
                 .remove(event::id_key(&entry.event.event_id))
                 .remove(event::attempt_key(entry.seq))
+                .remove(event::file_key(entry.seq))
                 .put(event::recent_key(turn, RECENT_IDS), event::recent_value(turn, &entry.event.event_id));
             match self.write(place, &mut state, meta, batch).await {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
+                    self.waiting().remove(&entry.seq);
                     state.recent.push(entry.event.event_id.clone());
                     return Ok(());
                 }
@@ -240,15 +356,19 @@ impl Outbox {
     }
 
     /// Those that neither wait nor were done lately, and each once.
-    async fn unknown<'a>(place: &Place, state: &State, events: &'a [NewEvent]) -> Result<Vec<&'a NewEvent>, KvError> {
-        let keys: Vec<Bytes> = events.iter().map(|event| event::id_key(&event.event_id)).collect();
+    async fn unknown<'a>(
+        place: &Place,
+        state: &State,
+        events: &'a [(NewEvent, Option<Attachment>)],
+    ) -> Result<Vec<&'a (NewEvent, Option<Attachment>)>, KvError> {
+        let keys: Vec<Bytes> = events.iter().map(|(event, _file)| event::id_key(&event.event_id)).collect();
         let waiting = place.kv.get_many(&place.ns, &keys).await?;
         let mut seen = HashSet::new();
         let is_new = |event: &NewEvent| !state.recent.contains(&event.event_id);
         let pairs = events.iter().zip(waiting);
         Ok(pairs
-            .filter(|(event, waits)| waits.is_none() && is_new(event) && seen.insert(event.event_id.as_str()))
-            .map(|(event, _)| event)
+            .filter(|((event, _), waits)| waits.is_none() && is_new(event) && seen.insert(event.event_id.as_str()))
+            .map(|(pair, _waits)| pair)
             .collect())
     }
 
@@ -285,7 +405,12 @@ impl Outbox {
         for (_, id) in ring {
             state.recent.push(id);
         }
+        let files = place.kv.range(&place.ns, prefix(b'f', usize::MAX)).await?;
+        *self.waiting() = files.iter().filter_map(|(key, _)| event::seq_of(key)).collect();
         state.sound = true;
+        // A write that failed half-way may have brought something new.
+        self.inner.attached.notify_one();
+        self.inner.committed.notify_one();
         self.publish(state.meta);
         Ok(())
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
-use crate::media::Fetcher;
+use crate::media::{Fetcher, Folder};
 use crate::message::{Recipient, Sent};
 use crate::outbox::{NewEvent, Notice, Outbox};
 use crate::store::backend::SessionBackend;
@@ -25,6 +25,7 @@ use crate::store::{Kv, KvError, Namespace};
 use crate::whatsapp::{OutboundError, WhatsApp};
 
 mod entry;
+mod media;
 mod state;
 mod task;
 
@@ -166,6 +167,7 @@ struct Manager {
     /// Held while a name is looked up and reserved, so that two starts make one session; never while waiting for WhatsApp.
     creating: tokio::sync::Mutex<()>,
     restoring: Arc<Semaphore>,
+    files: media::Files,
     tracker: TaskTracker,
     token: CancellationToken,
 }
@@ -193,7 +195,7 @@ const ERASE_AGAIN: Duration = Duration::from_secs(2);
 const END_TIMEOUT: Duration = Duration::from_secs(25);
 
 impl SessionManager {
-    /// Makes the manager; sessions come with [`restore`](Self::restore) and [`start`](Self::start).
+    /// Makes the manager; received files go to `folder`, sessions come with [`restore`](Self::restore) and [`start`](Self::start).
     pub fn new(
         settings: Settings,
         kv: Arc<dyn Kv>,
@@ -205,6 +207,7 @@ impl SessionManager {
     ) -> Self {
         let restoring = Arc::new(Semaphore::new(settings.restore_concurrency.max(1)));
         let registry = Registry::new(Arc::clone(&kv));
+        let files = media::Files::new(Folder::new(&*fetcher.folder()));
         Self(Arc::new(Manager {
             settings,
             kv,
@@ -215,6 +218,7 @@ impl SessionManager {
             sessions: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
             restoring,
+            files,
             tracker,
             token,
         }))

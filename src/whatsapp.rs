@@ -24,11 +24,13 @@ use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
 use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, RetryRequestOptions, Runtime, TokioRuntime};
 
 mod dial;
+mod download;
 mod hosts;
 mod inbound;
 mod outbound;
 mod version;
 
+pub use download::DownloadError;
 pub use inbound::Received;
 pub use outbound::OutboundError;
 pub use version::AppVersion;

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Depth;
 use crate::event::{SessionName, Status};
-use crate::message::Incoming;
+use crate::message::{Attachment, Incoming};
 
 /// Where the counters stand.
 pub(super) const META_KEY: &[u8] = b"m";
@@ -70,6 +70,8 @@ pub struct Entry {
     pub attempts: u32,
     /// Not to be tried before; `None`: not tried yet.
     pub next_at: Option<DateTime<Utc>>,
+    /// Whether its file is still to come; until then the body says that it did not.
+    pub pending: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,6 +81,8 @@ struct Head {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chat: Option<String>,
     at_ms: i64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pending: bool,
 }
 
 impl NewEvent {
@@ -105,8 +109,13 @@ impl NewEvent {
 
     /// As bytes for a store: layout version, length of the head, head as JSON, body.
     pub fn encode(&self, at: DateTime<Utc>) -> Bytes {
-        let head =
-            Head { id: self.event_id.clone(), kind: self.kind, chat: self.chat.clone(), at_ms: at.timestamp_millis() };
+        self.encode_row(at, false)
+    }
+
+    /// The same, with a note whether the event's file is still to come.
+    pub(super) fn encode_row(&self, at: DateTime<Utc>, pending: bool) -> Bytes {
+        let (id, chat) = (self.event_id.clone(), self.chat.clone());
+        let head = Head { id, kind: self.kind, chat, at_ms: at.timestamp_millis(), pending };
         let head = serde_json::to_vec(&head).expect("a struct of strings and numbers always serialises");
         let mut bytes = BytesMut::with_capacity(5 + head.len() + self.body.len());
         bytes.put_u8(LAYOUT);
@@ -118,20 +127,24 @@ impl NewEvent {
 
     /// From [`NewEvent::encode`]'s bytes, with the time given there; `None`: not understood.
     pub fn decode(bytes: &Bytes) -> Option<(Self, DateTime<Utc>)> {
+        Self::decode_row(bytes).map(|(event, at, _pending)| (event, at))
+    }
+
+    fn decode_row(bytes: &Bytes) -> Option<(Self, DateTime<Utc>, bool)> {
         let (&layout, rest) = bytes.split_first()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
         let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
         let head: Head = serde_json::from_slice(rest.get(..length)?).ok().filter(|_| layout == LAYOUT)?;
         let event = Self { event_id: head.id, kind: head.kind, chat: head.chat, body: bytes.slice(5 + length..) };
-        Some((event, DateTime::from_timestamp_millis(head.at_ms)?))
+        Some((event, DateTime::from_timestamp_millis(head.at_ms)?, head.pending))
     }
 }
 
 impl Entry {
     pub(super) fn decode(seq: u64, bytes: &Bytes, attempt: Attempt) -> Option<Self> {
-        let (event, committed_at) = NewEvent::decode(bytes)?;
+        let (event, committed_at, pending) = NewEvent::decode_row(bytes)?;
         let next_at = if attempt.count == 0 { None } else { DateTime::from_timestamp_millis(attempt.next_at_ms) };
-        Some(Self { seq, event, committed_at, attempts: attempt.count, next_at })
+        Some(Self { seq, event, committed_at, attempts: attempt.count, next_at, pending })
     }
 }
 
@@ -161,7 +174,7 @@ pub fn session_body(session: &SessionName, status: Status) -> Bytes {
 
 /// The body of a message event (wa-gateway 4.7.1, webhook `message`, with our members behind).
 pub fn message_body(incoming: &Incoming) -> Bytes {
-    serde_json::to_vec(incoming).expect("strings, numbers and booleans always serialise").into()
+    serde_json::to_vec(incoming).expect("strings, booleans and finite numbers always serialise").into()
 }
 
 /// What is known of an event's delivery so far.
@@ -216,6 +229,11 @@ impl Meta {
         turn
     }
 
+    /// Counts a body that took the place of another.
+    pub(super) fn replace(&mut self, old: usize, new: usize) {
+        self.depth.bytes = self.depth.bytes.saturating_sub(old as u64) + new as u64;
+    }
+
     fn count(&mut self, kind: Kind) -> &mut u64 {
         match kind {
             Kind::Session => &mut self.depth.statuses,
@@ -250,11 +268,32 @@ pub(super) fn attempt_key(seq: u64) -> Bytes {
     numbered(b'a', seq)
 }
 
+pub(super) fn file_value(file: &Attachment) -> Bytes {
+    serde_json::to_vec(file).expect("a struct of strings, numbers and bytes always serialises").into()
+}
+
+pub(super) fn file_of(value: &[u8]) -> Option<Attachment> {
+    serde_json::from_slice(value).ok()
+}
+
+pub(super) fn file_key(seq: u64) -> Bytes {
+    numbered(b'f', seq)
+}
+
 /// The attempt's key beside an event's key.
 pub(super) fn attempt_key_of(event_key: &[u8]) -> Bytes {
+    beside(event_key, b'a')
+}
+
+/// The key of its file beside an event's key.
+pub(super) fn file_key_of(event_key: &[u8]) -> Bytes {
+    beside(event_key, b'f')
+}
+
+fn beside(event_key: &[u8], first: u8) -> Bytes {
     let mut key = BytesMut::from(event_key);
-    if let Some(first) = key.first_mut() {
-        *first = b'a';
+    if let Some(byte) = key.first_mut() {
+        *byte = first;
     }
     key.freeze()
 }

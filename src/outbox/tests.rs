@@ -1,7 +1,7 @@
 use super::memory::{Fault, MemoryKv};
 use super::*;
 use crate::event::Status;
-use crate::message::{Incoming, Media};
+use crate::message::{Attachment, Content, ContentKind, FileKind, Incoming, Media};
 
 fn name() -> SessionName {
     SessionName::parse("shop").unwrap()
@@ -157,6 +157,72 @@ async fn an_unreadable_entry_does_not_block_the_ones_behind() {
     assert_eq!(kv.get(&Namespace::outbox("uid"), &event::event_key(0)).await.unwrap(), None);
 }
 
+fn file(id: &str) -> Attachment {
+    Attachment {
+        kind: FileKind::Image,
+        chat: "1@s.whatsapp.net".to_owned(),
+        sender: "1@s.whatsapp.net".to_owned(),
+        id: id.to_owned(),
+        direct_path: "/v/x".to_owned(),
+        media_key: Some(vec![1; 32]),
+        file_sha256: None,
+        file_enc_sha256: Some(vec![2; 32]),
+        file_length: 5,
+        extension: "jpg".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn an_event_with_a_file_is_pending_until_it_is_completed_over_a_reopening_too() {
+    let kv = Arc::new(MemoryKv::default());
+    let first = open(&kv).await;
+    first.commit_with_files(vec![(event("a"), None), (event("b"), Some(file("b")))]).await.unwrap();
+    first.commit_with_files(vec![(event("c"), Some(file("c")))]).await.unwrap();
+    assert_eq!(first.pending(), [1, 2]);
+    for outbox in [first, open(&kv).await] {
+        tokio::time::timeout(std::time::Duration::from_secs(5), outbox.attached()).await.expect("it is told");
+        assert_eq!(outbox.pending(), [1, 2]);
+        assert_eq!(outbox.file(1).await.unwrap(), Some((event("b"), file("b"))));
+        let pending: Vec<_> = outbox.head(9).await.unwrap().iter().map(|entry| entry.pending).collect();
+        assert_eq!(pending, [false, true, true]);
+    }
+    let outbox = open(&kv).await;
+    outbox.complete(1, Some(Bytes::from_static(b"{}"))).await.unwrap();
+    outbox.complete(2, None).await.unwrap();
+    assert_eq!((outbox.pending(), outbox.file(1).await.unwrap()), (vec![], None));
+    let entry = outbox.entry(1).await.unwrap().unwrap();
+    assert_eq!((entry.pending, &entry.event.body[..], entry.event.event_id.as_str()), (false, &b"{}"[..], "b"));
+    assert_eq!(outbox.entry(2).await.unwrap().unwrap().event, event("c"));
+    assert_eq!(outbox.depth(), Depth { messages: 3, statuses: 0, bytes: 12 + 2 + 12 });
+    for entry in outbox.head(9).await.unwrap() {
+        outbox.remove(&entry).await.unwrap();
+    }
+    outbox.complete(1, Some(Bytes::from_static(b"late"))).await.unwrap();
+    assert_eq!((ids(&outbox).await, outbox.depth()), (vec![], Depth::default()));
+}
+
+#[tokio::test]
+async fn an_event_that_goes_out_without_its_file_is_not_pending_any_more() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit_with_files(vec![(event("a"), Some(file("a")))]).await.unwrap();
+    outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
+    assert_eq!((outbox.pending(), open(&kv).await.pending()), (vec![], vec![]));
+    assert_eq!(kv.get(&Namespace::outbox("uid"), &event::file_key(0)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn entries_are_read_on_from_any_place() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a"), event("b"), event("c")]).await.unwrap();
+    let behind = |entries: Vec<Entry>| entries.into_iter().map(|entry| entry.seq).collect::<Vec<_>>();
+    assert_eq!(behind(outbox.after(0, 9).await.unwrap()), [1, 2]);
+    assert_eq!(behind(outbox.after(0, 1).await.unwrap()), [1]);
+    assert_eq!(behind(outbox.after(2, 9).await.unwrap()), [0; 0]);
+    assert_eq!(outbox.entry(9).await.unwrap(), None);
+}
+
 #[test]
 fn event_ids_depend_on_each_part_and_on_where_it_ends() {
     let id = event_id("uid", "chat", "sender", "id", "message");
@@ -187,6 +253,7 @@ fn bodies_have_the_contracts_members_in_order() {
         participant_name: Some("Ani".to_owned()),
         is_group: false,
         from_lid: None,
+        content: Content { kind: ContentKind::Text, ..Content::default() },
     };
     let event = NewEvent::message(&incoming);
     assert_eq!((event.event_id.as_str(), event.kind), ("ab", Kind::Message));
@@ -195,7 +262,7 @@ fn bodies_have_the_contracts_members_in_order() {
         concat!(
             r#"{"session":"shop","from":"6281111111111@s.whatsapp.net","message":"café 😀","#,
             r#""media":{"image":null,"video":null,"document":null,"audio":null},"id":"3EB0","event_id":"ab","#,
-            r#""timestamp":1700000000,"participant":null,"participant_name":"Ani","is_group":false,"from_lid":null}"#
+            r#""timestamp":1700000000,"participant":null,"participant_name":"Ani","is_group":false,"from_lid":null,"type":"text"}"#
         )
     );
     assert!(!format!("{event:?}").contains("caf"));

@@ -14,7 +14,9 @@ use tracing::Instrument;
 
 use super::Manager;
 use super::entry::{Command, Owner};
+use super::media;
 use super::state::{State, Step, next, pause};
+use crate::message::Attachment;
 use crate::outbox::{NewEvent, event_id};
 use crate::store::backend::{Lost, SessionBackend};
 use crate::store::registry::{AccountDetails, RecordState};
@@ -162,7 +164,7 @@ impl Task {
             let (entry, backend) = (entry.clone(), backend.clone());
             Box::pin(async move {
                 let entry = entry.upgrade().ok_or_else(|| anyhow!("the session is gone"))?;
-                if let Err(error) = entry.outbox.commit(events(&entry, received)).await {
+                if let Err(error) = entry.outbox.commit_with_files(events(&entry, received)).await {
                     // Nothing is acknowledged: the session reconnects and WhatsApp sends it again.
                     if let Some(backend) = backend.upgrade() {
                         backend.poison();
@@ -191,8 +193,13 @@ impl Task {
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut prodded = false;
         let token = self.token.clone();
+        let mut files = media::Fetching::default();
         loop {
             let connected = self.entry.view().state == State::Connected;
+            // Only while connected: a download that waits for the link must not hold the turn of another session.
+            files.keep(connected, || {
+                media::run(connection.clone(), self.entry.outbox.clone(), self.manager.files.clone())
+            });
             tokio::select! {
                 biased;
                 () = token.cancelled() => return Outcome::Cancelled,
@@ -227,7 +234,7 @@ impl Task {
                     }
                 }
                 Some(received) = inputs.late.recv() => {
-                    if let Err(error) = self.entry.outbox.commit(events(&self.entry, received)).await {
+                    if let Err(error) = self.entry.outbox.commit_with_files(events(&self.entry, received)).await {
                         tracing::warn!(%error, "a message outside the durable path was lost: the store refused it");
                         backend.poison();
                     }
@@ -237,6 +244,7 @@ impl Task {
                     let ask = async move { connection.request_resend(&chat, &sender, &id).await };
                     self.manager.tracker.spawn(ask.in_current_span());
                 }
+                () = files.go_on() => {}
                 () = connection.ended() => return Outcome::Renew(None),
                 _ = tick.tick(), if !connected => {
                     if began.elapsed() > RESTORE_TURN {
@@ -494,14 +502,18 @@ struct Inputs {
 }
 
 /// The events of received messages, named as this session's.
-fn events(entry: &Owner, received: Vec<Received>) -> Vec<NewEvent> {
+fn events(entry: &Owner, received: Vec<Received>) -> Vec<(NewEvent, Option<Attachment>)> {
     received
         .into_iter()
         .map(|mut received| {
             let id = event_id(&entry.uid, &received.chat, &received.sender, &received.incoming.id, "message");
             received.incoming.event_id = id;
             entry.name.as_str().clone_into(&mut received.incoming.session);
-            NewEvent::message(&received.incoming)
+            if received.attachment.is_some() {
+                // Until the file is there; what goes out if it never is.
+                received.incoming.content.media_error = Some(media::LATE.to_owned());
+            }
+            (NewEvent::message(&received.incoming), received.attachment)
         })
         .collect()
 }

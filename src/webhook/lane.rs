@@ -1,9 +1,8 @@
-//! The task that delivers one session's outbox, strictly in order.
+//! The task that delivers one session's outbox: in order, but no chat waits for the file of another.
 //!
 //! Started by `Webhook::attach`, ended by the sink's token, by `Lane::detach` or by dropping the `Lane`. It sleeps on
 //! the outbox's commits and on its own back-off, never on a poll.
 
-use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -14,11 +13,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
 use super::{Answer, Verdict, Webhook, policy};
+use queue::{Next, Queue};
+
 use crate::event::SessionName;
 use crate::outbox::{Entry, NewEvent, Outbox};
 
-/// Entries read at once: fewer reads of the store, a few hundred kB at most.
-const READ_AHEAD: usize = 16;
+mod queue;
 
 /// A session's running lane; dropping it ends the lane too, but does not wait.
 #[must_use = "dropping a lane ends it"]
@@ -52,7 +52,8 @@ pub(super) fn start(webhook: Webhook, outbox: Outbox) -> Lane {
     let detach = detached.clone().drop_guard();
     let tracker = webhook.inner.tracker.clone();
     let task = tracker.spawn(async move {
-        let run = Run { ended: webhook.inner.token.clone(), detached, webhook, outbox, ahead: VecDeque::new() };
+        let queue = Queue::new(outbox.clone(), webhook.inner.policy.file_wait);
+        let run = Run { ended: webhook.inner.token.clone(), detached, webhook, outbox, queue };
         run.guarded().await;
     });
     Lane { detach, task }
@@ -65,8 +66,8 @@ struct Run {
     ended: CancellationToken,
     /// The lane ends: an attempt under way is broken off, a write to the store never is, so that none comes late.
     detached: CancellationToken,
-    /// The oldest entries, read but not yet done.
-    ahead: VecDeque<Entry>,
+    /// What is to be posted next.
+    queue: Queue,
 }
 
 impl Run {
@@ -76,7 +77,7 @@ impl Run {
         while AssertUnwindSafe(self.run()).catch_unwind().await.is_err() {
             panics += 1;
             tracing::error!(session = %self.outbox.session(), panics, "a webhook lane panicked and starts over");
-            self.ahead.clear();
+            self.queue.start_over();
             if self.pause(self.webhook.inner.policy.delay(panics, policy::dice())).await.is_break() {
                 return;
             }
@@ -89,22 +90,31 @@ impl Run {
         }
         let mut store_failures = 0;
         while !self.ended.is_cancelled() && !self.detached.is_cancelled() {
-            if self.ahead.is_empty() {
-                match self.outbox.head(READ_AHEAD).await {
-                    Ok(entries) => (self.ahead, store_failures) = (entries.into(), 0),
-                    Err(error) => {
-                        store_failures += 1;
-                        if self.store_failed(&error, store_failures).await.is_break() {
-                            return;
-                        }
-                        continue;
+            let next = match self.queue.next().await {
+                Ok(next) => next,
+                Err(error) => {
+                    store_failures += 1;
+                    if self.store_failed(error.as_ref(), store_failures).await.is_break() {
+                        return;
                     }
+                    continue;
                 }
-            }
-            let Some(entry) = self.ahead.pop_front() else {
-                tokio::select! {
-                    () = self.outbox.committed() => continue,
-                    () = self.ending() => return,
+            };
+            store_failures = 0;
+            let entry = match next {
+                Next::Entry(entry) => entry,
+                Next::Nothing { until } => {
+                    let due = async {
+                        match until {
+                            Some(until) => tokio::time::sleep_until(until).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = self.outbox.committed() => continue,
+                        () = due => continue,
+                        () = self.ending() => return,
+                    }
                 }
             };
             let span =
@@ -158,7 +168,7 @@ impl Run {
         }
     }
 
-    async fn store_failed(&self, error: &(impl std::error::Error + Sync + 'static), failures: u32) -> Flow {
+    async fn store_failed(&self, error: &(dyn std::error::Error + Send + Sync + 'static), failures: u32) -> Flow {
         let session = self.outbox.session();
         tracing::warn!(%session, error = error as &dyn std::error::Error, "the outbox can't be used; trying again");
         self.pause(self.webhook.inner.policy.delay(failures, policy::dice())).await

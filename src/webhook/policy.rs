@@ -21,6 +21,8 @@ pub struct RetryPolicy {
     pub connect_limit: Duration,
     /// Time for one whole attempt, connecting included.
     pub attempt_limit: Duration,
+    /// How long a message waits for its file, and with it what its chat sends after it, before it goes without.
+    pub file_wait: Duration,
 }
 
 impl Default for RetryPolicy {
@@ -35,6 +37,8 @@ impl Default for RetryPolicy {
             connect_limit: Duration::from_secs(5),
             // Below the 20 s that a shutdown waits, so that an attempt under way ends by itself.
             attempt_limit: Duration::from_secs(15),
+            // A little more than the session's own limit for a download, which tells a reason.
+            file_wait: Duration::from_secs(60),
         }
     }
 }

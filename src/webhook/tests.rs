@@ -16,6 +16,8 @@ use crate::event::{SessionName, Status};
 use crate::outbox::memory::MemoryKv;
 use crate::outbox::{Kind, NewEvent, Notice};
 
+mod files;
+
 /// Every wait of these tests ends by then.
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -28,15 +28,24 @@ pub(super) enum Hosts {
 
 impl Hosts {
     fn rewrite(&self, url: &str) -> anyhow::Result<String> {
+        let url = one_query(url);
         match self {
-            Self::Real => Ok(url.to_owned()),
+            Self::Real => Ok(url),
             Self::StandIn(None) => bail!("no stand-in for WhatsApp's media hosts is set"),
             Self::StandIn(Some(base)) => {
-                let rest = url.split_once("://").map_or(url, |(_scheme, rest)| rest);
+                let rest = url.split_once("://").map_or(url.as_str(), |(_scheme, rest)| rest);
                 let path = rest.find('/').map_or("/", |slash| &rest[slash..]);
                 Ok(format!("{}{path}", base.trim_end_matches('/')))
             }
         }
+    }
+}
+
+/// The direct paths of files carry a query already; whatsapp-rust 0.7.0 (`wacore::download`) puts a second one behind it.
+fn one_query(url: &str) -> String {
+    match url.split_once('?') {
+        Some((path, query)) => format!("{path}?{}", query.replace('?', "&")),
+        None => url.to_owned(),
     }
 }
 
@@ -105,5 +114,12 @@ mod tests {
         assert_eq!(hosts.rewrite("https://web.whatsapp.com").unwrap(), "http://127.0.0.1:9/");
         assert!(Hosts::StandIn(None).rewrite("https://web.whatsapp.com/sw.js").is_err());
         assert_eq!(Hosts::Real.rewrite("https://a/b").unwrap(), "https://a/b");
+    }
+
+    #[test]
+    fn a_second_query_becomes_part_of_the_first() {
+        let rewritten = Hosts::Real.rewrite("https://a/v/t62/x.enc?ccb=11-4&oh=z?auth=A&token=T").unwrap();
+        assert_eq!(rewritten, "https://a/v/t62/x.enc?ccb=11-4&oh=z&auth=A&token=T");
+        assert_eq!(Hosts::Real.rewrite("https://a/x?auth=A").unwrap(), "https://a/x?auth=A");
     }
 }

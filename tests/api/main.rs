@@ -6,7 +6,9 @@
 
 mod delete;
 mod faults;
+mod files;
 mod group;
+mod inbound;
 mod kill;
 mod library;
 mod many;

@@ -61,8 +61,8 @@ impl Answer {
 /// Speaks to one gateway, in this process or another.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    base: String,
-    client: reqwest::Client,
+    pub(crate) base: String,
+    pub(crate) client: reqwest::Client,
 }
 
 impl Api {

@@ -257,6 +257,14 @@ impl Phone {
         self.0.send(&recipient(to)?, message).await
     }
 
+    /// The same under an id of the sender's own choice, which no server checks.
+    ///
+    /// # Errors
+    /// As [`Phone::sends_message`].
+    pub async fn sends_as(&self, id: &str, to: &str, message: wa::Message) -> anyhow::Result<String> {
+        self.0.send_as(id.to_owned(), &recipient(to)?, message).await
+    }
+
     /// Tells that messages were read; `participant` is their sender in a group.
     ///
     /// # Errors

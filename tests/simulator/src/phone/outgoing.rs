@@ -23,7 +23,11 @@ const RETRIES: u32 = 5;
 impl Inner {
     /// Sends a message and returns its id once the server took it.
     pub(super) async fn send(&self, to: &Jid, message: wa::Message) -> anyhow::Result<String> {
-        let id = message_id();
+        self.send_as(message_id(), to, message).await
+    }
+
+    /// The same under an id of the sender's own choice.
+    pub(super) async fn send_as(&self, id: String, to: &Jid, message: wa::Message) -> anyhow::Result<String> {
         let _sending = self.sending.lock().await;
         if to.is_group() {
             self.send_to_group(&id, to, message).await?;

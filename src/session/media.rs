@@ -1,0 +1,287 @@
+//! The message lane of one connection: fetches the files of messages that are committed, and completes their events.
+//!
+//! Started by the session's task with each connection, ended with it; what is left waits in the outbox for the next.
+//! Bounded in every direction: files at once, tries, time. A failure costs one message its file, never more.
+
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::Semaphore;
+
+use crate::media::{Folder, file_name};
+use crate::message::{Attachment, Content, FileKind, Incoming, Media};
+use crate::outbox::{Outbox, message_body};
+use crate::whatsapp::{Connection, DownloadError};
+
+/// Files at once in the whole process: each holds a thread of the blocking pool and a connection.
+pub(super) const AT_ONCE: usize = 16;
+/// Files at once of one session, so that one that is flooded does not take all turns.
+const AT_ONCE_HERE: usize = 6;
+/// A file that takes longer is given up; just below the time for which the webhook holds the message back.
+const LIMIT: Duration = Duration::from_secs(55);
+/// Tries of one file.
+const TRIES: u32 = 5;
+/// The pause after the first failed try; doubled after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The pause when the store can't be used.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The reason that a message is committed with: it is told when nothing else is known in time.
+pub(super) const LATE: &str = "The file did not arrive in time";
+const GONE: &str = "The file is no longer available on WhatsApp";
+const FAILED: &str = "The file could not be downloaded";
+const NOT_SAVED: &str = "The file could not be saved";
+
+/// What all sessions share for it.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    folder: Folder,
+    turns: Arc<Semaphore>,
+}
+
+impl Files {
+    pub(super) fn new(folder: Folder) -> Self {
+        Self { folder, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+}
+
+/// Fetches what is pending and what becomes so; returns only by being dropped.
+pub(super) async fn run(connection: Connection, outbox: Outbox, files: Files) {
+    let lane = Lane { connection, outbox, files };
+    let mut under_way = FuturesUnordered::new();
+    let mut taken = HashSet::new();
+    loop {
+        for seq in lane.outbox.pending() {
+            if taken.len() < AT_ONCE_HERE && taken.insert(seq) {
+                under_way.push(lane.settle(seq));
+            }
+        }
+        tokio::select! {
+            Some(seq) = under_way.next(), if !under_way.is_empty() => {
+                taken.remove(&seq);
+            }
+            () = lane.outbox.attached() => {}
+        }
+    }
+}
+
+/// The lane as its owner holds it: running or not.
+#[derive(Default)]
+pub(super) struct Fetching(Option<BoxFuture<'static, ()>>);
+
+impl Fetching {
+    /// Begins it or drops it.
+    pub(super) fn keep<F>(&mut self, running: bool, begin: impl FnOnce() -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        match (&self.0, running) {
+            (None, true) => self.0 = Some(begin().boxed()),
+            (Some(_), false) => self.0 = None,
+            _ => {}
+        }
+    }
+
+    /// Lets it go on; never returns. Cancelling loses nothing.
+    pub(super) async fn go_on(&mut self) {
+        match &mut self.0 {
+            Some(lane) => lane.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+struct Lane {
+    connection: Connection,
+    outbox: Outbox,
+    files: Files,
+}
+
+impl Lane {
+    /// Settles one pending event, or leaves it pending when the store can't be used; returns its number.
+    async fn settle(&self, seq: u64) -> u64 {
+        let settled = match self.outbox.file(seq).await {
+            Ok(Some((event, attachment))) => {
+                // Whatever strangers send must cost one file at most.
+                let fetch = AssertUnwindSafe(tokio::time::timeout(LIMIT, self.fetch(attachment))).catch_unwind();
+                let fetched = match fetch.await {
+                    Ok(Ok(fetched)) => fetched,
+                    Ok(Err(_elapsed)) => Err(LATE),
+                    Err(_panic) => Err(FAILED),
+                };
+                if let Err(reason) = fetched {
+                    tracing::warn!(event_id = event.event_id, reason, "a message goes out without its file");
+                }
+                self.outbox.complete(seq, completed(&event.body, fetched)).await
+            }
+            Ok(None) => self.outbox.complete(seq, None).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = settled {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a message's file could not be noted; trying again"
+            );
+            tokio::time::sleep(STORE_PAUSE).await;
+        }
+        seq
+    }
+
+    /// Downloads and saves a file.
+    async fn fetch(&self, mut attachment: Attachment) -> Result<Saved, &'static str> {
+        let (mut tries, mut asked) = (0, false);
+        loop {
+            tries += 1;
+            match self.try_fetch(&attachment).await {
+                Ok(saved) => return Ok(saved),
+                Err(Failure::Disk(error)) => {
+                    tracing::error!(%error, "a received file could not be saved");
+                    return Err(NOT_SAVED);
+                }
+                Err(Failure::Download(DownloadError::Gone)) if !asked => {
+                    asked = true;
+                    attachment.direct_path = self.connection.request_upload(&attachment).await.ok_or(GONE)?;
+                }
+                Err(Failure::Download(DownloadError::Gone)) => return Err(GONE),
+                Err(Failure::Download(DownloadError::Failed(error))) => {
+                    tracing::debug!(error = format!("{error:#}"), tries, "a file could not be downloaded");
+                    if tries == TRIES {
+                        return Err(FAILED);
+                    }
+                    tokio::time::sleep(FIRST_PAUSE * (1 << (tries - 1))).await;
+                }
+            }
+        }
+    }
+
+    async fn try_fetch(&self, attachment: &Attachment) -> Result<Saved, Failure> {
+        let _turn = self.files.turns.acquire().await.expect("the semaphore is never closed");
+        let folder = self.files.folder.clone();
+        let (temp, file) = on_disk(move || {
+            let temp = folder.temp()?;
+            let file = temp.as_file().try_clone()?;
+            Ok((temp, file))
+        })
+        .await?;
+        self.connection.download(attachment, file).await.map_err(Failure::Download)?;
+        let saved = Saved::new(attachment);
+        let (folder, names) = (self.files.folder.clone(), saved.clone());
+        on_disk(move || {
+            folder.save(&names.on_disk, temp)?;
+            folder.alias(&names.on_disk, &names.told)
+        })
+        .await?;
+        Ok(saved)
+    }
+}
+
+/// Why one try failed.
+enum Failure {
+    Disk(std::io::Error),
+    Download(DownloadError),
+}
+
+/// Runs file work on the blocking pool.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Failure::Disk),
+        Err(error) => Err(Failure::Disk(std::io::Error::other(error))),
+    }
+}
+
+/// The names of a saved file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Saved {
+    kind: FileKind,
+    /// The name that the webhook tells.
+    told: String,
+    /// The name with the extension. wa-gateway 4.7.1 tells documents without it: they get both.
+    on_disk: String,
+}
+
+impl Saved {
+    fn new(attachment: &Attachment) -> Self {
+        let on_disk = file_name(&attachment.id, &attachment.extension);
+        let told = if attachment.kind == FileKind::Document { file_name(&attachment.id, "") } else { on_disk.clone() };
+        Self { kind: attachment.kind, told, on_disk }
+    }
+}
+
+/// The body of an event whose file came, or did not; `None`: the body stays what it is.
+fn completed(body: &Bytes, fetched: Result<Saved, &'static str>) -> Option<Bytes> {
+    let mut incoming: Incoming = serde_json::from_slice(body).ok()?;
+    let Incoming { media, content, .. } = &mut incoming;
+    match fetched {
+        Ok(saved) => name(media, content, saved),
+        Err(reason) => content.media_error = Some(reason.to_owned()),
+    }
+    Some(message_body(&incoming))
+}
+
+fn name(media: &mut Media, content: &mut Content, saved: Saved) {
+    content.media_error = None;
+    let member = match saved.kind {
+        FileKind::Image => &mut media.image,
+        FileKind::Video => &mut media.video,
+        FileKind::Audio => &mut media.audio,
+        FileKind::Document => &mut media.document,
+        FileKind::Sticker => &mut content.sticker,
+    };
+    *member = Some(saved.told);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(kind: FileKind, id: &str, extension: &str) -> Saved {
+        Saved::new(&Attachment {
+            kind,
+            chat: String::new(),
+            sender: String::new(),
+            id: id.to_owned(),
+            direct_path: "/x".to_owned(),
+            media_key: None,
+            file_sha256: None,
+            file_enc_sha256: None,
+            file_length: 0,
+            extension: extension.to_owned(),
+        })
+    }
+
+    #[test]
+    fn documents_are_told_without_their_extension() {
+        for (kind, extension, told, on_disk) in [
+            (FileKind::Image, "jpg", "3EB0.jpg", "3EB0.jpg"),
+            (FileKind::Document, "pdf", "3EB0", "3EB0.pdf"),
+            (FileKind::Document, "undefined", "3EB0", "3EB0.undefined"),
+            (FileKind::Document, "js/x", "3EB0", "3EB0"),
+        ] {
+            let saved = saved(kind, "3EB0", extension);
+            assert_eq!((saved.told.as_str(), saved.on_disk.as_str()), (told, on_disk));
+        }
+        assert!(!saved(FileKind::Image, "../../x", "jpg").told.contains(['/', '\\']));
+    }
+
+    #[test]
+    fn a_completed_body_names_the_file_or_the_reason() {
+        let body = Bytes::from_static(
+            br#"{"session":"a","from":"1@s.whatsapp.net","message":null,"media":{"image":null,"video":null,"document":null,"audio":null},"id":"3EB0","event_id":"e","timestamp":1,"participant":null,"participant_name":null,"is_group":false,"from_lid":null,"type":"image","mimetype":"image/png","media_error":"The file did not arrive in time"}"#,
+        );
+        let came = completed(&body, Ok(saved(FileKind::Image, "3EB0", "jpg"))).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&came).unwrap(),
+            r#"{"session":"a","from":"1@s.whatsapp.net","message":null,"media":{"image":"3EB0.jpg","video":null,"document":null,"audio":null},"id":"3EB0","event_id":"e","timestamp":1,"participant":null,"participant_name":null,"is_group":false,"from_lid":null,"type":"image","mimetype":"image/png"}"#
+        );
+        let gone = completed(&body, Err(GONE)).unwrap();
+        assert_eq!(gone.len(), body.len() - LATE.len() + GONE.len());
+        assert!(std::str::from_utf8(&gone).unwrap().ends_with(&format!(r#""media_error":"{GONE}"}}"#)));
+        assert_eq!(completed(&Bytes::from_static(b"junk"), Err(GONE)), None);
+    }
+}
