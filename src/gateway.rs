@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, KeySetting, keyfile};
 use crate::event::SessionName;
-use crate::http::{self, AppState, Auth, Limits};
+use crate::http::{self, AppState, Auth, Dashboard, Limits};
 use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
@@ -110,7 +110,8 @@ impl Gateway {
             }
             KeySetting::Open => Auth::open(),
         };
-        let router = http::router(AppState { sessions, auth, development: config.development });
+        let router =
+            http::router(AppState { sessions, auth, dashboard: Dashboard::default(), development: config.development });
         let serving = http::serve(listener, router, Limits::default(), soft.clone(), hard.clone(), tracker.clone());
         // A server that ends by itself, a panic included, ends the process instead of leaving it half dead.
         let failed = CancellationToken::new();

@@ -11,10 +11,13 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::session::SessionManager;
 
+mod asset;
 mod auth;
+mod dashboard;
 mod error;
 mod extract;
 mod layer;
+mod login;
 mod message;
 mod page;
 mod route;
@@ -22,6 +25,7 @@ mod serve;
 mod session;
 
 pub use auth::{Auth, Scope};
+pub use dashboard::Dashboard;
 pub use route::{Endpoint, endpoints};
 pub use serve::{Limits, serve};
 
@@ -35,6 +39,8 @@ pub struct AppState {
     pub sessions: SessionManager,
     /// Who may call.
     pub auth: Auth,
+    /// What the dashboard remembers.
+    pub dashboard: Dashboard,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
 }
@@ -43,7 +49,7 @@ pub struct AppState {
 ///
 /// `get` answers HEAD too; `get_with_effect` does not, because HEAD must change nothing.
 fn routes(state: &AppState) -> Routes {
-    use Scope::{Manage, Public, Read, Send};
+    use Scope::{Dashboard, Manage, Public, Read, Send};
     Routes::new(state)
         .add(Route::new("/health").get(Public, health))
         // wa-gateway 4.7.1 documents the answer to a missing id; clients build the path from an empty variable.
@@ -69,6 +75,20 @@ fn routes(state: &AppState) -> Routes {
             Send,
             message::send_text,
         ))
+        .add(Route::new("/assets/{*path}").get(Public, asset::file))
+        .add(Route::new("/auth/login").get(Public, login::page).on(Method::POST, Public, login::sign_in))
+        .add(Route::new("/auth/logout").on(Method::POST, Dashboard, login::sign_out))
+        .add(Route::new("/").get(Dashboard, dashboard::home))
+        .add(Route::new("/dashboard").get(Dashboard, dashboard::overview))
+        .add(Route::new("/dashboard/sessions").get(Dashboard, dashboard::sessions))
+        .add(Route::new("/dashboard/sessions/create").get(Dashboard, dashboard::create_page).on(
+            Method::POST,
+            Dashboard,
+            dashboard::create,
+        ))
+        .add(Route::new("/dashboard/sessions/create/qr").get(Dashboard, dashboard::code))
+        .add(Route::new("/dashboard/sessions/delete").on(Method::POST, Dashboard, dashboard::delete))
+        .add(Route::new("/dashboard/messages/send-text-api").on(Method::POST, Dashboard, dashboard::send_text))
 }
 
 /// The whole service: the routes within the layers. The first layer below is the innermost.
@@ -79,7 +99,7 @@ pub fn router(state: AppState) -> Router {
         );
     }
     let development = state.development;
-    let table = routes(&state).into_router().fallback(|| async { ApiError::route_not_found() }).with_state(state);
+    let table = routes(&state).into_router().fallback(dashboard::unknown).with_state(state);
     // Layers of a router run after it has chosen a route, but dot segments must go before: hence a second one around it.
     let mut router = Router::new()
         .fallback_service(any(move |request| tower::ServiceExt::oneshot(table.clone(), layer::without_dots(request))))
