@@ -1,5 +1,7 @@
 //! The dashboard as a browser meets it, without one: cookies, guards, limits, forms and what they change.
 
+use std::net::IpAddr;
+
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, redirect};
 use serde_json::json;
@@ -188,6 +190,10 @@ async fn wrong_keys_are_limited_for_their_client_and_right_ones_are_not() {
     assert!(refused.body.contains("Too many login attempts. Please try again later."));
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=60).contains(&wait), "{wait}");
+    let neighbour = reqwest::Client::builder().no_proxy().redirect(redirect::Policy::none()).timeout(STEP);
+    let neighbour = neighbour.local_address(IpAddr::from([127, 0, 0, 2])).build().unwrap();
+    let neighbour = Browser { base: browser.base.clone(), client: neighbour, headers: HeaderMap::new() };
+    neighbour.sign_in(KEY).await.expect(302);
     let refused = browser.with("accept-language", "id-ID,id;q=0.9").sign_in(KEY).await.expect(429);
     assert!(refused.body.contains("<html lang=\"id\">") && refused.body.contains("Terlalu banyak percobaan"));
 

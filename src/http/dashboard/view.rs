@@ -157,7 +157,7 @@ pub(super) fn overview(t: &'static Words, login: &Login, sessions: &[SessionSumm
 }
 
 /// One session as a card or a page shows it.
-struct Shown<'a> {
+struct Card<'a> {
     id: &'a str,
     status: Status,
     name: &'a str,
@@ -166,7 +166,7 @@ struct Shown<'a> {
     since: String,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> Card<'a> {
     fn new(session: &'a SessionSummary) -> Self {
         let details = session.details.as_ref();
         Self {
@@ -257,7 +257,7 @@ struct SessionsBody<'a> {
     t: &'static Words,
     csrf: &'a str,
     new_id: &'a str,
-    sessions: Vec<Shown<'a>>,
+    sessions: Vec<Card<'a>>,
 }
 
 /// The page of `/dashboard/sessions`; `new_id` is the name that the next session is offered.
@@ -267,7 +267,7 @@ pub(super) fn sessions(
     new_id: &str,
     sessions: &[SessionSummary],
 ) -> Result<Response, ApiError> {
-    let sessions = sessions.iter().map(Shown::new).collect();
+    let sessions = sessions.iter().map(Card::new).collect();
     let body = SessionsBody { t, csrf: login.form_token(), new_id, sessions };
     page(t, Place::Sessions, Some(login), &body)
 }
@@ -309,7 +309,7 @@ struct CreateBody<'a> {
     t: &'static Words,
     csrf: &'a str,
     id: &'a str,
-    session: Option<Shown<'a>>,
+    session: Option<Card<'a>>,
     error: Option<&'static str>,
 }
 
@@ -321,6 +321,6 @@ pub(super) fn create(
     session: Option<&SessionSummary>,
     error: Option<&'static str>,
 ) -> Result<Response, ApiError> {
-    let session = session.map(Shown::new);
+    let session = session.map(Card::new);
     page(t, Place::Create, Some(login), &CreateBody { t, csrf: login.form_token(), id, session, error })
 }

@@ -165,8 +165,8 @@ pub(in crate::http) static ENGLISH: Words = Words {
 pub(in crate::http) static INDONESIAN: Words = Words {
     lang: "id",
     title_login: "WA Gateway",
-    title_dashboard: "Dashboard",
-    title_sessions: "Sessions",
+    title_dashboard: "Dasbor",
+    title_sessions: "Sesi",
     skip: "Langsung ke isi",
     overview: "Ringkasan",
     sessions: "Sesi",
