@@ -75,7 +75,6 @@ pub(super) async fn create(
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, ApiError> {
-    check_form(&login, &headers, &fields)?;
     let words = Words::of(&headers);
     let id = fields.string("id")?;
     let again = |status: StatusCode, text: &'static str| {
@@ -83,6 +82,10 @@ pub(super) async fn create(
         *response.status_mut() = status;
         Ok(response)
     };
+    if check_form(&login, &headers, &fields).is_err() {
+        // A page from before a restart: the one that is shown now has a token that works.
+        return again(StatusCode::FORBIDDEN, words.failed);
+    }
     let name = match SessionName::parse(&id) {
         Ok(name) => name,
         Err(SessionNameError::Blank) => return again(StatusCode::BAD_REQUEST, words.blank),

@@ -314,7 +314,8 @@ async fn looking_starts_nothing_and_hostile_names_stay_text() {
         let page = browser.form("/dashboard/sessions/create", &[("csrf", &token), ("id", id)]).await.expect(400);
         assert!(page.body.contains(text) && page.body.contains("id=\"id-error\""), "{id}: {}", page.body);
     }
-    browser.form("/dashboard/sessions/create", &[("id", "n1")]).await.expect(403);
+    let stale = browser.form("/dashboard/sessions/create", &[("id", "n1"), ("csrf", "stale")]).await.expect(403);
+    assert_eq!(stale.token(), token, "the answer is the page with a token that works");
     let foreign = browser.with("sec-fetch-site", "same-site");
     foreign.form("/dashboard/sessions/create", &[("csrf", &token), ("id", "n1")]).await.expect(403);
     assert_eq!(gateway.api.get("/session").await.body, r#"{"data":[]}"#);

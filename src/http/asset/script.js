@@ -47,7 +47,8 @@
   addEventListener("pageshow", (event) => event.persisted && location.reload());
 
   if (!list) return;
-  const PAUSE = 3000; // milliseconds between two looks
+  // Milliseconds until the next look: a long list is looked at less often.
+  const pause = () => Math.max(3000, 30 * list.children.length);
   const sending = document.getElementById("send-text");
   const deleting = document.getElementById("delete-session");
 
@@ -95,9 +96,9 @@
         away = true;
       }
     }
-    setTimeout(look, PAUSE);
+    setTimeout(look, pause());
   };
-  setTimeout(look, PAUSE);
+  setTimeout(look, pause());
 
   const open = (dialog, id, button) => {
     dialog.dataset.of = id;

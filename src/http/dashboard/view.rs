@@ -99,7 +99,7 @@ fn page(t: &'static Words, place: Place, login: Option<&Login>, body: &impl Temp
 #[derive(Template)]
 #[template(
     ext = "html",
-    source = r##"<section class="card login" aria-labelledby="login-heading">
+    source = r#"<section class="card login" aria-labelledby="login-heading">
 <svg viewBox="0 0 32 32" width="48" height="48" aria-hidden="true"><rect width="32" height="32" rx="9" class="brand-back"/><path d="M9 10.5h14a2 2 0 0 1 2 2v7a2 2 0 0 1-2 2h-7.5L11 25v-3.5H9a2 2 0 0 1-2-2v-7a2 2 0 0 1 2-2z" class="brand-front"/></svg>
 <h1 id="login-heading">WA Gateway</h1>
 <p class="lead">{{ t.login_lead }}</p>
@@ -112,7 +112,7 @@ fn page(t: &'static Words, place: Place, login: Option<&Login>, body: &impl Temp
 </div>
 <button class="button primary wide" type="submit">{{ t.login_button }}</button>
 </form>
-</section>"##
+</section>"#
 )]
 struct LoginBody {
     t: &'static Words,
@@ -127,7 +127,7 @@ pub(in crate::http) fn login(t: &'static Words, error: Option<&'static str>) -> 
 #[derive(Template)]
 #[template(
     ext = "html",
-    source = r##"<div class="page-head">
+    source = r#"<div class="page-head">
 <div><h1>{{ t.overview_heading }}</h1>
 <p class="lead">{{ t.overview_lead }}</p></div>
 </div>
@@ -139,7 +139,7 @@ pub(in crate::http) fn login(t: &'static Words, error: Option<&'static str>) -> 
 <a class="card go" href="/dashboard/sessions">
 <span><strong>{{ t.manage }}</strong><span class="lead">{{ t.manage_lead }}</span></span>
 <svg viewBox="0 0 24 24" width="24" height="24" aria-hidden="true" class="arrow"><path d="M5 12h13M13 6l6 6-6 6"/></svg>
-</a>"##
+</a>"#
 )]
 struct OverviewBody {
     t: &'static Words,
@@ -200,7 +200,7 @@ impl<'a> Card<'a> {
 #[derive(Template)]
 #[template(
     ext = "html",
-    source = r##"<div class="page-head">
+    source = r#"<div class="page-head">
 <div><h1>{{ t.sessions_heading }}</h1>
 <p class="lead">{{ t.sessions_lead }}</p></div>
 </div>
@@ -251,7 +251,7 @@ impl<'a> Card<'a> {
 <p id="delete-error" class="error" role="alert"></p>
 <div class="actions"><button class="button quiet" type="button" data-close>{{ t.cancel }}</button><button class="button danger filled" type="submit" data-submit>{{ t.delete_button }}</button></div>
 </form>
-</dialog>"##
+</dialog>"#
 )]
 struct SessionsBody<'a> {
     t: &'static Words,
@@ -276,7 +276,7 @@ pub(super) fn sessions(
 #[derive(Template)]
 #[template(
     ext = "html",
-    source = r##"<div class="page-head">
+    source = r#"<div class="page-head">
 <div><p class="crumb"><a href="/dashboard/sessions">{{ t.back }}</a></p>
 <h1>{{ t.create_heading }}</h1></div>
 </div>
@@ -303,7 +303,7 @@ pub(super) fn sessions(
 <ol><li>{{ t.step_open }}</li><li>{{ t.step_menu }}</li><li>{{ t.step_scan }}</li></ol>
 </div>
 <noscript><p class="notice">{{ t.no_script }}</p></noscript>
-</section>"##
+</section>"#
 )]
 struct CreateBody<'a> {
     t: &'static Words,

@@ -220,3 +220,27 @@ test('a hostile name stays text, in Indonesian and by keyboard', { timeout: 120_
   assert.deepEqual(faults, [])
   await close()
 })
+
+test('a code that changes is drawn anew, and what ends elsewhere is told', { timeout: 120_000 }, async () => {
+  const { page, origin, faults, loads, close } = await open('en')
+  await signIn(page, origin)
+  const first = await gateway.begin('later')
+  await page.goto(`${origin}/dashboard/sessions/create?id=later`)
+  const loaded = loads.length
+  await poll('the first code to be drawn', async () => (await decode(page)) === first)
+  await gateway.remove('later')
+  await page.waitForSelector('#link[data-state=disconnected]')
+  assert.equal(await page.$eval('#link form', (form) => form.hidden), false, 'a new code is one click away')
+  await inspect(page, 'stopped')
+  const second = await gateway.begin('later')
+  assert.notEqual(second, first)
+  await poll('the second code to be drawn', async () => (await decode(page)) === second)
+  assert.equal(loads.length, loaded, 'without a reload')
+
+  await page.goto(`${origin}/dashboard/sessions`)
+  await page.waitForSelector(card('later'))
+  await gateway.remove('later')
+  await page.waitForFunction(() => !document.querySelector('[data-card]'))
+  assert.deepEqual(faults, [])
+  await close()
+})
