@@ -281,6 +281,7 @@ pub(super) fn sessions(
 <h1>{{ t.create_heading }}</h1></div>
 </div>
 <section class="card link" id="link" data-id="{{ id }}" data-state="{% if let Some(session) = session %}{{ session.status.as_str() }}{% else %}new{% endif %}" data-waiting="{{ t.state_waiting }}" data-pending="{{ t.state_pending }}" data-connecting="{{ t.state_connecting }}" data-connected="{{ t.state_connected }}" data-disconnected="{{ t.state_disconnected }}" data-label="{{ t.qr_label }}">
+<div class="side">
 <div class="live"{% if session.is_none() %} hidden{% endif %}>
 <p class="of">{{ id }}</p>
 <p id="status" role="status" aria-live="polite">{% if let Some(session) = session %}{% if session.is_connected() %}{{ t.state_connected }}{% else if session.status == Status::Connecting %}{{ t.state_waiting }}{% else %}{{ t.state_disconnected }}{% endif %}{% endif %}</p>
@@ -298,6 +299,7 @@ pub(super) fn sessions(
 {% endif %}{% if let Some(error) = error %}<p class="error" id="id-error" role="alert">{{ error }}</p>
 {% endif %}<button class="button primary wide" type="submit">{{ t.show_qr }}</button>
 </form>
+</div>
 <div class="steps"{% if let Some(session) = session %}{% if session.is_connected() %} hidden{% endif %}{% endif %}>
 <h2>{{ t.steps_heading }}</h2>
 <ol><li>{{ t.step_open }}</li><li>{{ t.step_menu }}</li><li>{{ t.step_scan }}</li></ol>
