@@ -45,27 +45,30 @@ after(async () => {
   await simulator?.stop()
 }, { timeout: 60_000 })
 
-/** A page that notes what must not happen: errors on the console, and requests to another host. */
+/** A page, and a list of what must not happen on it: errors on the console, and requests to another host. */
 async function open(language) {
   const context = await browser.createBrowserContext()
-  const page = await context.newPage()
-  page.setDefaultTimeout(DEADLINE)
-  await page.setViewport(SIZES.desktop)
-  await page.setExtraHTTPHeaders({ 'accept-language': language })
   const origin = `http://127.0.0.1:${gateway.port}`
   const faults = []
   const loads = []
-  page.on('console', (message) => ['error', 'warn'].includes(message.type()) && faults.push(`console: ${message.text()}`))
-  page.on('pageerror', (error) => faults.push(`error: ${error.message}`))
-  page.on('request', (request) => {
-    if (!request.url().startsWith(`${origin}/`) && !request.url().startsWith('data:')) faults.push(`request: ${request.url()}`)
-    if (request.isNavigationRequest()) loads.push(request.url())
-  })
-  page.on('dialog', (dialog) => {
-    faults.push(`dialog: ${dialog.message()}`)
-    dialog.dismiss()
-  })
-  return { page, origin, faults, loads, close: () => context.close() }
+  const window = async () => {
+    const page = await context.newPage()
+    page.setDefaultTimeout(DEADLINE)
+    await page.setViewport(SIZES.desktop)
+    await page.setExtraHTTPHeaders({ 'accept-language': language })
+    page.on('console', (message) => ['error', 'warn'].includes(message.type()) && faults.push(`console: ${message.text()}`))
+    page.on('pageerror', (error) => faults.push(`error: ${error.message}`))
+    page.on('request', (request) => {
+      if (!request.url().startsWith(`${origin}/`) && !request.url().startsWith('data:')) faults.push(`request: ${request.url()}`)
+      if (request.isNavigationRequest()) loads.push(request.url())
+    })
+    page.on('dialog', (dialog) => {
+      faults.push(`dialog: ${dialog.message()}`)
+      dialog.dismiss()
+    })
+    return page
+  }
+  return { page: await window(), window, origin, faults, loads, close: () => context.close() }
 }
 
 /** No serious fault for assistive technology, and nothing that needs scrolling sideways: light, dark, wide and narrow. */
@@ -110,7 +113,7 @@ const text = (page, selector) => page.$eval(selector, (element) => element.textC
 const card = (name) => `[data-card="${name}"]`
 
 test('from signing in to signing out', { timeout: 180_000 }, async () => {
-  const { page, origin, faults, loads, close } = await open('en-US,en;q=0.9')
+  const { page, window, origin, faults, loads, close } = await open('en-US,en;q=0.9')
   await page.goto(`${origin}/auth/login`)
   await page.type('#password', 'wrong')
   await Promise.all([page.waitForNavigation(), page.click('button[type=submit]')])
@@ -123,10 +126,7 @@ test('from signing in to signing out', { timeout: 180_000 }, async () => {
   await inspect(page, 'empty')
 
   // A second window looks at the list all the while.
-  const list = await page.browserContext().newPage()
-  list.setDefaultTimeout(DEADLINE)
-  list.on('console', (message) => message.type() === 'error' && faults.push(`list: ${message.text()}`))
-  list.on('pageerror', (error) => faults.push(`list: ${error.message}`))
+  const list = await window()
   await list.goto(`${origin}/dashboard/sessions`)
   await list.evaluate(() => (globalThis.notReloaded = true))
 
@@ -166,6 +166,7 @@ test('from signing in to signing out', { timeout: 180_000 }, async () => {
   await list.keyboard.press('Tab')
   await list.click('#send-text [data-submit]')
   await list.waitForFunction(() => document.getElementById('send-error').textContent !== '')
+  // Chromium itself writes a refusal to the console.
   faults.splice(0, faults.length, ...faults.filter((fault) => !fault.includes('status of 400')))
   await list.$eval('#send-to', (input) => (input.value = ''))
   await list.type('#send-to', `+${FRIEND}`)
