@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, KeySetting, keyfile};
 use crate::event::SessionName;
-use crate::http::{self, AppState, Auth, Limits};
+use crate::http::{self, AppState, Auth, Dashboard, Limits};
 use crate::media::{self, Fetcher, Folder};
 use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
@@ -126,6 +126,7 @@ impl Gateway {
         let router = http::router(AppState {
             sessions,
             auth,
+            dashboard: Dashboard::default(),
             development: config.development,
             media_dir: config.media_dir.clone().into(),
         });

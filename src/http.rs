@@ -14,11 +14,14 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::session::SessionManager;
 
+mod asset;
 mod auth;
+mod dashboard;
 mod error;
 mod extract;
 mod files;
 mod layer;
+mod login;
 mod message;
 mod page;
 mod route;
@@ -26,6 +29,7 @@ mod serve;
 mod session;
 
 pub use auth::{Auth, Scope};
+pub use dashboard::Dashboard;
 pub use route::{Endpoint, endpoints};
 pub use serve::{Limits, serve};
 
@@ -39,6 +43,8 @@ pub struct AppState {
     pub sessions: SessionManager,
     /// Who may call.
     pub auth: Auth,
+    /// What the dashboard remembers.
+    pub dashboard: Dashboard,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
     /// Where received files are; served below `/media`.
@@ -49,7 +55,7 @@ pub struct AppState {
 ///
 /// `get` answers HEAD too; `get_with_effect` does not, because HEAD must change nothing.
 fn routes(state: &AppState) -> Routes {
-    use Scope::{Manage, Public, Read, Send};
+    use Scope::{Dashboard, Manage, Public, Read, Send};
     Routes::new(state)
         .add(Route::new("/health").get(Public, health))
         // wa-gateway 4.7.1 documents the answer to a missing id; clients build the path from an empty variable.
@@ -76,6 +82,20 @@ fn routes(state: &AppState) -> Routes {
             message::send_text,
         ))
         .add(Route::new("/media/{*name}").get(Public, files::media))
+        .add(Route::new("/assets/{*path}").get(Public, asset::file))
+        .add(Route::new("/auth/login").get(Public, login::page).on(Method::POST, Public, login::sign_in))
+        .add(Route::new("/auth/logout").on(Method::POST, Dashboard, login::sign_out))
+        .add(Route::new("/").get(Dashboard, dashboard::home))
+        .add(Route::new("/dashboard").get(Dashboard, dashboard::overview))
+        .add(Route::new("/dashboard/sessions").get(Dashboard, dashboard::sessions))
+        .add(Route::new("/dashboard/sessions/create").get(Dashboard, dashboard::create_page).on(
+            Method::POST,
+            Dashboard,
+            dashboard::create,
+        ))
+        .add(Route::new("/dashboard/sessions/create/qr").get(Dashboard, dashboard::code))
+        .add(Route::new("/dashboard/sessions/delete").on(Method::POST, Dashboard, dashboard::delete))
+        .add(Route::new("/dashboard/messages/send-text-api").on(Method::POST, Dashboard, dashboard::send_text))
 }
 
 /// The whole service: the routes within the layers. The first layer below is the innermost.
@@ -86,7 +106,7 @@ pub fn router(state: AppState) -> Router {
         );
     }
     let development = state.development;
-    let table = routes(&state).into_router().fallback(|| async { ApiError::route_not_found() }).with_state(state);
+    let table = routes(&state).into_router().fallback(dashboard::unknown).with_state(state);
     // Layers of a router run after it has chosen a route, but dot segments must go before: hence a second one around it.
     let mut router = Router::new()
         .fallback_service(any(move |request| tower::ServiceExt::oneshot(table.clone(), layer::without_dots(request))))

@@ -10,7 +10,7 @@
 //!              main ──▶ cli (log, signals, flags), config (the settings)
 //!               └────▶ gateway     composition: builds every room, owns tokens and trackers
 //!    ┌────────────────────┴────────────────────────────────────────┐
-//!  4 │  http (routes, auth, errors, QR page)        webhook (sink) │  the edges: in and out
+//!  4 │  http (routes, auth, errors, dashboard)      webhook (sink) │  the edges: in and out
 //!    └────────┬───────────────────────────────────────▲────────────┘
 //!  3          ▼                                       ┆ events flow up through the outbox and a channel
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
@@ -82,9 +82,9 @@
 //!
 //! Mended knowingly: a start always answers, two at once make one session, and a waiting one hands out its current
 //! code. GET works for start and logout, HEAD changes nothing. Delete works in every state and is final. Unknown paths
-//! are 404 and wrong methods 405 instead of a redirect to a login page. What the caller did wrong is a 4xx instead of a
-//! 500. Bodies, headers and times have limits. A failed webhook is tried again, and every message of a batch is
-//! reported.
+//! are 404 and wrong methods 405; only the dashboard's own paths redirect to the login page, and looking at a page there
+//! starts nothing. What the caller did wrong is a 4xx instead of a 500. Bodies, headers and times have limits. A failed
+//! webhook is tried again, and every message of a batch is reported.
 
 pub mod cli;
 pub mod config;

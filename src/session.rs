@@ -280,6 +280,13 @@ impl SessionManager {
         self.entry(name).map(|entry| entry.summary())
     }
 
+    /// The code that a session shows now, for whoever keeps looking: as long as somebody does, codes are renewed.
+    ///
+    /// `None`: it waits for no scan.
+    pub fn code(&self, name: &str) -> Option<String> {
+        self.entry(name)?.look()
+    }
+
     /// Starts a session, or hands out the current QR of one that waits for a scan.
     ///
     /// A cancelled call leaves the start going on.

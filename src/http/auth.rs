@@ -1,8 +1,11 @@
-//! Who calls: the API key of a request, and what its holder may do.
+//! Who calls: the API key of a request or the cookie of a browser, and what its holder may do.
 //!
-//! Called by the guard around every handler; handlers see the [`Principal`] only.
+//! Called by the guard around every handler; handlers see the [`Principal`] or the [`Login`] only.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
@@ -13,6 +16,12 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::error::ApiError;
+
+mod cookie;
+
+pub(super) use cookie::Refused;
+
+use cookie::Logins;
 
 /// What an endpoint asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +34,8 @@ pub enum Scope {
     Send,
     /// To start, log out and delete sessions.
     Manage,
+    /// To use the dashboard: its cookie, and not the key.
+    Dashboard,
 }
 
 /// The caller of a guarded endpoint: its key was right.
@@ -46,6 +57,8 @@ impl Principal {
             Scope::Read => self.read,
             Scope::Send => self.send,
             Scope::Manage => self.manage,
+            // Contract section 8: the key does not open the dashboard.
+            Scope::Dashboard => false,
         }
     }
 }
@@ -59,22 +72,58 @@ impl<S: Sync> FromRequestParts<S> for Principal {
     }
 }
 
+/// A person at the dashboard: the cookie was right, or none is needed.
+#[derive(Clone)]
+pub(super) struct Login {
+    /// What each form of this person carries; no other page can read it.
+    form_token: String,
+    /// There is no key: nothing to sign out of.
+    pub(super) is_open: bool,
+}
+
+impl Login {
+    pub(super) fn form_token(&self) -> &str {
+        &self.form_token
+    }
+
+    /// Whether a form carries the token of this login.
+    pub(super) fn issued(&self, token: &str) -> bool {
+        bool::from(self.form_token.as_bytes().ct_eq(token.as_bytes()))
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("is_open", &self.is_open).finish_non_exhaustive()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Login {
+    type Rejection = ApiError;
+
+    /// The guard has put it there; a request that came past it is refused.
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(ApiError::unauthorized)
+    }
+}
+
 /// How callers are told apart.
 #[derive(Clone)]
 pub struct Auth {
     /// `None`: everybody is let in. Hashed, so that comparing takes the same time for every length.
     key: Option<[u8; 32]>,
+    logins: Arc<Logins>,
 }
 
 impl Auth {
     /// Lets in who knows this key.
     pub fn key(key: &SecretString) -> Self {
-        Self { key: Some(Sha256::digest(key.expose_secret()).into()) }
+        Self { key: Some(Sha256::digest(key.expose_secret()).into()), logins: Arc::new(Logins::new()) }
     }
 
     /// Lets in everybody.
     pub fn open() -> Self {
-        Self { key: None }
+        Self { key: None, logins: Arc::new(Logins::new()) }
     }
 
     /// Whether everybody is let in.
@@ -93,6 +142,29 @@ impl Auth {
             None => header_key(headers).is_some_and(|value| is_key(&value)) || other_headers(headers).any(is_key),
         };
         right.then_some(Principal::ALL)
+    }
+
+    /// The person whose cookie this is; `None`: nobody is signed in.
+    pub(super) fn login(&self, headers: &HeaderMap) -> Option<Login> {
+        let is_open = self.is_open();
+        let token = if is_open { String::new() } else { self.logins.find(headers, Instant::now())? };
+        Some(Login { form_token: self.logins.form_token(&token)?, is_open })
+    }
+
+    /// Signs in who knows the key; gives the value of the `set-cookie` header.
+    pub(super) fn sign_in(&self, client: IpAddr, password: &str, secure: bool) -> Result<String, Refused> {
+        let token = self.logins.sign_in(client, Instant::now(), || match &self.key {
+            Some(key) => bool::from(Sha256::digest(password).ct_eq(key)),
+            None => password.is_empty(),
+        })?;
+        let secure = if secure { "; Secure" } else { "" };
+        Ok(format!("{}={token}; Path=/; HttpOnly; SameSite=Lax{secure}", cookie::NAME))
+    }
+
+    /// Ends the login of this cookie; gives the `set-cookie` that makes a browser forget it.
+    pub(super) fn sign_out(&self, headers: &HeaderMap) -> String {
+        self.logins.sign_out(headers);
+        format!("{}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0", cookie::NAME)
     }
 }
 

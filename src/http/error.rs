@@ -97,6 +97,12 @@ impl ApiError {
         }
     }
 
+    /// The status and the text, for answers that have another form; logged as any.
+    pub(super) fn told(self) -> (StatusCode, String) {
+        self.log();
+        (self.status, self.message.into_owned())
+    }
+
     fn log(&self) {
         let status = self.status.as_u16();
         if !self.status.is_server_error() {

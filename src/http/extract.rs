@@ -62,6 +62,15 @@ impl Fields {
         }
     }
 
+    /// A member that may be missing, if it is a string that is not empty; of several the first.
+    pub(super) fn first(&self, name: &str) -> Option<String> {
+        let value = match self.members.get(name)? {
+            Value::Array(values) => values.first()?,
+            value => value,
+        };
+        value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
     /// As [`Self::string`], and a whole number is taken by its digits: spreadsheets and PHP send phone numbers so.
     pub(super) fn digits_or_string(&self, name: &str) -> Result<String, ApiError> {
         match self.members.get(name) {

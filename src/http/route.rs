@@ -122,6 +122,11 @@ async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> 
     if guard.scope == Scope::Public {
         return next.run(request).await;
     }
+    if guard.scope == Scope::Dashboard {
+        let Some(login) = guard.state.auth.login(request.headers()) else { return super::login::redirect() };
+        request.extensions_mut().insert(login);
+        return next.run(request).await;
+    }
     match guard.state.auth.principal(request.uri(), request.headers()) {
         Some(principal) if principal.may(guard.scope) => {
             request.extensions_mut().insert(principal);

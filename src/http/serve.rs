@@ -5,13 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+use tower::util::Oneshot;
 
 /// What one listener bears.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +74,26 @@ pub async fn serve(
             refuse(&stream);
             continue;
         };
-        let service = TowerToHyperService::new(router.clone());
+        let service = Peered { router: router.clone(), peer };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tracker.spawn(drive(connection, slot, peer, soft.clone(), hard.clone()));
+    }
+}
+
+/// The router for one connection; handlers that ask for [`ConnectInfo`] are told who is at its other end.
+struct Peered {
+    router: Router,
+    peer: SocketAddr,
+}
+
+impl Service<Request<Incoming>> for Peered {
+    type Response = axum::response::Response;
+    type Error = std::convert::Infallible;
+    type Future = Oneshot<Router, Request<Incoming>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        self.router.clone().oneshot(request)
     }
 }
 
@@ -110,7 +132,7 @@ fn refuse(stream: &TcpStream) {
 }
 
 async fn drive(
-    connection: http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>,
+    connection: http1::Connection<TokioIo<TcpStream>, Peered>,
     slot: OwnedSemaphorePermit,
     peer: SocketAddr,
     soft: CancellationToken,

@@ -181,6 +181,15 @@ impl Entry {
         self.nudge();
     }
 
+    /// The code that is shown now. Notes that somebody looks at the session, without cutting a pause short.
+    pub(super) fn look(&self) -> Option<String> {
+        *lock(&self.asked) = Instant::now();
+        match &self.view().state {
+            State::WaitingForScan { code } => Some(code.clone()),
+            _ => None,
+        }
+    }
+
     pub(super) fn asked(&self) -> Instant {
         *lock(&self.asked)
     }

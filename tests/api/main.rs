@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
 
+mod dashboard;
 mod delete;
 mod faults;
 mod files;
