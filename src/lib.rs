@@ -15,7 +15,7 @@
 //!  3          ▼                                       ┆ events flow up through the outbox and a channel
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
 //!  2          ├───────▶ whatsapp (dial, outbound, inbound, version)
-//!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled; backend; registry)
+//!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled, redis; backend; registry)
 //!  0      event (SessionName, Status)   message (Recipient, Sent, Incoming): plain words
 //! ```
 //!

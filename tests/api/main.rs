@@ -10,6 +10,9 @@ mod group;
 mod kill;
 mod many;
 mod process;
+mod redis;
+#[path = "../redis/server.rs"]
+mod redis_server;
 mod session;
 mod store;
 mod story;
