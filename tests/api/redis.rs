@@ -131,6 +131,12 @@ async fn a_killed_gateway_comes_back_from_it() {
     }
     check(&simulator);
     assert!(!folder.path().join("wa_credentials/store").exists(), "nothing is kept on the disk of the gateway");
+    let namespaces = redis.ask(&["SMEMBERS", "wa-gateway:namespaces"]);
+    assert!(namespaces.contains("credentials:"), "{namespaces}");
+    process.api.delete("a").await.expect(200);
+    receiver.last_status("a", "disconnected").await;
+    assert_eq!(redis.ask(&["SMEMBERS", "wa-gateway:namespaces"]), "registry", "a deleted session leaves nothing");
+    assert_eq!(redis.ask(&["KEYS", "wa-gateway:values:*:*"]), "");
     assert_eq!(process.terminate().await.code(), Some(0), "{}", process.log());
 }
 

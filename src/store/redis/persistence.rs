@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{FromRedisValue, RedisResult, cmd};
+use ::redis::{ErrorKind, RedisError, RedisResult, cmd};
 
 use super::error::OpenError;
 
@@ -20,16 +20,21 @@ pub(super) enum Persistence {
     Never,
 }
 
+/// What a server answers, or `None` where it refuses to tell: hosted ones do, and narrow users are.
+type Told = RedisResult<Option<String>>;
+
 /// Asks the server; refuses one without an append-only file unless `allow_no_aof`.
 pub(super) async fn check(
     connection: &mut MultiplexedConnection,
     place: &str,
     allow_no_aof: bool,
 ) -> Result<Persistence, OpenError> {
-    let (enabled, found) = match setting(connection, "appendonly").await {
+    let told = |error: RedisError| OpenError::from_redis(place, &error);
+    // First of all: says whether it lets us in, and whether it is still reading its file.
+    cmd("PING").query_async::<()>(connection).await.map_err(told)?;
+    let (enabled, found) = match setting(connection, "appendonly").await.map_err(told)? {
         Some(value) => (value == "yes", "appendonly no"),
-        // Hosted servers refuse CONFIG.
-        None => match info(connection, "persistence", "aof_enabled").await {
+        None => match info(connection, "persistence", "aof_enabled").await.map_err(told)? {
             Some(value) => (value == "1", "aof_enabled:0"),
             None => (false, "it tells neither CONFIG GET appendonly nor INFO persistence"),
         },
@@ -38,12 +43,13 @@ pub(super) async fn check(
         let place = place.to_owned();
         return if allow_no_aof { Ok(Persistence::Never) } else { Err(OpenError::NoAof { place, found }) };
     }
-    if setting(connection, "appendfsync").await.as_deref() == Some("always") {
+    if setting(connection, "appendfsync").await.map_err(told)?.as_deref() == Some("always") {
         return Ok(Persistence::Always);
     }
     // Redis 7.2 and later; asks for nothing, so that it answers at once.
-    let waits: RedisResult<Vec<i64>> = cmd("WAITAOF").arg(0).arg(0).arg(1).query_async(connection).await;
-    Ok(if waits.is_ok() { Persistence::Waits } else { Persistence::Later })
+    let waits: Option<Vec<i64>> =
+        unless_refused(cmd("WAITAOF").arg(0).arg(0).arg(1).query_async(connection).await).map_err(told)?;
+    Ok(if waits.is_some() { Persistence::Waits } else { Persistence::Later })
 }
 
 /// Tells what the findings mean, once when the store is opened.
@@ -66,7 +72,7 @@ pub(super) async fn report(connection: &mut MultiplexedConnection, place: &str, 
              use encryption keys twice"
         ),
     }
-    if let Some(policy) = info(connection, "memory", "maxmemory_policy").await
+    if let Ok(Some(policy)) = info(connection, "memory", "maxmemory_policy").await
         && policy.starts_with("allkeys")
     {
         tracing::warn!(
@@ -77,13 +83,23 @@ pub(super) async fn report(connection: &mut MultiplexedConnection, place: &str, 
     }
 }
 
-async fn setting(connection: &mut MultiplexedConnection, name: &str) -> Option<String> {
-    let found: HashMap<String, String> = cmd("CONFIG").arg("GET").arg(name).query_async(connection).await.ok()?;
-    found.get(name).cloned()
+async fn setting(connection: &mut MultiplexedConnection, name: &str) -> Told {
+    let answer = cmd("CONFIG").arg("GET").arg(name).query_async(connection).await;
+    let found: Option<HashMap<String, String>> = unless_refused(answer)?;
+    Ok(found.and_then(|mut found| found.remove(name)))
 }
 
-async fn info(connection: &mut MultiplexedConnection, section: &str, name: &str) -> Option<String> {
-    let answer = cmd("INFO").arg(section).query_async(connection).await.ok()?;
-    let text = String::from_redis_value(answer).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+async fn info(connection: &mut MultiplexedConnection, section: &str, name: &str) -> Told {
+    let text: Option<String> = unless_refused(cmd("INFO").arg(section).query_async(connection).await)?;
+    let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
+    Ok(text.and_then(|text| text.lines().find_map(value)))
+}
+
+/// What the server itself refuses is no error; a connection that breaks is.
+fn unless_refused<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
