@@ -103,7 +103,7 @@ impl RedisStore {
     }
 
     /// Asks what changes nothing; once more on a new connection if the first one broke.
-    async fn read<T: FromRedisValue + Send>(&self, question: Question<'_>) -> Result<T, KvError> {
+    async fn read<T: FromRedisValue + Send>(&self, question: &Question<'_>) -> Result<T, KvError> {
         let deadline = Instant::now() + DEADLINE;
         let first = self.link.live_until(deadline).await?;
         let broken = match self.link.ask(&first, deadline, question.put(&first)).await {
@@ -116,7 +116,7 @@ impl RedisStore {
     }
 
     /// Runs a script that writes, once: an error leaves its outcome unknown.
-    async fn change(&self, live: &Arc<Live>, deadline: Instant, call: ScriptInvocation<'_>) -> Result<(), KvError> {
+    async fn change(&self, live: &Arc<Live>, deadline: Instant, call: &ScriptInvocation<'_>) -> Result<(), KvError> {
         let (code, sequence): (u64, u64) =
             self.link.ask(live, deadline, call.invoke_async(&mut live.connection.clone())).await?;
         match code {
@@ -228,7 +228,7 @@ impl Kv for RedisStore {
         }
         let mut command = cmd("HGET");
         command.arg(values_of(ns)).arg(key);
-        let found: Option<Vec<u8>> = self.read(Question::Command(command)).await?;
+        let found: Option<Vec<u8>> = self.read(&Question::Command(command)).await?;
         Ok(found.map(Bytes::from))
     }
 
@@ -241,7 +241,7 @@ impl Kv for RedisStore {
         for key in keys {
             command.arg(key.as_ref());
         }
-        let found: Vec<Option<Vec<u8>>> = self.read(Question::Command(command)).await?;
+        let found: Vec<Option<Vec<u8>>> = self.read(&Question::Command(command)).await?;
         let visible = |key: &Bytes| !key.starts_with(RESERVED_PREFIX);
         Ok(keys.iter().zip(found).map(|(key, value)| value.filter(|_| visible(key)).map(Bytes::from)).collect())
     }
@@ -250,7 +250,7 @@ impl Kv for RedisStore {
         if range.limit == 0 {
             return Ok(Vec::new());
         }
-        let pairs: Vec<(Vec<u8>, Vec<u8>)> = self.read(Question::Script(self.link.scripts.range(ns, &range))).await?;
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> = self.read(&Question::Script(self.link.scripts.range(ns, &range))).await?;
         Ok(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
     }
 
@@ -259,7 +259,7 @@ impl Kv for RedisStore {
         let deadline = Instant::now() + DEADLINE;
         let live = self.link.live_until(deadline).await?;
         self.link.loss.check(ns)?;
-        self.change(&live, deadline, self.link.scripts.write(&live.token, ns, &batch)).await?;
+        self.change(&live, deadline, &self.link.scripts.write(&live.token, ns, &batch)).await?;
         match batch.durability {
             Durability::Flushed => self.settle(&live, deadline).await,
             Durability::Buffered => Ok(()),
@@ -269,7 +269,7 @@ impl Kv for RedisStore {
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError> {
         let deadline = Instant::now() + DEADLINE;
         let live = self.link.live_until(deadline).await?;
-        self.change(&live, deadline, self.link.scripts.drop(&live.token, ns)).await?;
+        self.change(&live, deadline, &self.link.scripts.drop(&live.token, ns)).await?;
         self.link.loss.forget(ns);
         self.settle(&live, deadline).await
     }
@@ -277,7 +277,7 @@ impl Kv for RedisStore {
     async fn namespaces(&self) -> Result<Vec<Namespace>, KvError> {
         let mut command = cmd("SMEMBERS");
         command.arg(NAMESPACES);
-        let names: Vec<String> = self.read(Question::Command(command)).await?;
+        let names: Vec<String> = self.read(&Question::Command(command)).await?;
         Ok(names.iter().map(|name| Namespace::from_name(name)).collect())
     }
 

@@ -107,6 +107,50 @@ async fn no_message_of_a_burst_is_lost_when_it_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_key_is_used_twice_when_it_is_killed_among_sends() {
+    let mut gateway = TestGateway::over(Store::Redis).await;
+    gateway.pair("a", NUMBER).await;
+    let friend = gateway.simulator.phone(FRIEND);
+    let mut sent = BTreeSet::new();
+    for round in 0..5_u64 {
+        let sends = (0..4).map(|n| {
+            let api = gateway.api.clone();
+            async move {
+                let text = format!("send {round} {n}");
+                let answer = api.text("a", FRIEND, &text).await;
+                (answer.status, text)
+            }
+        });
+        let redis = gateway.redis.as_mut().unwrap();
+        let (answers, ()) = tokio::join!(futures::future::join_all(sends), async {
+            tokio::time::sleep(Duration::from_millis(15 * round)).await;
+            redis.kill();
+        });
+        redis.restart();
+        for (status, text) in answers {
+            match status {
+                200 => drop(sent.insert(text)),
+                409 | 502..=504 => {}
+                other => panic!("{other} for {text}"),
+            }
+        }
+        eventually("the session to send again", || async {
+            (gateway.api.text("a", FRIEND, &format!("after {round}")).await.status == 200).then_some(())
+        })
+        .await;
+        sent.insert(format!("after {round}"));
+        eventually("everything that was answered with success at the contact", || async {
+            let read: BTreeSet<_> = friend.inbox().into_iter().filter_map(|message| message.text).collect();
+            sent.is_subset(&read).then_some(())
+        })
+        .await;
+    }
+    check(&gateway.simulator);
+    assert_eq!(friend.repeated_keys(), 0);
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_gateway_comes_back_from_it() {
     let simulator = Simulator::start(Options::default()).await.unwrap();
     let receiver = Receiver::start().await;
