@@ -32,6 +32,10 @@ pub struct Config {
     pub webhook_base_url: Option<Url>,
     /// Signs every webhook; `None`: they are not signed.
     pub webhook_secret: Option<SecretString>,
+    /// The Redis that keeps the sessions, with its password; `None`: they are kept in [`credentials_dir`](Self::credentials_dir).
+    pub redis_url: Option<SecretString>,
+    /// Whether a Redis is taken that keeps no append-only file.
+    pub redis_allow_no_aof: bool,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
     /// Where the sessions and a generated API key live.
@@ -167,9 +171,6 @@ impl Config {
         simulator: bool,
     ) -> Result<Self, ConfigError> {
         let mut reader = Reader { vars, problems };
-        if reader.text("REDIS_URL").is_some() {
-            reader.refuse("REDIS_URL", "Redis storage is not built yet; leave it empty to keep sessions on disk");
-        }
         let open = reader.boolean("ALLOW_NO_KEY");
         let key = match reader.raw("KEY").filter(|key| !key.trim().is_empty()) {
             Some(key) => KeySetting::Given(SecretString::from(key.to_owned())),
@@ -187,6 +188,8 @@ impl Config {
             port,
             webhook_base_url: reader.url("WEBHOOK_BASE_URL", &["http", "https"]),
             webhook_secret: reader.text("WEBHOOK_SECRET").map(SecretString::from),
+            redis_url: reader.url("REDIS_URL", &["redis", "rediss"]).map(|url| SecretString::from(url.as_str())),
+            redis_allow_no_aof: reader.boolean("REDIS_ALLOW_NO_AOF"),
             development: reader.text("NODE_ENV") == Some("development"),
             credentials_dir: reader.path("CREDENTIALS_DIR"),
             media_dir: reader.path("MEDIA_DIR"),

@@ -20,6 +20,7 @@ use crate::media::{self, Fetcher, Folder};
 use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
+use crate::store::redis::RedisStore;
 use crate::store::registry::Registry;
 use crate::store::sled::SledStore;
 use crate::webhook::{RetryPolicy, Webhook};
@@ -47,9 +48,16 @@ impl Gateway {
     /// # Errors
     /// When the store can't be opened, the port can't be bound, or a setting can't be used.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let path = config.credentials_dir.join("store");
-        let kv: Arc<dyn Kv> = Arc::new(SledStore::open(&path)?);
-        Self::bind_on(config, kv).await
+        let kv: Arc<dyn Kv> = match &config.redis_url {
+            Some(url) => Arc::new(RedisStore::open(url, config.redis_allow_no_aof).await?),
+            None => Arc::new(SledStore::open(&config.credentials_dir.join("store"))?),
+        };
+        let bound = Self::bind_on(config, Arc::clone(&kv)).await;
+        if bound.is_err() {
+            // Nothing was done that could be lost: it only lets the next start have the store at once.
+            drop(kv.close().await);
+        }
+        bound
     }
 
     /// The same over a store that is open already.
@@ -169,7 +177,7 @@ impl Gateway {
             () = hurry => tracing::warn!("told twice to stop: not waiting"),
         }
         self.hard.cancel();
-        if let Err(error) = self.kv.flush().await {
+        if let Err(error) = self.kv.close().await {
             tracing::error!(%error, "the store could not be flushed");
         }
     }

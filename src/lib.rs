@@ -15,7 +15,7 @@
 //!  3          ▼                                       ┆ events flow up through the outbox and a channel
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
 //!  2          ├───────▶ whatsapp (dial, outbound, inbound, download, version)   media (fetch, prepare, save)
-//!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled; backend; registry)   net (guarded client)
+//!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled, redis; backend; registry)   net (guarded client)
 //!  0      event (SessionName, Status)   message (Recipient, Sent, Incoming): plain words
 //! ```
 //!

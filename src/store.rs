@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub mod backend;
+pub mod redis;
 pub mod registry;
 pub mod sled;
 
-/// A set of keys that lives and is dropped as one (a sled tree).
+/// A set of keys that lives and is dropped as one (a sled tree; a hash and a sorted set in Redis).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace(Arc<str>);
 
@@ -183,6 +184,17 @@ impl KeyRange {
     }
 }
 
+/// Every engine keeps its own keys out of its callers' hands.
+fn check_keys(batch: &Batch) -> Result<(), KvError> {
+    let written = batch.ops.iter().map(|op| match op {
+        Op::Put(key, _) | Op::Remove(key) => key,
+    });
+    if written.chain(batch.conditions.iter().map(|(key, _)| key)).any(|key| key.starts_with(RESERVED_PREFIX)) {
+        return Err(KvError::engine("a key of the batch is reserved for the engine"));
+    }
+    Ok(())
+}
+
 /// The least key above all that begin with `prefix`; `None`: there is none.
 fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let kept = prefix.iter().rposition(|&byte| byte < u8::MAX)?;
@@ -191,7 +203,7 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
-/// An ordered key-value engine: sled in one process, Redis for several.
+/// An ordered key-value engine: sled in a folder of this process, or Redis.
 ///
 /// A cancelled call may or may not have taken effect, as one whole.
 #[async_trait]
@@ -212,4 +224,8 @@ pub trait Kv: Send + Sync + fmt::Debug + 'static {
     async fn flush(&self) -> Result<(), KvError>;
     /// All pairs of a namespace at one moment.
     async fn snapshot(&self, ns: &Namespace) -> Result<Vec<(Bytes, Bytes)>, KvError>;
+    /// The last call: flushes, and lets another process take the store at once.
+    async fn close(&self) -> Result<(), KvError> {
+        self.flush().await
+    }
 }

@@ -53,14 +53,30 @@ pub const SETTINGS: &[Setting] = &[
         "text",
         "Signs every webhook with the header `X-Webhook-Signature` (HMAC-SHA256). Empty: not signed.",
     ),
-    Setting::new("REDIS_URL", "", "URL", "Reserved for storage in Redis, which is not built yet: must be empty."),
+    Setting::new(
+        "REDIS_URL",
+        "",
+        "redis(s) URL",
+        "Sessions are kept in this Redis, one gateway for each of its databases; it needs `appendonly yes`, best with `appendfsync always`. Empty: in `CREDENTIALS_DIR`.",
+    ),
+    Setting::new(
+        "REDIS_ALLOW_NO_AOF",
+        "false",
+        "true or false",
+        "true also takes a Redis without append-only file: when that Redis ends, sessions may be lost or use encryption keys twice.",
+    ),
     Setting::new(
         "NODE_ENV",
         "production",
         "development or production",
         "development shows the inner error text in answers of status 500; anything else hides it.",
     ),
-    Setting::new("CREDENTIALS_DIR", "./wa_credentials", "folder", "Where sessions and a generated API key are kept."),
+    Setting::new(
+        "CREDENTIALS_DIR",
+        "./wa_credentials",
+        "folder",
+        "Where sessions (without `REDIS_URL`) and a generated API key are kept.",
+    ),
     Setting::new("MEDIA_DIR", "./media", "folder", "Where received media are saved."),
     Setting::new(
         "MEDIA_MAX_BYTES",

@@ -26,6 +26,7 @@ fn defaults_hold_for_unset_and_for_empty() {
         assert!(matches!(config.key, KeySetting::Generated));
         assert_eq!((config.host.to_string().as_str(), config.port), ("0.0.0.0", 5001));
         assert_eq!(config.webhook_base_url, None);
+        assert!(config.redis_url.is_none() && !config.redis_allow_no_aof);
         assert!(!config.development && config.check_numbers && config.color);
         assert_eq!(config.credentials_dir, Path::new("./wa_credentials"));
         assert_eq!(config.media_dir, Path::new("./media"));
@@ -48,6 +49,8 @@ fn every_setting_is_taken() {
         ("PORT", " 5015 "),
         ("HOST", "::1"),
         ("WEBHOOK_BASE_URL", "http://bot:3000"),
+        ("REDIS_URL", "rediss://user:pass@redis:6380/2"),
+        ("REDIS_ALLOW_NO_AOF", "yes"),
         ("NODE_ENV", "development"),
         ("CREDENTIALS_DIR", "/data/c"),
         ("MEDIA_DIR", "/data/m"),
@@ -69,6 +72,8 @@ fn every_setting_is_taken() {
     assert_eq!(key.expose_secret(), "secret");
     assert_eq!((config.host.to_string().as_str(), config.port), ("::1", 5015));
     assert_eq!(config.webhook_base_url.unwrap().as_str(), "http://bot:3000/");
+    assert_eq!(config.redis_url.unwrap().expose_secret(), "rediss://user:pass@redis:6380/2");
+    assert!(config.redis_allow_no_aof);
     assert!(config.development && !config.check_numbers && !config.color);
     assert_eq!((config.credentials_dir, config.media_dir), ("/data/c".into(), "/data/m".into()));
     assert_eq!((config.media_max_bytes, config.media_timeout.as_secs(), config.media_url_private), (2048, 5, false));
@@ -87,7 +92,8 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
         ("PORT", "70000"),
         ("HOST", "example.com"),
         ("WEBHOOK_BASE_URL", "ftp://user:hunter2@host"),
-        ("REDIS_URL", "redis://:hunter2@host"),
+        ("REDIS_URL", "https://:hunter2@host"),
+        ("REDIS_ALLOW_NO_AOF", "perhaps"),
         ("ALLOW_NO_KEY", "maybe"),
         ("MEDIA_MAX_BYTES", "1023"),
         ("MEDIA_TIMEOUT_SECS", "0"),
@@ -105,11 +111,11 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
     ])
     .unwrap_err();
     let text = error.to_string();
-    assert_eq!(error.problems.len(), 18, "{text}");
+    assert_eq!(error.problems.len(), 19, "{text}");
     for (name, _) in &error.problems {
         assert!(text.contains(&format!("\n  {name}: ")), "{text}");
     }
-    assert!(text.contains("Redis storage is not built yet") && !text.contains("hunter2"), "{text}");
+    assert!(text.contains("redis:// or rediss://") && !text.contains("hunter2"), "{text}");
 }
 
 #[test]
@@ -169,7 +175,7 @@ fn a_simulator_build_takes_loopback_addresses_only() {
 
 #[test]
 fn debug_shows_no_key() {
-    let config = plain(&[("KEY", "hunter2")]).unwrap();
+    let config = plain(&[("KEY", "hunter2"), ("REDIS_URL", "redis://:hunter2@host")]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
 }
 

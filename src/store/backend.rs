@@ -5,8 +5,8 @@
 //! sessions, consumed pre-keys, sender keys, the device) is flushed before the method returns; the rest is buffered, and
 //! the engine never reorders it before an earlier write.
 //!
-//! A failed write poisons the backend: the library's ratchet has moved on in memory, and a later flush of it must not
-//! reach the store. The session task sees that in [`SessionBackend::failed`], closes the connection and drops the client;
+//! A failed read or write poisons the backend: the library nacks messages whose keys it can't read, and after a failed
+//! write its ratchet has moved on in memory, and a later flush of it must not reach the store. The session task sees that in [`SessionBackend::failed`], closes the connection and drops the client;
 //! a new backend over the same namespace starts from what is stored.
 
 mod app_sync;
@@ -64,6 +64,9 @@ struct Busy {
     several_until: Option<Instant>,
 }
 
+/// How long a failed read is held back: longer than the session task takes to cut the connection.
+const HELD_BACK: Duration = Duration::from_secs(3);
+
 /// Rows of two chats within so long are traffic at the same time.
 const TOGETHER: Duration = Duration::from_millis(100);
 
@@ -120,18 +123,50 @@ impl SessionBackend {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        let kv = self.kv.read().await;
-        open(kv.as_ref())?.get(&self.ns, key).await.map_err(database)
+        let read = {
+            let kv = self.kv.read().await;
+            match open(kv.as_ref()) {
+                Ok(kv) => kv.get(&self.ns, key).await.map_err(database),
+                Err(closed) => Err(closed),
+            }
+        };
+        self.read(read).await
     }
 
     async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
-        let kv = self.kv.read().await;
-        open(kv.as_ref())?.get_many(&self.ns, keys).await.map_err(database)
+        let read = {
+            let kv = self.kv.read().await;
+            match open(kv.as_ref()) {
+                Ok(kv) => kv.get_many(&self.ns, keys).await.map_err(database),
+                Err(closed) => Err(closed),
+            }
+        };
+        self.read(read).await
     }
 
     async fn range(&self, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>> {
-        let kv = self.kv.read().await;
-        open(kv.as_ref())?.range(&self.ns, range).await.map_err(database)
+        let read = {
+            let kv = self.kv.read().await;
+            match open(kv.as_ref()) {
+                Ok(kv) => kv.range(&self.ns, range).await.map_err(database),
+                Err(closed) => Err(closed),
+            }
+        };
+        self.read(read).await
+    }
+
+    /// Holds a failed read back until the session task had the time to cut the connection: the library answers it with a
+    /// nack, and WhatsApp takes a message that is refused so for handled. Must be called without `kv` locked.
+    async fn read<T>(&self, read: Result<T>) -> Result<T> {
+        if let Err(StoreError::Database(error)) = &read {
+            if !matches!(error.downcast_ref::<Refused>(), Some(Refused::Closed)) {
+                self.poison();
+            }
+            if *self.failed.borrow() {
+                tokio::time::sleep(HELD_BACK).await;
+            }
+        }
+        read
     }
 
     /// Whether any key begins with these bytes.

@@ -14,6 +14,9 @@ mod kill;
 mod library;
 mod many;
 mod process;
+mod redis;
+#[path = "../redis/server.rs"]
+mod redis_server;
 mod session;
 mod store;
 mod story;

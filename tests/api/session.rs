@@ -5,14 +5,27 @@ use std::time::Duration;
 use serde_json::json;
 use whatsapp_simulator::{Fault, Kick, Options};
 
-use super::support::{STEP, TestGateway, eventually};
+use super::support::{STEP, Store, TestGateway, eventually, over_both};
+
+over_both!(
+    waiting_for_a_scan,
+    two_starts_at_once_make_one_session,
+    a_connected_session_is_not_started_again,
+    connecting_to_a_server_that_never_answers,
+    reconnecting_after_a_drop,
+    logged_out_from_the_phone,
+    removed_from_the_phone_while_the_gateway_was_down,
+    logout_by_every_method,
+    codes_rotate_and_are_renewed_while_somebody_asks,
+    a_session_that_nobody_asks_for_stops_dialling,
+    a_status_is_never_connected_over_a_dead_socket,
+);
 
 const NUMBER: &str = "6281234500011";
 const FRIEND: &str = "6281234500012";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiting_for_a_scan() {
-    let mut gateway = TestGateway::start().await;
+async fn waiting_for_a_scan(store: Store) {
+    let mut gateway = TestGateway::over(store).await;
     let qr = gateway.api.qr("a").await;
     assert_eq!(gateway.api.status("a").await, "connecting");
     // A second start hands out the same code and makes no second session.
@@ -33,9 +46,8 @@ async fn waiting_for_a_scan() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_starts_at_once_make_one_session() {
-    let gateway = TestGateway::start().await;
+async fn two_starts_at_once_make_one_session(store: Store) {
+    let gateway = TestGateway::over(store).await;
     let starts = (0..8).map(|_| gateway.api.qr("a"));
     let codes = futures::future::join_all(starts).await;
     assert!(codes.iter().all(|code| *code == codes[0]), "{codes:?}");
@@ -43,17 +55,15 @@ async fn two_starts_at_once_make_one_session() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connected_session_is_not_started_again() {
-    let gateway = TestGateway::start().await;
+async fn a_connected_session_is_not_started_again(store: Store) {
+    let gateway = TestGateway::over(store).await;
     gateway.pair("a", NUMBER).await;
     assert_eq!(gateway.api.start("a").await.expect(400).message(), "Session already exist");
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connecting_to_a_server_that_never_answers() {
-    let mut gateway = TestGateway::start_with(Options::default(), &[("START_TIMEOUT_SECS", "1")]).await;
+async fn connecting_to_a_server_that_never_answers(store: Store) {
+    let mut gateway = TestGateway::start_over(store, Options::default(), &[("START_TIMEOUT_SECS", "1")]).await;
     gateway.simulator.inject(Fault::SilentAccept);
     let answer = gateway.api.start("a").await.expect(504);
     assert!(answer.message().contains("did not answer in time"), "{}", answer.body);
@@ -73,9 +83,8 @@ async fn connecting_to_a_server_that_never_answers() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reconnecting_after_a_drop() {
-    let mut gateway = TestGateway::start().await;
+async fn reconnecting_after_a_drop(store: Store) {
+    let mut gateway = TestGateway::over(store).await;
     gateway.pair("a", NUMBER).await;
     gateway.simulator.inject(Fault::DropConnections);
     gateway.simulator.kick(NUMBER, device(&gateway), Kick::Close).await;
@@ -102,9 +111,8 @@ async fn reconnecting_after_a_drop() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logged_out_from_the_phone() {
-    let mut gateway = TestGateway::start().await;
+async fn logged_out_from_the_phone(store: Store) {
+    let mut gateway = TestGateway::over(store).await;
     gateway.pair("a", NUMBER).await;
     gateway.simulator.unlink(NUMBER, device(&gateway));
     gateway.api.wait_status("a", "disconnected").await;
@@ -127,9 +135,8 @@ async fn logged_out_from_the_phone() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn removed_from_the_phone_while_the_gateway_was_down() {
-    let mut gateway = TestGateway::start().await;
+async fn removed_from_the_phone_while_the_gateway_was_down(store: Store) {
+    let mut gateway = TestGateway::over(store).await;
     gateway.pair("a", NUMBER).await;
     let number = device(&gateway);
     gateway.stop().await;
@@ -140,9 +147,8 @@ async fn removed_from_the_phone_while_the_gateway_was_down() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logout_by_every_method() {
-    let gateway = TestGateway::start().await;
+async fn logout_by_every_method(store: Store) {
+    let gateway = TestGateway::over(store).await;
     for (name, method) in [("a", "GET"), ("b", "POST"), ("c", "PUT"), ("d", "PATCH"), ("e", "DELETE")] {
         gateway.pair(name, NUMBER).await;
         let unlinks = gateway.simulator.counters().unlinks;
@@ -158,11 +164,10 @@ async fn logout_by_every_method() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn codes_rotate_and_are_renewed_while_somebody_asks() {
+async fn codes_rotate_and_are_renewed_while_somebody_asks(store: Store) {
     let short = Duration::from_millis(400);
     let options = Options { qr_first: short, qr_next: short, qr_refs: 3, ..Options::default() };
-    let gateway = TestGateway::start_with(options, &[]).await;
+    let gateway = TestGateway::start_over(store, options, &[]).await;
     let mut seen = vec![gateway.api.qr("a").await];
     // whatsapp-rust shows the first code for 60 s whatever the server means by it, so expired ones are refused by the
     // simulator, and a start after the server closed the connection must show a fresh one.
@@ -177,10 +182,9 @@ async fn codes_rotate_and_are_renewed_while_somebody_asks() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_that_nobody_asks_for_stops_dialling() {
+async fn a_session_that_nobody_asks_for_stops_dialling(store: Store) {
     let gateway =
-        TestGateway::start_with(Options::default(), &[("QR_IDLE_SECS", "1"), ("START_TIMEOUT_SECS", "3")]).await;
+        TestGateway::start_over(store, Options::default(), &[("QR_IDLE_SECS", "1"), ("START_TIMEOUT_SECS", "3")]).await;
     gateway.simulator.inject(Fault::RefuseUpgrade);
     gateway.api.start("a").await.expect(504);
     gateway.api.wait_status("a", "disconnected").await;
@@ -191,9 +195,8 @@ async fn a_session_that_nobody_asks_for_stops_dialling() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_status_is_never_connected_over_a_dead_socket() {
-    let gateway = TestGateway::start().await;
+async fn a_status_is_never_connected_over_a_dead_socket(store: Store) {
+    let gateway = TestGateway::over(store).await;
     let friend = gateway.simulator.phone(FRIEND);
     gateway.pair("a", NUMBER).await;
     for _ in 0..5 {

@@ -2,14 +2,20 @@
 
 use serde_json::json;
 
-use super::support::{STEP, TestGateway};
+use super::support::{STEP, Store, TestGateway, over_both};
+
+over_both!(
+    a_session_lives_from_its_start_to_its_deletion,
+    the_webhook_tells_each_change_as_the_original_does,
+    what_comes_while_it_is_down_arrives_after_the_restart,
+    a_receiver_that_fails_gets_everything_when_it_works_again,
+);
 
 const NUMBER: &str = "6281234500001";
 const FRIEND: &str = "6281234500002";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_lives_from_its_start_to_its_deletion() {
-    let mut gateway = TestGateway::start().await;
+async fn a_session_lives_from_its_start_to_its_deletion(store: Store) {
+    let mut gateway = TestGateway::over(store).await;
     let friend = gateway.simulator.phone(FRIEND);
 
     gateway.pair("shop", NUMBER).await;
@@ -68,9 +74,8 @@ async fn a_session_lives_from_its_start_to_its_deletion() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_webhook_tells_each_change_as_the_original_does() {
-    let gateway = TestGateway::start().await;
+async fn the_webhook_tells_each_change_as_the_original_does(store: Store) {
+    let gateway = TestGateway::over(store).await;
     gateway.pair("a", NUMBER).await;
     gateway.receiver.last_status("a", "connected").await;
     assert_eq!(gateway.receiver.statuses("a"), ["connecting", "connecting", "connected"]);
@@ -84,9 +89,8 @@ async fn the_webhook_tells_each_change_as_the_original_does() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_while_it_is_down_arrives_after_the_restart() {
-    let mut gateway = TestGateway::start().await;
+async fn what_comes_while_it_is_down_arrives_after_the_restart(store: Store) {
+    let mut gateway = TestGateway::over(store).await;
     gateway.pair("shop", NUMBER).await;
     let friend = gateway.simulator.phone(FRIEND);
     friend.says(NUMBER, "before").await.unwrap();
@@ -104,9 +108,8 @@ async fn what_comes_while_it_is_down_arrives_after_the_restart() {
     gateway.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_that_fails_gets_everything_when_it_works_again() {
-    let gateway = TestGateway::start().await;
+async fn a_receiver_that_fails_gets_everything_when_it_works_again(store: Store) {
+    let gateway = TestGateway::over(store).await;
     gateway.pair("shop", NUMBER).await;
     gateway.receiver.last_status("shop", "connected").await;
     gateway.receiver.answer(500);

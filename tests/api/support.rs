@@ -8,6 +8,8 @@ use tempfile::TempDir;
 use wa_gateway::{Config, Gateway};
 use whatsapp_simulator::{Options, Phone, Simulator};
 
+use crate::redis_server::RedisServer;
+
 mod process;
 mod receiver;
 
@@ -156,7 +158,33 @@ pub(crate) struct TestGateway {
     folder: TempDir,
     settings: Vec<(String, String)>,
     gateway: Option<Gateway>,
+    /// `None`: it runs over sled. Last, so that the gateway ends before it.
+    pub(crate) redis: Option<RedisServer>,
 }
+
+/// What a gateway keeps its sessions in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Store {
+    Sled,
+    Redis,
+}
+
+/// Makes two tests of each story, which takes a `Store`: one over sled, one over Redis.
+macro_rules! over_both {
+    ($($story:ident),+ $(,)?) => {
+        mod over_sled {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $story() {
+                super::$story(crate::support::Store::Sled).await;
+            })+
+        }
+        mod over_redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $story() {
+                super::$story(crate::support::Store::Redis).await;
+            })+
+        }
+    };
+}
+pub(crate) use over_both;
 
 impl TestGateway {
     pub(crate) async fn start() -> Self {
@@ -164,14 +192,27 @@ impl TestGateway {
     }
 
     pub(crate) async fn start_with(options: Options, settings: &[(&str, &str)]) -> Self {
+        Self::start_over(Store::Sled, options, settings).await
+    }
+
+    pub(crate) async fn over(store: Store) -> Self {
+        Self::start_over(store, Options::default(), &[]).await
+    }
+
+    pub(crate) async fn start_over(store: Store, options: Options, settings: &[(&str, &str)]) -> Self {
         let simulator = Simulator::start(options).await.unwrap();
         let receiver = Receiver::start().await;
         let folder = tempfile::tempdir().unwrap();
         let mut all = base_settings(&simulator, &receiver, folder.path());
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let redis = match store {
+            Store::Sled => None,
+            Store::Redis => Some(RedisServer::start()),
+        };
+        all.extend(redis.as_ref().map(|redis| ("REDIS_URL".to_owned(), redis.url())));
         let gateway = bind(&all).await;
         let api = Api::new(gateway.addr().port());
-        Self { simulator, receiver, api, folder, settings: all, gateway: Some(gateway) }
+        Self { simulator, receiver, api, folder, settings: all, gateway: Some(gateway), redis }
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -20,7 +20,7 @@ use crate::engine;
 
 type Storage = Arc<dyn Backend>;
 
-/// Makes two tests of each property.
+/// Makes three tests of each property.
 macro_rules! conformance {
     ($($property:ident),+ $(,)?) => {
         mod in_memory {
@@ -30,6 +30,13 @@ macro_rules! conformance {
             $(#[tokio::test] async fn $property() {
                 let folder = tempfile::tempdir().unwrap();
                 super::$property(super::ours(folder.path())).await;
+            })+
+        }
+        mod over_redis {
+            $(#[tokio::test] async fn $property() {
+                let server = crate::redis_server::RedisServer::start();
+                let kv = crate::engine::redis(&server).await;
+                super::$property(super::SessionBackend::new(kv, super::Namespace::credentials("u"), None)).await;
             })+
         }
     };

@@ -6,7 +6,13 @@ use wa_gateway::store::backend::SessionBackend;
 use wa_gateway::store::{KeyRange, Kv, Namespace};
 use whatsapp_rust::wacore::store::traits::{PendingInboundKey, ProtocolStore as _};
 
-use crate::engine;
+use crate::engine::{Home, over_both};
+
+over_both!(
+    a_lost_message_is_asked_for_five_times,
+    a_handled_message_is_not_lost,
+    only_the_last_handled_messages_are_remembered,
+);
 
 fn namespace() -> Namespace {
     Namespace::credentials("u")
@@ -16,10 +22,8 @@ fn backend(kv: &Arc<dyn Kv>) -> Arc<SessionBackend> {
     SessionBackend::new(Arc::clone(kv), namespace(), None)
 }
 
-#[tokio::test]
-async fn a_lost_message_is_asked_for_five_times() {
-    let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(folder.path());
+async fn a_lost_message_is_asked_for_five_times(home: Home) {
+    let kv = home.open().await;
     for round in 0..6 {
         let b = backend(&kv);
         let mut lost = b.lost();
@@ -35,10 +39,8 @@ async fn a_lost_message_is_asked_for_five_times() {
     assert_eq!(backend(&kv).get_pending_inbound("c", "s:3", "2").await.unwrap(), None, "nobody listens");
 }
 
-#[tokio::test]
-async fn a_handled_message_is_not_lost() {
-    let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(folder.path());
+async fn a_handled_message_is_not_lost(home: Home) {
+    let kv = home.open().await;
     let b = backend(&kv);
     let _lost = b.lost();
     b.get_pending_inbound("c", "s", "1").await.unwrap_err();
@@ -52,10 +54,8 @@ async fn a_handled_message_is_not_lost() {
     }
 }
 
-#[tokio::test]
-async fn only_the_last_handled_messages_are_remembered() {
-    let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(folder.path());
+async fn only_the_last_handled_messages_are_remembered(home: Home) {
+    let kv = home.open().await;
     let ids: Vec<String> = (0..3_000).map(|id| id.to_string()).collect();
     // Two backends one after the other: the ring goes on where it was.
     for half in ids.chunks(1_500) {

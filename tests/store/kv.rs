@@ -9,9 +9,9 @@ use bytes::Bytes;
 use wa_gateway::store::sled::{OpenError, SledStore};
 use wa_gateway::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
-use crate::engine;
+use crate::engine::{Home, over_both};
 
-type Open = fn(&Path) -> Arc<dyn Kv>;
+over_both!(the_story, what_was_flushed_is_there_again);
 
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
@@ -26,9 +26,8 @@ async fn get(kv: &Arc<dyn Kv>, ns: &Namespace, key: &str) -> Option<String> {
 }
 
 /// One chapter after the other, each in namespaces of its own.
-async fn story(open: Open) {
-    let folder = tempfile::tempdir().unwrap();
-    let kv = open(folder.path());
+async fn the_story(home: Home) {
+    let kv = home.open().await;
     points(&kv).await;
     ranges(&kv).await;
     ranges_as_a_sorted_map_has_them(&kv).await;
@@ -38,8 +37,6 @@ async fn story(open: Open) {
     fences(&kv).await;
     drops(&kv).await;
     snapshots(&kv).await;
-    drop(kv);
-    reopens(open).await;
 }
 
 async fn points(kv: &Arc<dyn Kv>) {
@@ -259,38 +256,52 @@ async fn snapshots(kv: &Arc<dyn Kv>) {
     }
 }
 
-/// What was flushed is there again, and dropped namespaces stay gone and give their space back.
-async fn reopens(open: Open) {
-    let folder = tempfile::tempdir().unwrap();
+/// And dropped namespaces stay gone and give their space back.
+async fn what_was_flushed_is_there_again(home: Home) {
     let (kept, dropped) = (Namespace::credentials("kept"), Namespace::credentials("dropped"));
-    let kv = open(folder.path());
+    let kv = home.open().await;
     kv.write(&kept, Batch::new().put("a", "1").fenced(4)).await.unwrap();
-    for row in 0..2_000_u32 {
-        let value = Bytes::from(vec![b'x'; 2_000]);
-        kv.write(&dropped, Batch::new().put(row.to_string(), value).buffered()).await.unwrap();
-    }
-    kv.flush().await.unwrap();
+    fill(&kv, &dropped, b'x').await;
+    kv.close().await.unwrap();
     drop(kv);
-    let full = size(folder.path());
-    let kv = open(folder.path());
+    let full = taken(&home);
+    let kv = home.open().await;
     assert_eq!(kv.range(&dropped, KeyRange::all()).await.unwrap().len(), 2_000);
     kv.drop_namespace(&dropped).await.unwrap();
+    kv.close().await.unwrap();
     drop(kv);
-    let kv = open(folder.path());
+    let kv = home.open().await;
     assert_eq!(get(&kv, &kept, "a").await.as_deref(), Some("1"));
     assert!(matches!(kv.write(&kept, Batch::new().put("a", "2").fenced(3)).await, Err(KvError::Fenced)));
     assert_eq!(kv.namespaces().await.unwrap(), std::slice::from_ref(&kept));
-    // As much again fits into the space that came back: the folder does not grow by it.
-    for row in 0..2_000_u32 {
-        let value = Bytes::from(vec![b'y'; 2_000]);
-        kv.write(&dropped, Batch::new().put(row.to_string(), value).buffered()).await.unwrap();
-    }
+    // As much again fits into the space that came back: the store does not grow by it.
+    fill(&kv, &dropped, b'y').await;
     kv.flush().await.unwrap();
     kv.drop_namespace(&dropped).await.unwrap();
+    kv.close().await.unwrap();
     drop(kv);
-    let again = size(folder.path());
+    let again = taken(&home);
     assert!(full > 4_000_000, "{full}");
     assert!(again < full * 3 / 2, "{full} bytes, then {again}");
+}
+
+async fn fill(kv: &Arc<dyn Kv>, ns: &Namespace, with: u8) {
+    for row in 0..2_000_u32 {
+        let value = Bytes::from(vec![with; 2_000]);
+        kv.write(ns, Batch::new().put(row.to_string(), value).buffered()).await.unwrap();
+    }
+}
+
+/// Bytes that the store takes: on the disk, or of the server's memory, which frees what was dropped in the background.
+fn taken(home: &Home) -> u64 {
+    match home {
+        Home::Sled(folder) => size(folder.path()),
+        Home::Redis(server) => {
+            let memory = server.ask(&["INFO", "memory"]);
+            let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+            used.trim().parse().unwrap()
+        }
+    }
 }
 
 fn size(path: &Path) -> u64 {
@@ -302,11 +313,6 @@ fn size(path: &Path) -> u64 {
         total += if meta.is_dir() { size(&entry.path()) } else { std::os::unix::fs::MetadataExt::blocks(&meta) * 512 };
     }
     total
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn sled_tells_the_story() {
-    story(engine::sled).await;
 }
 
 #[tokio::test]

@@ -10,4 +10,7 @@ mod inbound;
 mod kill;
 mod kv;
 mod poison;
+mod redis;
+#[path = "../redis/server.rs"]
+mod redis_server;
 mod registry;

@@ -9,8 +9,15 @@ use wa_gateway::store::backend::SessionBackend;
 use wa_gateway::store::{Batch, Kv, Namespace};
 use whatsapp_rust::wacore::store::traits::{DeviceStore, ProtocolStore, SignalStore};
 
-use crate::engine;
+use crate::engine::{Home, over_both};
 use crate::faulty::Faulty;
+
+over_both!(
+    a_failed_write_ends_all_writes_of_that_backend,
+    a_newer_owner_ends_all_writes,
+    conditions_that_never_hold_end_all_writes,
+    nothing_comes_back_after_close,
+);
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -19,10 +26,8 @@ async fn told(backend: &SessionBackend) {
     tokio::time::timeout(DEADLINE, failed.wait_for(|failed| *failed)).await.expect("the failure is signalled").unwrap();
 }
 
-#[tokio::test]
-async fn a_failed_write_ends_all_writes_of_that_backend() {
-    let folder = tempfile::tempdir().unwrap();
-    let faulty = Faulty::new(engine::sled(folder.path()));
+async fn a_failed_write_ends_all_writes_of_that_backend(home: Home) {
+    let faulty = Faulty::new(home.open().await);
     let kv: Arc<dyn Kv> = faulty.clone();
     let ns = Namespace::credentials("u");
     let backend = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
@@ -48,10 +53,8 @@ async fn a_failed_write_ends_all_writes_of_that_backend() {
     assert_eq!(fresh.get_session("a@lid.0").await.unwrap().as_deref(), Some(&b"again"[..]));
 }
 
-#[tokio::test]
-async fn a_newer_owner_ends_all_writes() {
-    let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(folder.path());
+async fn a_newer_owner_ends_all_writes(home: Home) {
+    let kv = home.open().await;
     let ns = Namespace::credentials("u");
     let old = SessionBackend::new(Arc::clone(&kv), ns.clone(), Some(1));
     old.put_session("a@lid.0", b"old").await.unwrap();
@@ -63,10 +66,8 @@ async fn a_newer_owner_ends_all_writes() {
     assert!(!*new.failed().borrow());
 }
 
-#[tokio::test]
-async fn conditions_that_never_hold_end_all_writes() {
-    let folder = tempfile::tempdir().unwrap();
-    let faulty = Faulty::new(engine::sled(folder.path()));
+async fn conditions_that_never_hold_end_all_writes(home: Home) {
+    let faulty = Faulty::new(home.open().await);
     let backend = SessionBackend::new(faulty.clone(), Namespace::credentials("u"), None);
     backend.store_prekey(1, b"key", false).await.unwrap();
     faulty.conflict_writes.store(true, Ordering::SeqCst);
@@ -74,10 +75,8 @@ async fn conditions_that_never_hold_end_all_writes() {
     told(&backend).await;
 }
 
-#[tokio::test]
-async fn nothing_comes_back_after_close() {
-    let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(folder.path());
+async fn nothing_comes_back_after_close(home: Home) {
+    let kv = home.open().await;
     let ns = Namespace::credentials("u");
     let backend = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
     backend.create().await.unwrap();

@@ -8,23 +8,31 @@ use wa_gateway::event::SessionName;
 use wa_gateway::store::registry::{AccountDetails, RecordState, Recovered, Registry};
 use wa_gateway::store::{Batch, Kv, KvError, Namespace};
 
-use crate::engine;
+use crate::engine::{Home, over_both};
 use crate::faulty::Faulty;
+
+over_both!(
+    sessions_are_listed_first_seen_first_across_restarts,
+    two_reservations_at_once_make_one_session,
+    updates_reach_only_their_own_session,
+    a_deletion_cut_short_is_finished_at_the_next_start,
+    a_logout_cut_short_and_orphans_are_cleared_at_the_next_start,
+    farewells_wait_in_order_until_removed,
+);
 
 fn name(text: &str) -> SessionName {
     SessionName::parse(text).unwrap()
 }
 
 struct Store {
-    folder: tempfile::TempDir,
+    home: Home,
     kv: Option<Arc<dyn Kv>>,
 }
 
 impl Store {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let kv = engine::sled(folder.path());
-        Self { folder, kv: Some(kv) }
+    async fn new(home: Home) -> Self {
+        let kv = home.open().await;
+        Self { home, kv: Some(kv) }
     }
 
     fn kv(&self) -> Arc<dyn Kv> {
@@ -36,15 +44,16 @@ impl Store {
     }
 
     /// As after the end of the process; everything taken from `kv` must be gone.
-    fn reopen(&mut self) {
-        self.kv = None;
-        self.kv = Some(engine::sled(self.folder.path()));
+    async fn reopen(&mut self) {
+        if let Some(kv) = self.kv.take() {
+            kv.close().await.unwrap();
+        }
+        self.kv = Some(self.home.open().await);
     }
 }
 
-#[tokio::test]
-async fn sessions_are_listed_first_seen_first_across_restarts() {
-    let mut store = Store::new();
+async fn sessions_are_listed_first_seen_first_across_restarts(home: Home) {
+    let mut store = Store::new(home).await;
     for text in ["b", "a", "a/../b", "caf\u{e9}", "name with spaces"] {
         store.registry().reserve(&name(text)).await.unwrap();
     }
@@ -53,16 +62,15 @@ async fn sessions_are_listed_first_seen_first_across_restarts() {
         let listed: Vec<_> =
             store.registry().list().await.unwrap().iter().map(|record| record.name.to_string()).collect();
         assert_eq!(listed, ["b", "a", "a/../b", "caf\u{e9}", "name with spaces"]);
-        store.reopen();
+        store.reopen().await;
     }
     let record = store.registry().get(&name("caf\u{e9}")).await.unwrap().unwrap();
     assert_eq!((record.state, record.sequence, record.details), (RecordState::Live, 4, None));
     assert_eq!(store.registry().get(&name("none")).await.unwrap(), None);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn two_reservations_at_once_make_one_session() {
-    let store = Store::new();
+async fn two_reservations_at_once_make_one_session(home: Home) {
+    let store = Store::new(home).await;
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..40 {
         let registry = store.registry();
@@ -78,9 +86,8 @@ async fn two_reservations_at_once_make_one_session() {
     assert_eq!(sequences.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4]);
 }
 
-#[tokio::test]
-async fn updates_reach_only_their_own_session() {
-    let mut store = Store::new();
+async fn updates_reach_only_their_own_session(home: Home) {
+    let mut store = Store::new(home).await;
     let registry = store.registry();
     let first = registry.reserve(&name("a")).await.unwrap();
     let details = AccountDetails { name: "Ann".into(), phone_number: "491234".into() };
@@ -97,7 +104,7 @@ async fn updates_reach_only_their_own_session() {
         .unwrap();
     assert_eq!((&updated.uid, &updated.name, updated.state), (&first.uid, &first.name, RecordState::Stopped));
     drop(registry);
-    store.reopen();
+    store.reopen().await;
     let registry = store.registry();
     assert_eq!(registry.get(&name("a")).await.unwrap().unwrap(), updated);
     assert_eq!(updated.details, Some(details));
@@ -127,11 +134,10 @@ async fn delete(registry: &Registry, uid: &str) -> Result<(), KvError> {
 }
 
 /// The process ends after each of the steps of a deletion; the next start leaves the session whole or gone.
-#[tokio::test]
-async fn a_deletion_cut_short_is_finished_at_the_next_start() {
+async fn a_deletion_cut_short_is_finished_at_the_next_start(home: Home) {
     const STEPS: usize = 4;
     for step in 0..=STEPS {
-        let mut store = Store::new();
+        let mut store = Store::new(home.another()).await;
         let (doomed, kept) = {
             let registry = store.registry();
             let doomed = registry.reserve(&name("a")).await.unwrap();
@@ -150,7 +156,7 @@ async fn a_deletion_cut_short_is_finished_at_the_next_start() {
             }
             (doomed, kept)
         };
-        store.reopen();
+        store.reopen().await;
         let registry = store.registry();
         let recovered =
             registry.recover(&[], |record| Some(Bytes::from(format!("bye {}", record.name)))).await.unwrap();
@@ -178,9 +184,8 @@ async fn a_deletion_cut_short_is_finished_at_the_next_start() {
     }
 }
 
-#[tokio::test]
-async fn a_logout_cut_short_and_orphans_are_cleared_at_the_next_start() {
-    let store = Store::new();
+async fn a_logout_cut_short_and_orphans_are_cleared_at_the_next_start(home: Home) {
+    let store = Store::new(home).await;
     let registry = store.registry();
     let kv = store.kv();
     let gone = registry.reserve(&name("a")).await.unwrap();
@@ -204,14 +209,13 @@ async fn a_logout_cut_short_and_orphans_are_cleared_at_the_next_start() {
     assert_eq!(registry.get(&name("a")).await.unwrap().unwrap().state, RecordState::LoggedOut);
 }
 
-#[tokio::test]
-async fn farewells_wait_in_order_until_removed() {
-    let mut store = Store::new();
+async fn farewells_wait_in_order_until_removed(home: Home) {
+    let mut store = Store::new(home).await;
     let first = store.registry().add_farewell("u1", Bytes::from_static(b"1")).await.unwrap();
     // Keys are ordered by the microsecond.
     while store.registry().add_farewell("u1", Bytes::from_static(b"1")).await.unwrap() == first {}
     let second = store.registry().add_farewell("u2", Bytes::from_static(b"2")).await.unwrap();
-    store.reopen();
+    store.reopen().await;
     let registry = store.registry();
     let keys: Vec<_> = registry.farewells().await.unwrap().into_iter().map(|(key, _)| key).collect();
     assert!(keys.is_sorted());

@@ -16,7 +16,7 @@ use super::error::OpenError;
 use super::flusher::Flusher;
 use super::table::{Live, Table};
 use super::{CACHE_BYTES, SYNC_EVERY_MS};
-use crate::store::{Batch, KvError, Namespace, Op, RESERVED_PREFIX};
+use crate::store::{Batch, KvError, Namespace, check_keys};
 
 /// The tree of the store itself; no namespace has this name.
 const META: &str = "meta";
@@ -173,16 +173,6 @@ impl Opened {
         tables.insert(ns.clone(), Arc::clone(&table));
         Ok(table)
     }
-}
-
-fn check_keys(batch: &Batch) -> Result<(), KvError> {
-    let written = batch.ops.iter().map(|op| match op {
-        Op::Put(key, _) | Op::Remove(key) => key,
-    });
-    if written.chain(batch.conditions.iter().map(|(key, _)| key)).any(|key| key.starts_with(RESERVED_PREFIX)) {
-        return Err(KvError::engine("a key of the batch is reserved for the engine"));
-    }
-    Ok(())
 }
 
 fn open_db(path: &Path) -> Result<sled::Db, OpenError> {
