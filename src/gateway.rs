@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, KeySetting, keyfile};
 use crate::event::SessionName;
 use crate::http::{self, AppState, Auth, Limits};
+use crate::media::{self, Fetcher};
 use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
@@ -88,6 +89,12 @@ impl Gateway {
 
         let whatsapp = WhatsApp::new(whatsapp_settings(&config)?)?;
         whatsapp.keep_version_fresh(&tracker, soft.clone());
+        let fetcher = Fetcher::new(media::Limits {
+            max_bytes: config.media_max_bytes,
+            timeout: config.media_timeout,
+            private_addresses: config.media_url_private,
+            folder: config.media_dir.as_path().into(),
+        })?;
         let sessions = SessionManager::new(
             session::Settings {
                 check_numbers: config.check_numbers,
@@ -98,6 +105,7 @@ impl Gateway {
             },
             Arc::clone(&kv),
             whatsapp,
+            fetcher,
             delivers.then_some(notices),
             tracker.clone(),
             soft.clone(),

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
+use crate::media::Fetcher;
 use crate::message::{Recipient, Sent};
 use crate::outbox::{NewEvent, Notice, Outbox};
 use crate::store::backend::SessionBackend;
@@ -158,6 +159,7 @@ struct Manager {
     kv: Arc<dyn Kv>,
     registry: Registry,
     whatsapp: WhatsApp,
+    fetcher: Fetcher,
     /// To the webhook sink; `None`: there is no receiver, and no event is kept.
     notices: Option<mpsc::Sender<Notice>>,
     sessions: Mutex<Sessions>,
@@ -177,7 +179,10 @@ struct Sessions {
 
 impl fmt::Debug for SessionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionManager").field("settings", &self.0.settings).finish_non_exhaustive()
+        f.debug_struct("SessionManager")
+            .field("settings", &self.0.settings)
+            .field("fetcher", &self.0.fetcher)
+            .finish_non_exhaustive()
     }
 }
 
@@ -193,6 +198,7 @@ impl SessionManager {
         settings: Settings,
         kv: Arc<dyn Kv>,
         whatsapp: WhatsApp,
+        fetcher: Fetcher,
         notices: Option<mpsc::Sender<Notice>>,
         tracker: TaskTracker,
         token: CancellationToken,
@@ -204,6 +210,7 @@ impl SessionManager {
             kv,
             registry,
             whatsapp,
+            fetcher,
             notices,
             sessions: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
