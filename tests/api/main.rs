@@ -8,6 +8,7 @@ mod delete;
 mod faults;
 mod group;
 mod kill;
+mod library;
 mod many;
 mod process;
 mod session;

@@ -8,8 +8,14 @@ mod companion;
 mod delivery;
 mod faults;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod initiator;
 mod linking;
 mod login;
+#[cfg(test)]
+mod media;
+#[cfg(test)]
+mod profile;
 #[cfg(test)]
 mod watching;
