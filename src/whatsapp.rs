@@ -122,7 +122,7 @@ struct Shared {
     http: Arc<dyn HttpClient>,
     version: Version,
     numbers: Numbers,
-    uploads: Semaphore,
+    uploads: Arc<Semaphore>,
 }
 
 impl fmt::Debug for WhatsApp {
@@ -149,7 +149,7 @@ impl WhatsApp {
             http: Arc::new(BoundedHttp::new(hosts)),
             version: Version::new(version),
             numbers: Numbers::default(),
-            uploads: Semaphore::new(MAX_UPLOADS),
+            uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
         })))
     }
 

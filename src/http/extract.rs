@@ -85,6 +85,11 @@ impl Fields {
         self.has(name).then(|| self.string(name)).transpose()
     }
 
+    /// The length of all texts together.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.members.values().filter_map(Value::as_str).map(str::len).sum()
+    }
+
     /// Whether the member is there, whatever it holds.
     pub(super) fn has(&self, name: &str) -> bool {
         self.members.contains_key(name)

@@ -28,8 +28,12 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_mins(8);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The text fields of a multipart body together.
 const MAX_TEXT_BYTES: usize = 1024 * 1024;
-/// Large bodies in memory at the same time, some 40 MiB each while they are parsed.
-const MAX_LARGE: usize = 4;
+/// Bodies up to here are not counted as large.
+const SMALL_BYTES: usize = 1024 * 1024;
+/// Large bodies in memory at the same time, until their messages are sent: some 60 MiB each while they are parsed.
+const MAX_LARGE: usize = 6;
+/// How much of a file that is too large is read and thrown away, so that the client gets to read the refusal.
+const MAX_DISCARDED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How files come in; cheap to clone.
 #[derive(Clone, Debug)]
@@ -70,11 +74,13 @@ impl FromRequest<AppState> for FileFields {
         let uploads = &state.uploads;
         if extract::content_kind(request.headers()) != Kind::Multipart {
             let (parts, body) = request.into_parts();
-            let large = match is_large(&body) {
-                false => None,
-                true => Some(large(&uploads.large, IDLE_TIMEOUT).await?),
-            };
-            return Ok(Self { fields: Fields::read(&parts.headers, body, LARGE).await?, file: None, _large: large });
+            let mut large = if is_large(&body) { Some(large(&uploads.large, IDLE_TIMEOUT).await?) } else { None };
+            let fields = Fields::read(&parts.headers, body, LARGE).await?;
+            if fields.text_bytes() <= SMALL_BYTES {
+                // It came in pieces, and they were few.
+                large = None;
+            }
+            return Ok(Self { fields, file: None, _large: large });
         }
         let parts = Multipart::from_request(request, state)
             .await
@@ -111,7 +117,7 @@ impl FileFields {
 /// Whether a body may be larger than the ordinary ones: of unknown length, or of a length above theirs.
 fn is_large(body: &Body) -> bool {
     use axum::body::HttpBody as _;
-    body.size_hint().upper().is_none_or(|bytes| bytes > 1024 * 1024)
+    body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok()).is_none_or(|bytes| bytes > SMALL_BYTES)
 }
 
 async fn large(slots: &Arc<Semaphore>, wait: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
@@ -163,11 +169,16 @@ async fn save(part: &mut Field<'_>, name: String, uploads: &Uploads) -> Result<U
     let mut file = tokio::fs::File::from_std(file);
     let mut bytes = 0_u64;
     while let Some(chunk) = within(part.chunk()).await? {
-        bytes += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-        if bytes > uploads.max_bytes {
-            return Err(ApiError::file_too_large(uploads.max_bytes));
+        bytes = bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        if bytes > uploads.max_bytes.saturating_add(MAX_DISCARDED_BYTES) {
+            break;
         }
-        file.write_all(&chunk).await.map_err(ApiError::disk)?;
+        if bytes <= uploads.max_bytes {
+            file.write_all(&chunk).await.map_err(ApiError::disk)?;
+        }
+    }
+    if bytes > uploads.max_bytes {
+        return Err(ApiError::file_too_large(uploads.max_bytes));
     }
     file.flush().await.map_err(ApiError::disk)?;
     Ok(Upload { file: Arc::new(path), bytes, name: Some(name), mime })

@@ -240,6 +240,8 @@ pub struct File {
     pub seconds: Option<u32>,
     /// A small JPEG.
     pub thumbnail: Option<Bytes>,
+    /// Whether a sticker moves; apps show a still one otherwise.
+    pub animated: bool,
 }
 
 /// A message that WhatsApp's server has acknowledged.

@@ -1,5 +1,6 @@
 //! What sessions send and look up: every message goes through [`SessionManager::send`].
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 use super::entry::Entry;
 use super::{SessionManager, resume};
 use crate::event::SessionName;
-use crate::media::{self, Fetcher, Kind, MediaError};
+use crate::media::{self, Fetcher, Kind, MediaError, Spool};
 use crate::message::{Content, File, MediaSource, Outgoing, Profile, Recipient, Sent};
 use crate::whatsapp::{Connection, LookupError, Open, OutboundError};
 
@@ -187,6 +188,7 @@ impl SessionManager {
         let media = &self.0.fetcher;
         let ready = tokio::time::timeout_at(deadline, ready(media, content, source, deadline)).await;
         let prepared = ready.map_err(|_elapsed| SendError::TimedOut)??;
+        let animated = matches!(content, Content::Sticker { .. }) && is_animated(prepared.spool.clone()).await?;
         let spool = prepared.spool.clone();
         let open: Open = Box::new(move || Ok(Box::new(spool.open()?)));
         let uploaded = connection.upload(content, open, media.folder(), deadline).await?;
@@ -196,6 +198,7 @@ impl SessionManager {
             height: prepared.height,
             seconds: prepared.seconds,
             thumbnail: prepared.thumbnail,
+            animated,
             ..uploaded
         }))
     }
@@ -269,6 +272,22 @@ async fn ready(
     Ok(prepared)
 }
 
+/// Whether a sticker moves.
+async fn is_animated(spool: Spool) -> Result<bool, SendError> {
+    let read = move || {
+        let mut head = Vec::new();
+        spool.open()?.take(21).read_to_end(&mut head)?;
+        std::io::Result::Ok(moves(&head))
+    };
+    let read = tokio::task::spawn_blocking(read).await.map_err(|error| SendError::Disk(error.into()))?;
+    read.map_err(|error| SendError::Disk(error.into()))
+}
+
+/// WebP container specification, extended file format: the flag of an animation is the second bit of the 21st byte.
+fn moves(head: &[u8]) -> bool {
+    matches!(head, [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', b'V', b'P', b'8', b'X', _, _, _, _, flags, ..] if flags & 2 != 0)
+}
+
 fn kind(content: &Content) -> Kind {
     match content {
         Content::Image { .. } => Kind::Image,
@@ -317,6 +336,14 @@ fn typing_time(utf16_units: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moving_webp_is_told_from_a_still_one() {
+        assert!(moves(b"RIFF\x24\0\0\0WEBPVP8X\x0a\0\0\0\x12"));
+        assert!(!moves(b"RIFF\x24\0\0\0WEBPVP8X\x0a\0\0\0\x10"));
+        assert!(!moves(b"RIFF\x24\0\0\0WEBPVP8L\x0a\0\0\0\x12"));
+        assert!(!moves(b"RIFF"));
+    }
 
     #[test]
     fn typing_takes_a_tenth_of_a_second_a_unit() {

@@ -292,6 +292,11 @@ async fn a_large_document_passes_through_a_small_memory() {
     assert_eq!(info.length, u64::try_from(BYTES).ok());
     assert!(got == bytes, "the document arrived changed");
     assert!(grown < 16 * 1024 * 1024, "the peak grew by {grown} bytes");
+    let fields = [("session", "a"), ("to", ANI), ("text", "")];
+    process.api.upload("/message/send-document", &fields, "document", "large.bin", &bytes).await.expect(200);
+    let grown = process.peak_memory() - before;
+    assert!(arrived(&ani).await.1 == bytes, "the uploaded document arrived changed");
+    assert!(grown < 16 * 1024 * 1024, "the peak grew by {grown} bytes with an upload");
     let left = std::fs::read_dir(folder.path().join("media")).unwrap().count();
     assert_eq!(left, 0, "temporary files stay behind");
 }

@@ -142,6 +142,7 @@ fn sticker(file: &File) -> Members {
         .with("mediaKeyTimestamp", file.key_timestamp.to_string())
         .maybe("height", file.height)
         .maybe("width", file.width)
+        .maybe("isAnimated", file.animated.then_some(true))
 }
 
 fn audio(file: &File, voice: bool) -> Members {

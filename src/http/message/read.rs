@@ -65,15 +65,15 @@ struct Reply {
 
 impl Extras {
     pub(super) fn read(fields: &Fields) -> Result<Self, ApiError> {
-        let reply = match fields.has("reply_to") {
-            false => None,
-            true => Some(Reply {
+        let mut reply = None;
+        if fields.has("reply_to") {
+            reply = Some(Reply {
                 id: message_id(fields, "reply_to")?,
                 participant: participant(fields, "reply_to_participant")?,
                 from_me: fields.flag(&["reply_to_from_me"])?,
                 text: fields.optional_string("reply_to_text")?.unwrap_or_default(),
-            }),
-        };
+            });
+        }
         Ok(Self { reply, mentions: mentions(fields)? })
     }
 

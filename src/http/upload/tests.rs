@@ -12,11 +12,9 @@ async fn answer(uri: &str, kind: &str, body: impl Into<Body>) -> (u16, String) {
 }
 
 async fn multipart(parts: &[(&str, &str)]) -> (u16, String) {
-    let mut body = String::new();
-    for (head, content) in parts {
-        body.push_str(&format!("--x\r\ncontent-disposition: form-data; {head}\r\n\r\n{content}\r\n"));
-    }
-    body.push_str("--x--\r\n");
+    let part =
+        |(head, content): &(&str, &str)| format!("--x\r\ncontent-disposition: form-data; {head}\r\n\r\n{content}\r\n");
+    let body = parts.iter().map(part).chain(["--x--\r\n".to_owned()]).collect::<String>();
     answer("/message/send-image", "multipart/form-data; boundary=x", body).await
 }
 

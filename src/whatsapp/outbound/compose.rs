@@ -143,6 +143,7 @@ fn sticker(file: File) -> wa::Message {
             direct_path: Some(file.direct_path),
             file_length: Some(file.bytes),
             media_key_timestamp: Some(file.key_timestamp),
+            is_animated: Some(file.animated),
             ..Default::default()
         }),
         ..Default::default()

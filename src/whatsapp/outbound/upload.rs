@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use whatsapp_rust::download::MediaType;
 use whatsapp_rust::wacore::upload::{EncryptedMediaInfo, UploadSource, encrypt_media_streaming};
@@ -24,6 +25,8 @@ pub type Open = Box<dyn FnOnce() -> std::io::Result<Box<dyn Read + Send>> + Send
 struct Encrypted {
     file: Arc<File>,
     bytes: u64,
+    /// Held as long as a thread may read the file: one that the caller has given up must not let another one in.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl UploadSource for Encrypted {
@@ -66,8 +69,9 @@ impl Connection {
     ) -> Result<message::File, OutboundError> {
         let Some(kind) = media_type(content) else { return Ok(message::File::default()) };
         let uploading = async {
-            let _permit = self.shared.uploads.acquire().await.map_err(|error| OutboundError::Upload(error.into()))?;
-            let encrypting = tokio::task::spawn_blocking(move || encrypt(open, &folder, kind));
+            let permit = Arc::clone(&self.shared.uploads).acquire_owned().await;
+            let permit = permit.map_err(|error| OutboundError::Upload(error.into()))?;
+            let encrypting = tokio::task::spawn_blocking(move || encrypt(open, &folder, kind, permit));
             let (encrypted, info) =
                 encrypting.await.map_err(|error| OutboundError::Disk(error.into()))?.map_err(OutboundError::Disk)?;
             self.client.upload_stream(encrypted, info, kind).await.map_err(OutboundError::Upload)
@@ -105,7 +109,12 @@ fn media_type(content: &Content) -> Option<MediaType> {
     })
 }
 
-fn encrypt(open: Open, folder: &Path, kind: MediaType) -> anyhow::Result<(Encrypted, EncryptedMediaInfo)> {
+fn encrypt(
+    open: Open,
+    folder: &Path,
+    kind: MediaType,
+    permit: OwnedSemaphorePermit,
+) -> anyhow::Result<(Encrypted, EncryptedMediaInfo)> {
     let plain = open().context("the file can't be opened")?;
     std::fs::create_dir_all(folder).context("no folder for temporary files")?;
     let file = tempfile::tempfile_in(folder).context("no temporary file")?;
@@ -114,7 +123,7 @@ fn encrypt(open: Open, folder: &Path, kind: MediaType) -> anyhow::Result<(Encryp
     writer.flush()?;
     let file = writer.into_inner().context("the temporary file can't be written")?;
     let bytes = file.metadata()?.len();
-    Ok((Encrypted { file: Arc::new(file), bytes }, info))
+    Ok((Encrypted { file: Arc::new(file), bytes, _permit: permit }, info))
 }
 
 #[cfg(test)]
@@ -126,7 +135,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let plain = vec![7_u8; 100_000];
         let open: Open = Box::new(move || Ok(Box::new(std::io::Cursor::new(plain))));
-        let (encrypted, info) = encrypt(open, folder.path(), MediaType::Document).unwrap();
+        let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (encrypted, info) = encrypt(open, folder.path(), MediaType::Document, permit).unwrap();
         assert_eq!(info.file_length, 100_000);
         // AES-CBC pads to whole blocks, then ten bytes of MAC follow.
         assert_eq!(encrypted.len(), 100_000 / 16 * 16 + 16 + 10);
