@@ -346,6 +346,51 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn failures_of_files_and_profiles_have_their_answers() {
+        let media = |error: MediaError| ApiError::from(SendError::Media(error)).of_field("image_url");
+        let upload = || anyhow::anyhow!("inner text");
+        for (error, status, message) in [
+            (SendError::EmptyMedia.into(), 400, "Invalid Media"),
+            (SendError::FileName.into(), 400, "Filename must include valid extension"),
+            (
+                SendError::NotVoice("audio/mpeg".to_owned()).into(),
+                400,
+                "A voice note must be an ogg/opus file, this one is audio/mpeg",
+            ),
+            (SendError::TimedOut.into(), 504, "The message was not sent: it could not be made ready in time"),
+            (SendError::Upload(upload()).into(), 502, "The message was not sent: WhatsApp did not take its file"),
+            (SendError::Disk(upload()).into(), 503, "The message was not sent: temporary files can't be written"),
+            (ApiError::from(SendError::FileName).of_field("image_url"), 400, "Filename must include valid extension"),
+            (
+                media(MediaError::Source("is no http, https or data URL")),
+                400,
+                "parameter \"image_url\" is no http, https or data URL",
+            ),
+            (media(MediaError::Address), 400, "parameter \"image_url\" leads to an address that is not allowed"),
+            (media(MediaError::TooLarge { limit_bytes: 5 }), 413, "parameter \"image_url\" is larger than 5 bytes"),
+            (
+                media(MediaError::Status { url: "https://x/y".to_owned(), code: 404 }),
+                502,
+                "Failed to fetch stream from https://x/y",
+            ),
+            (media(MediaError::Unreachable(None)), 502, "fetch failed"),
+            (media(MediaError::TimedOut), 504, "The media could not be fetched in time"),
+            (media(MediaError::Disk(std::io::Error::other("inner text"))), 503, "The media could not be kept on disk"),
+            (ProfileError::NoSession.into(), 400, "Session does not exist"),
+            (ProfileError::NotRegistered.into(), 400, "Target is not registered"),
+            (ProfileError::NoGroup.into(), 404, "Group not found"),
+            (ProfileError::NotMember.into(), 403, "The session is not a member of this group"),
+            (ProfileError::TimedOut.into(), 504, "WhatsApp did not answer in time"),
+            (ProfileError::Refused(429).into(), 502, "WhatsApp refused the look-up with code 429"),
+            (ProfileError::Connection(upload()).into(), 502, "The look-up failed: the connection to WhatsApp failed"),
+            (ProfileError::Store.into(), 503, "The session store is not available"),
+        ] {
+            let body = json!({ "message": message }).to_string();
+            assert_eq!(told(error).await, (status, body));
+        }
+    }
+
+    #[tokio::test]
     async fn development_shows_the_inner_text_of_a_500_only() {
         let inner = ApiError::internal(store_failure()).into_response();
         let shown = axum::body::to_bytes(reveal(inner).await.into_body(), 1000).await.unwrap();
