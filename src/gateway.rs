@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, KeySetting, keyfile};
 use crate::event::SessionName;
-use crate::http::{self, AppState, Auth, Dashboard, Limits};
+use crate::http::{self, AppState, Auth, Dashboard, Limits, Uploads};
 use crate::media::{self, Fetcher, Folder};
 use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
@@ -107,6 +107,7 @@ impl Gateway {
         if let Err(error) = tokio::task::spawn_blocking(move || swept.sweep()).await? {
             tracing::warn!(%error, "unfinished files of an earlier run could not be removed from MEDIA_DIR");
         }
+        let uploads = Uploads::new(config.media_max_bytes, fetcher.folder());
         let sessions = SessionManager::new(
             session::Settings {
                 check_numbers: config.check_numbers,
@@ -134,6 +135,7 @@ impl Gateway {
         let router = http::router(AppState {
             sessions,
             auth,
+            uploads,
             dashboard: Dashboard::default(),
             development: config.development,
             media_dir: config.media_dir.clone().into(),

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -24,14 +25,17 @@ mod layer;
 mod login;
 mod message;
 mod page;
+mod profile;
 mod route;
 mod serve;
 mod session;
+mod upload;
 
 pub use auth::{Auth, Scope};
 pub use dashboard::Dashboard;
 pub use route::{Endpoint, endpoints};
 pub use serve::{Limits, serve};
+pub use upload::Uploads;
 
 use error::ApiError;
 use route::{Route, Routes};
@@ -45,6 +49,8 @@ pub struct AppState {
     pub auth: Auth,
     /// What the dashboard remembers.
     pub dashboard: Dashboard,
+    /// How files come in.
+    pub uploads: Uploads,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
     /// Where received files are; served below `/media`.
@@ -81,6 +87,18 @@ fn routes(state: &AppState) -> Routes {
             Send,
             message::send_text,
         ))
+        .add(Route::new("/message/send-image").on(Method::POST, Send, message::send_image))
+        .add(Route::new("/message/send-document").on(Method::POST, Send, message::send_document))
+        .add(Route::new("/message/send-video").on(Method::POST, Send, message::send_video))
+        .add(Route::new("/message/send-sticker").on(Method::POST, Send, message::send_sticker))
+        .add(Route::new("/message/send-audio").on(Method::POST, Send, message::send_audio))
+        .add(Route::new("/message/send-location").on(Method::POST, Send, message::send_location))
+        .add(Route::new("/message/send-contact").on(Method::POST, Send, message::send_contact))
+        .add(Route::new("/message/send-poll").on(Method::POST, Send, message::send_poll))
+        .add(Route::new("/message/send-reaction").on(Method::POST, Send, message::send_reaction))
+        .add(Route::new("/message/edit").on(Method::POST, Send, message::edit))
+        .add(Route::new("/message/delete").on(Method::POST, Send, message::delete))
+        .add(Route::new("/profile").on(Method::POST, Read, profile::profile))
         .add(Route::new("/media/{*name}").get(Public, files::media))
         .add(Route::new("/assets/{*path}").get(Public, asset::file))
         .add(Route::new("/auth/login").get(Public, login::page).on(Method::POST, Public, login::sign_in))
@@ -106,7 +124,12 @@ pub fn router(state: AppState) -> Router {
         );
     }
     let development = state.development;
-    let table = routes(&state).into_router().fallback(dashboard::unknown).with_state(state);
+    let table = routes(&state)
+        .into_router()
+        // axum's own limit of 2 MiB; each body is read within limits of ours.
+        .layer(DefaultBodyLimit::disable())
+        .fallback(dashboard::unknown)
+        .with_state(state);
     // Layers of a router run after it has chosen a route, but dot segments must go before: hence a second one around it.
     let mut router = Router::new()
         .fallback_service(any(move |request| tower::ServiceExt::oneshot(table.clone(), layer::without_dots(request))))

@@ -5,11 +5,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-mod incoming;
+pub mod incoming;
+mod outgoing;
 
-pub use incoming::{
-    Attachment, Choice, Contact, Content, ContentKind, FileKind, Incoming, Location, Media, Poll, Quoted, Reaction,
-};
+pub use incoming::{Attachment, FileKind, Incoming, Media};
+pub use outgoing::{About, Author, Contact, Content, File, Location, Outgoing, Poll, Profile, Quote, Sent, Target};
 
 /// A validated target of an outgoing message: a JID, spelt as the contract builds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -128,21 +128,6 @@ impl fmt::Debug for Upload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upload").field("bytes", &self.bytes).field("mime", &self.mime).finish_non_exhaustive()
     }
-}
-
-/// A message that WhatsApp's server has acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// The chat it went to, as `user@server`.
-    pub remote_jid: String,
-    /// The message id that we chose.
-    pub id: String,
-    /// The text as it was sent.
-    pub text: String,
-    /// The server's time of acceptance in Unix seconds.
-    pub timestamp: u64,
-    /// Our own JID; told for groups and status only (contract section 5).
-    pub participant: Option<String>,
 }
 
 fn is_digits(text: &str) -> bool {

@@ -1,6 +1,7 @@
 //! The live sessions: who they are, what state they are in, and the verbs on them.
 //!
-//! `SessionManager` is the registry that HTTP handlers ask; each session has one owner task (`task`).
+//! `SessionManager` is the registry that HTTP handlers ask; each session has one owner task (`task`). `send` is the one
+//! way of every message, `end` has logout and delete.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -10,25 +11,30 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
 use crate::media::{Fetcher, Folder};
-use crate::message::{Recipient, Sent};
-use crate::outbox::{NewEvent, Notice, Outbox};
+use crate::outbox::{Notice, Outbox};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
-use crate::whatsapp::{OutboundError, WhatsApp};
+use crate::whatsapp::WhatsApp;
 
+mod end;
 mod entry;
 mod media;
+mod send;
 mod state;
 mod task;
 
+pub use end::EndError;
+pub use send::{ProfileError, SendError};
+
+use end::farewell;
 use entry::{Entry, View};
 use state::State;
 
@@ -86,56 +92,6 @@ pub enum StartError {
     Store(#[from] KvError),
 }
 
-/// Why a deletion or a logout failed.
-#[derive(Debug, thiserror::Error)]
-pub enum EndError {
-    /// No session of that name is listed.
-    #[error("no such session")]
-    NotFound,
-    /// The store refused; what was begun is finished at the next try or start.
-    #[error("the session store is not available")]
-    Store(#[from] KvError),
-}
-
-/// Why a message was not sent, or not known to be.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// No session of that name.
-    #[error("Session does not exist")]
-    NoSession,
-    /// The session is not connected.
-    #[error("Session with ID: \"{0}\" Not Ready!")]
-    NotReady(SessionName),
-    /// The number has no WhatsApp account.
-    #[error("The number {0} is not registered on WhatsApp")]
-    NotRegistered(String),
-    /// WhatsApp's server refused the message.
-    #[error("WhatsApp refused the message with code {code}")]
-    Refused {
-        /// The server's error code.
-        code: u16,
-        /// The message id.
-        id: String,
-    },
-    /// No acknowledgement in time: whether it was sent is unknown.
-    #[error("WhatsApp did not acknowledge the message in time; it may have been sent")]
-    Unacknowledged {
-        /// The message id.
-        id: String,
-        /// The chat.
-        remote_jid: String,
-    },
-    /// The connection failed before the message left.
-    #[error("The message could not be sent: the connection to WhatsApp failed")]
-    Connection(#[source] anyhow::Error),
-    /// The recipient's address can't be used.
-    #[error("parameter \"to\" is not a phone number or a WhatsApp address")]
-    Recipient,
-    /// The store refused, so nothing was sent.
-    #[error("The session store is not available")]
-    Store,
-}
-
 /// How the manager behaves; plain values from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -188,8 +144,6 @@ impl fmt::Debug for SessionManager {
     }
 }
 
-/// How often a deletion is tried again that the store did not let through.
-const ERASE_AGAIN: Duration = Duration::from_secs(2);
 /// The longest that the end of a session's task may take: closing an older connection 10 s, logging in 4 s, unlinking
 /// 4 s, closing 3 s, and some.
 const END_TIMEOUT: Duration = Duration::from_secs(25);
@@ -376,202 +330,12 @@ impl SessionManager {
         Ok(entry)
     }
 
-    /// Unlinks at WhatsApp when reachable and removes the credentials; the entry stays listed as disconnected. Unknown names are fine.
-    ///
-    /// Goes on when the call is cancelled.
-    ///
-    /// # Errors
-    /// [`EndError::Store`] when the credentials could not be removed.
-    pub async fn logout(&self, name: &str) -> Result<(), EndError> {
-        let Some(entry) = self.entry(name) else { return Ok(()) };
-        let manager = self.clone();
-        self.finish(async move { manager.log_out(&entry).await }).await
-    }
-
-    async fn log_out(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
-        let _verb = entry.verbs.lock().await;
-        if entry.gone.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let record = entry.record();
-        // First the mark: after a crash from here on, the next start removes the credentials.
-        self.0.registry.update(&record.uid, |record| record.state = RecordState::LoggedOut).await?;
-        let unlinked = entry.end_task(END_TIMEOUT).await;
-        let dropped = self.0.kv.drop_namespace(&Namespace::credentials(&record.uid)).await;
-        entry.set_state(State::LoggedOut).await;
-        // The next start removes what is left.
-        dropped?;
-        tracing::info!(session = %record.name, unlinked, "session logged out, credentials removed");
-        Ok(())
-    }
-
-    /// Unlinks when reachable, removes everything stored and forgets the name; complete when it returns.
-    ///
-    /// Goes on when the call is cancelled.
-    ///
-    /// # Errors
-    /// By [`EndError`].
-    pub async fn delete(&self, name: &str) -> Result<(), EndError> {
-        let (manager, name) = (self.clone(), name.to_owned());
-        self.finish(async move {
-            let entry = manager.unlist(&name).await?;
-            manager.remove(&entry).await
-        })
-        .await
-    }
-
-    /// Marks a session as being deleted and takes it off the list; from here on the name is free, and after a crash the
-    /// next start finishes the deletion.
-    async fn unlist(&self, name: &str) -> Result<Arc<Entry>, EndError> {
-        // No start may find the name unlisted while the registry still has it.
-        let _creating = self.0.creating.lock().await;
-        let entry = self.entry(name).ok_or(EndError::NotFound)?;
-        self.0.registry.mark_deleting(&entry.uid).await?;
-        {
-            let mut sessions = self.lock();
-            sessions.by_name.remove(name);
-            sessions.in_order.remove(&entry.sequence);
-        }
-        entry.gone.store(true, Ordering::Release);
-        entry.touch();
-        Ok(entry)
-    }
-
-    async fn remove(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
-        let record = entry.record();
-        let _verb = entry.verbs.lock().await;
-        let unlinked = entry.end_task(END_TIMEOUT).await;
-        self.stop_delivery(&record.uid).await;
-        // A hook of the library that comes late must not bring the outbox back.
-        entry.outbox.close().await;
-        if let Err(error) = self.0.erase(&record).await {
-            tracing::error!(session = %record.name, %error, "the store keeps data of a deleted session; trying again");
-            let (manager, record) = (Arc::clone(&self.0), record.clone());
-            self.0.tracker.spawn(async move { manager.keep_erasing(&record).await });
-            return Err(error.into());
-        }
-        tracing::info!(session = %record.name, unlinked, "session deleted with everything stored of it");
-        Ok(())
-    }
-
-    /// Waits until the sink posts nothing of this session any more.
-    async fn stop_delivery(&self, uid: &str) {
-        let Some(notices) = &self.0.notices else { return };
-        let (done, stopped) = oneshot::channel();
-        if notices.send(Notice::Closed { uid: uid.to_owned(), done }).await.is_ok() {
-            let _sink_ended = tokio::time::timeout(END_TIMEOUT, stopped).await;
-        }
-    }
-
-    /// Runs a verb on a task of its own, so that a client that hangs up does not leave it half done.
-    async fn finish<F>(&self, verb: F) -> Result<(), EndError>
-    where
-        F: Future<Output = Result<(), EndError>> + Send + 'static,
-    {
-        match self.0.tracker.spawn(verb).await {
-            Ok(result) => result,
-            Err(error) => resume(error),
-        }
-    }
-
-    /// Checks that a session is there and connected: the contract's order puts this before the recipient.
-    ///
-    /// # Errors
-    /// `NoSession`, `NotReady`, or `Store` while the session waits for its store.
-    pub fn check_ready(&self, name: &str) -> Result<(), SendError> {
-        self.entry(name).ok_or(SendError::NoSession)?.live().map(|_connection| ())
-    }
-
-    /// Sends a text and waits for WhatsApp's acknowledgement, `SEND_TIMEOUT_SECS` at most, the typing phase included.
-    ///
-    /// # Errors
-    /// By [`SendError`].
-    pub async fn send_text(&self, name: &str, to: Recipient, text: String, typing: bool) -> Result<Sent, SendError> {
-        let (manager, name) = (self.clone(), name.to_owned());
-        // On a task of its own: who hangs up after the request was taken still wants the message sent.
-        match self.0.tracker.spawn(async move { manager.send(&name, to, text, typing).await }).await {
-            Ok(sent) => sent,
-            Err(error) => resume(error),
-        }
-    }
-
-    async fn send(&self, name: &str, to: Recipient, text: String, typing: bool) -> Result<Sent, SendError> {
-        let deadline = Instant::now() + self.0.settings.send_timeout;
-        let entry = self.entry(name).ok_or(SendError::NoSession)?;
-        let connection = entry.live()?;
-        let failed = |error: OutboundError, id: &str| match error {
-            OutboundError::Recipient => SendError::Recipient,
-            OutboundError::NotRegistered => {
-                SendError::NotRegistered(to.as_str().split('@').next().unwrap_or_default().to_owned())
-            }
-            OutboundError::Refused(code) => SendError::Refused { code, id: id.to_owned() },
-            OutboundError::Unacknowledged => {
-                SendError::Unacknowledged { id: id.to_owned(), remote_jid: to.as_str().to_owned() }
-            }
-            OutboundError::NotConnected => SendError::NotReady(entry.name.clone()),
-            OutboundError::Connection(error) => match entry.live() {
-                Err(SendError::Store) => SendError::Store,
-                _ => SendError::Connection(error),
-            },
-        };
-        if self.0.settings.check_numbers {
-            connection.check_recipient(&to).await.map_err(|error| failed(error, ""))?;
-        }
-        if typing {
-            let length = text.encode_utf16().count();
-            connection.type_for(&to, typing_time(length).min(deadline - Instant::now())).await;
-        }
-        let id = connection.message_id();
-        connection.send_text(&to, text, &id, deadline).await.map_err(|error| failed(error, &id))
-    }
-
     fn entry(&self, name: &str) -> Option<Arc<Entry>> {
         self.lock().by_name.get(name).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Sessions> {
         self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Manager {
-    /// Removes everything stored of a session whose task has ended, and hands its last event to the sink.
-    async fn erase(&self, record: &SessionRecord) -> Result<(), KvError> {
-        self.registry.erase(&record.uid).await?;
-        let (event, at) = (farewell(record), Utc::now());
-        let kept = self.notices.is_some().then(|| event.encode(at));
-        let key = self.registry.forget(&record.uid, kept).await?;
-        if let (Some(notices), Some(key)) = (&self.notices, key) {
-            let session = record.name.clone();
-            let _stopping = notices.send(Notice::Farewell { key, session, event, at }).await;
-        }
-        Ok(())
-    }
-
-    /// Tries until the store lets go of a deleted session; a stop leaves the rest to the next start.
-    async fn keep_erasing(&self, record: &SessionRecord) {
-        loop {
-            tokio::select! {
-                () = self.token.cancelled() => return,
-                () = tokio::time::sleep(ERASE_AGAIN) => {}
-            }
-            if self.erase(record).await.is_ok() {
-                tracing::info!(session = %record.name, "what was stored of the deleted session is gone now");
-                return;
-            }
-        }
-    }
-
-    /// Finishes a deletion that a crash cut short before WhatsApp was told: logs in once more to unlink, then erases.
-    async fn finish_deletion(&self, record: &SessionRecord) {
-        let namespace = Namespace::credentials(&record.uid);
-        let backend = SessionBackend::new(Arc::clone(&self.kv), namespace, None);
-        let unlinked = task::unlink_deleted(self, &backend).await;
-        backend.close().await;
-        tracing::info!(session = %record.name, unlinked, "finishing a deletion that the last run had begun");
-        if self.erase(record).await.is_err() {
-            self.keep_erasing(record).await;
-        }
     }
 }
 
@@ -583,33 +347,8 @@ fn resume<T>(error: tokio::task::JoinError) -> T {
     }
 }
 
-/// The last event of a session that is gone.
-fn farewell(record: &SessionRecord) -> NewEvent {
-    NewEvent::status(&record.uid, &record.name, Status::Disconnected)
-}
-
 impl From<AccountDetails> for Details {
     fn from(account: AccountDetails) -> Self {
         Self { name: account.name, phone_number: account.phone_number }
-    }
-}
-
-/// wa-gateway 4.7.1: 100 ms for each UTF-16 unit, 5 s at most.
-fn typing_time(utf16_units: usize) -> Duration {
-    Duration::from_millis(100)
-        .saturating_mul(u32::try_from(utf16_units).unwrap_or(u32::MAX))
-        .min(Duration::from_secs(5))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn typing_takes_a_tenth_of_a_second_a_unit() {
-        assert_eq!(typing_time(0), Duration::ZERO);
-        assert_eq!(typing_time(10), Duration::from_secs(1));
-        assert_eq!(typing_time(50), Duration::from_secs(5));
-        assert_eq!(typing_time(usize::MAX), Duration::from_secs(5));
     }
 }

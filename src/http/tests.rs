@@ -39,19 +39,21 @@ fn sessions() -> SessionManager {
 
 fn state(key: Option<&str>) -> AppState {
     let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key)));
+    let uploads = Uploads::new(1_000_000, std::env::temp_dir().into());
     AppState {
         sessions: sessions(),
         auth,
+        uploads,
         dashboard: Dashboard::default(),
         development: false,
         media_dir: Path::new("media").into(),
     }
 }
 
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     headers: HeaderMap,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Answer {
@@ -69,7 +71,7 @@ async fn ask_router(router: Router, request: Request<Body>) -> Answer {
     Answer { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
-async fn ask(key: Option<&str>, request: Request<Body>) -> Answer {
+pub(super) async fn ask(key: Option<&str>, request: Request<Body>) -> Answer {
     ask_router(router(state(key)), request).await
 }
 
@@ -155,6 +157,9 @@ async fn scopes_are_as_agreed() {
         ("/session/logout", Method::PATCH, Manage),
         ("/message/send-text", Method::GET, Send),
         ("/message/send-text", Method::POST, Send),
+        ("/message/send-image", Method::POST, Send),
+        ("/message/delete", Method::POST, Send),
+        ("/profile", Method::POST, Read),
     ] {
         assert!(endpoints.contains(&Endpoint { path, method: method.clone(), scope }), "{method} {path}");
     }
@@ -174,8 +179,8 @@ async fn unknown_paths_are_404_in_json() {
         "/session/start/",
         "/message",
         "/message/send-text/",
-        "/message/send-audio",
-        "/profile",
+        "/message/send-nothing",
+        "/profile/",
         "/assets",
         "/assets/",
         "/auth",
@@ -201,6 +206,8 @@ async fn a_wrong_method_is_405_with_allow_and_head_changes_nothing() {
         ("PATCH", "/session/ok1", "GET, HEAD, DELETE"),
         ("PUT", "/session/start", "GET, POST, DELETE"),
         ("PUT", "/message/send-text", "GET, POST"),
+        ("GET", "/message/send-image", "POST"),
+        ("PUT", "/profile", "POST"),
         ("HEAD", "/message/send-text?session=ok1&to=628&text=hi", "GET, POST"),
         ("HEAD", "/session/start?session=qr1", "GET, POST, DELETE"),
         ("HEAD", "/session/logout?session=ok1", "GET, POST, PUT, PATCH, DELETE"),
@@ -399,7 +406,8 @@ async fn a_panic_is_a_500_that_tells_nothing() {
 #[tokio::test]
 async fn a_body_that_never_ends_is_given_up() {
     let endless = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-    let refused = extract::read_within(Duration::from_millis(20), endless).await.unwrap_err().into_response();
+    let limit = extract::BodyLimit { bytes: 1000, time: Duration::from_millis(20) };
+    let refused = extract::read_within(limit, endless).await.unwrap_err().into_response();
     assert_eq!(refused.status(), 408);
 }
 

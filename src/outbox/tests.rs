@@ -1,7 +1,7 @@
 use super::memory::{Fault, MemoryKv};
 use super::*;
 use crate::event::Status;
-use crate::message::{Attachment, Content, ContentKind, FileKind, Incoming, Media};
+use crate::message::incoming::{Attachment, Content, ContentKind, FileKind, Incoming, Media};
 
 fn name() -> SessionName {
     SessionName::parse("shop").unwrap()

@@ -15,7 +15,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::Semaphore;
 
 use crate::media::{Folder, file_name};
-use crate::message::{Attachment, Content, FileKind, Incoming, Media};
+use crate::message::incoming::{Attachment, Content, FileKind, Incoming, Media};
 use crate::outbox::{Outbox, message_body};
 use crate::whatsapp::{Connection, DownloadError};
 

@@ -13,10 +13,13 @@ mod inbound;
 mod kill;
 mod library;
 mod many;
+mod media;
 mod process;
+mod profile;
 mod redis;
 #[path = "../redis/server.rs"]
 mod redis_server;
+mod send;
 mod session;
 mod store;
 mod story;

@@ -6,7 +6,7 @@ use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::wacore::proto_helpers::MessageExt as _;
 use whatsapp_rust::waproto::whatsapp as wa;
 
-use crate::message::{Choice, Contact, Content, ContentKind, FileKind, Location, Poll, Quoted, Reaction};
+use crate::message::incoming::{Choice, Contact, Content, ContentKind, FileKind, Location, Poll, Quoted, Reaction};
 
 /// Wrappers in wrappers that are opened; apps make three at most.
 const MAX_DEPTH: usize = 8;
