@@ -335,10 +335,10 @@ impl Connection {
         let request = self.client.request_message_retry(&stanza, RetryRequestOptions::new());
         match tokio::time::timeout(RESEND, request).await {
             Ok(Ok(_outcome)) => {
-                tracing::warn!(message = id, "a message was lost before it was stored; asked for it again")
+                tracing::warn!(message = id, "a message was lost before it was stored; asked for it again");
             }
             Ok(Err(error)) => {
-                tracing::warn!(message = id, error = format!("{error:#}"), "a lost message can't be asked for")
+                tracing::warn!(message = id, error = format!("{error:#}"), "a lost message can't be asked for");
             }
             Err(_elapsed) => tracing::warn!(message = id, "a lost message can't be asked for in time"),
         }

@@ -59,10 +59,9 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
         | [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254] => Reach::Never,
         // IPv4-mapped, IPv4-translated, NAT64 and the deprecated IPv4-compatible form carry it at their end, 6to4 behind
         // its prefix.
-        [0, 0, 0, 0, 0, 0xffff, high, low]
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x0064, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0, 0, 0, 0, 0, 0, high, low]
         | [0x2002, high, low, ..] => reach_v4(carried(high, low)),
         // NAT64 with a local prefix (RFC 8215): the network's own.
         [0x0064, 0xff9b, 1, _, _, _, high, low] => Reach::Private.max(reach_v4(carried(high, low))),

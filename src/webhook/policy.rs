@@ -38,7 +38,7 @@ impl Default for RetryPolicy {
             // Below the 20 s that a shutdown waits, so that an attempt under way ends by itself.
             attempt_limit: Duration::from_secs(15),
             // A little more than the session's own limit for a download, which tells a reason.
-            file_wait: Duration::from_secs(60),
+            file_wait: Duration::from_mins(1),
         }
     }
 }

@@ -93,12 +93,11 @@ impl SessionBackend {
     /// Takes out the pending rows of messages that were committed, and remembers the messages for a while.
     pub(super) async fn settle(&self, pending: Vec<Bytes>) -> Result<()> {
         let mut turn = self.turn.lock().await;
-        let mut next = match *turn {
-            Some(next) => next,
-            None => {
-                let last = self.range(KeyRange::prefix(vec![key::HANDLED_RING]).reversed().limit(1)).await?;
-                last.first().and_then(|(key, _)| key::number(key)).map_or(0, |last| last.wrapping_add(1))
-            }
+        let mut next = if let Some(next) = *turn {
+            next
+        } else {
+            let last = self.range(KeyRange::prefix(vec![key::HANDLED_RING]).reversed().limit(1)).await?;
+            last.first().and_then(|(key, _)| key::number(key)).map_or(0, |last| last.wrapping_add(1))
         };
         let mut batch = Batch::new().buffered();
         for row in pending {

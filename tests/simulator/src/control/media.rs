@@ -50,7 +50,7 @@ async fn strike(
 ) -> Result<(), StatusCode> {
     let device = client.map(|client| (client.address.number.as_str(), client.address.device));
     let slow = |fault: &Fault| if let Fault::SlowMedia { delay } = fault { Some(*delay) } else { None };
-    let (delay, code) = core.with(|state| {
+    let (delay, status) = core.with(|state| {
         let struck = (state.faults.strike(device, slow), state.faults.strike(device, refusal));
         state.counters.faults_hit += u64::from(struck.0.is_some()) + u64::from(struck.1.is_some());
         state.counters.media_refused += u64::from(struck.1.is_some());
@@ -60,8 +60,8 @@ async fn strike(
         () = tokio::time::sleep(delay.unwrap_or(Duration::ZERO)) => {}
         () = core.token.cancelled() => return Err(StatusCode::SERVICE_UNAVAILABLE),
     }
-    match code {
-        Some(code) => Err(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)),
+    match status {
+        Some(status) => Err(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)),
         None => Ok(()),
     }
 }

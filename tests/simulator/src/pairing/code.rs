@@ -80,8 +80,8 @@ impl Core {
 
 /// Answers both steps of a companion.
 pub(super) fn step(state: &mut State, link: u64, id: &str, asked: &Node) -> Node {
-    let stage = attr(asked, "stage").unwrap_or_default();
-    let outcome = match stage.as_str() {
+    let step = attr(asked, "stage").unwrap_or_default();
+    let outcome = match step.as_str() {
         "companion_hello" => hello(state, link, asked).map(|reference| stanza::result(id, [reference])),
         "companion_finish" => finish(state, asked, link).map(|()| stanza::result(id, [])),
         other => Err(anyhow::anyhow!("linking by code in the stage {other:?}")),
