@@ -128,7 +128,10 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for id in ["../../x", "..", ".", "", ".hidden", "a/b", "a\\b", "a\0b", "\u{661}", "a b", "3EB0.jpg", &long] {
             let name = file_name(id, "jpg");
-            assert!(name.len() == 36 && name.ends_with(".jpg") && !name.starts_with('.'), "{id:?} gives {name}");
+            assert!(
+                name.len() == 36 && name.split_once('.').is_some_and(|(_, end)| end == "jpg") && !name.starts_with('.'),
+                "{id:?} gives {name}"
+            );
             assert!(seen.insert(name), "{id:?} shares its name");
         }
     }

@@ -29,11 +29,11 @@ impl Bench {
     }
 
     fn roomy() -> Self {
-        Self::new(100 * 1024 * 1024, Duration::from_secs(60))
+        Self::new(100 * 1024 * 1024, Duration::from_mins(1))
     }
 
     async fn fetch(&self, source: MediaSource) -> Result<Spool, MediaError> {
-        self.fetcher.fetch(&source, Instant::now() + Duration::from_secs(60)).await
+        self.fetcher.fetch(&source, Instant::now() + Duration::from_mins(1)).await
     }
 
     async fn fetch_url(&self, url: &str) -> Result<Spool, MediaError> {
@@ -180,7 +180,7 @@ async fn what_is_too_large_is_refused_by_its_announcement_and_by_its_bytes() {
         .route("/endless", get(|| async { pieces(u32::MAX) }))
         .route("/fits", get(|| async { vec![1; 1_000_000] }));
     let base = serve(router).await;
-    let bench = Bench::new(1_000_000, Duration::from_secs(60));
+    let bench = Bench::new(1_000_000, Duration::from_mins(1));
     for path in ["announced", "endless"] {
         let result = bench.fetch_url(&format!("{base}/{path}")).await;
         assert!(matches!(result, Err(MediaError::TooLarge { limit_bytes: 1_000_000 })), "{path}: {result:?}");
@@ -223,7 +223,7 @@ async fn slow_and_broken_servers_end_in_time() {
 
 #[tokio::test]
 async fn an_upload_is_read_where_it_lies() {
-    let bench = Bench::new(1000, Duration::from_secs(60));
+    let bench = Bench::new(1000, Duration::from_mins(1));
     let mut file = tempfile::NamedTempFile::new_in(bench.folder.path()).unwrap();
     std::io::Write::write_all(&mut file, b"an upload").unwrap();
     let upload = Upload {

@@ -161,11 +161,14 @@ async fn strangers_are_sent_to_the_login_page_on_dashboard_paths_only() {
     {
         assert_eq!(browser.get(path).await.expect(404).body, r#"{"message":"Route not found"}"#, "{path}");
     }
-    for path in
-        ["/assets/style.css", "/assets/js/script.js", "/assets/js/create-session.js", "/assets/js/qrcode.min.js"]
-    {
+    let script = "text/javascript; charset=utf-8";
+    for (path, kind) in [
+        ("/assets/style.css", "text/css; charset=utf-8"),
+        ("/assets/js/script.js", script),
+        ("/assets/js/create-session.js", script),
+        ("/assets/js/qrcode.min.js", script),
+    ] {
         let file = browser.get(path).await.expect(200);
-        let kind = if path.ends_with(".css") { "text/css; charset=utf-8" } else { "text/javascript; charset=utf-8" };
         assert_eq!(file.header("content-type"), kind);
         assert!(!file.body.contains("http://") || file.body.contains("www.w3.org"), "{path} names another host");
         let again = browser.with("if-none-match", file.header("etag")).get(path).await.expect(304);

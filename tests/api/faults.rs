@@ -86,15 +86,13 @@ async fn an_abrupt_close_is_told_and_mended() {
 async fn stream_errors_lead_back_to_connected() {
     let scene = Scene::new(&[]).await;
     // The pairing itself ended one connection (515) and led to the first "connected".
-    let mut ends = 2;
-    for code in [503, 515] {
+    for (ends, code) in [(2, 503), (3, 515)] {
         let logins = scene.simulator.counters().logins;
         scene.kick(Kick::StreamError { code }).await;
         eventually("a new login", || async { (scene.simulator.counters().logins > logins).then_some(()) }).await;
         scene.process.api.wait_status("a", "connected").await;
         scene.says("the connection to WhatsApp ended", ends).await;
         scene.says("status=\"connected\"", ends).await;
-        ends += 1;
     }
     scene.works().await;
 }

@@ -282,7 +282,7 @@ async fn a_large_document_passes_through_a_small_memory() {
     ani.next_message(STEP).await.unwrap();
 
     // No two blocks alike, so that no part can stand for another.
-    let bytes: Vec<u8> = (0..BYTES / 8).flat_map(|at| at.to_le_bytes()).collect();
+    let bytes: Vec<u8> = (0..BYTES / 8).flat_map(usize::to_le_bytes).collect();
     let url = files.put("large.bin", "application/octet-stream", bytes.clone());
     let before = process.peak_memory();
     let body = json!({ "session": "a", "to": ANI, "text": "", "document_url": url, "document_name": "large.bin" });

@@ -104,15 +104,14 @@ async fn no_message_of_a_burst_is_lost_when_it_is_killed() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
-        if arrived.await.is_err() {
-            panic!(
-                "round {round}: {:?} are missing, {:?} unacknowledged, {}, {:?}",
-                missing(),
-                gateway.simulator.unacknowledged(NUMBER),
-                gateway.api.status("a").await,
-                gateway.simulator.counters()
-            );
-        }
+        assert!(
+            arrived.await.is_ok(),
+            "round {round}: {:?} are missing, {:?} unacknowledged, {}, {:?}",
+            missing(),
+            gateway.simulator.unacknowledged(NUMBER),
+            gateway.api.status("a").await,
+            gateway.simulator.counters()
+        );
         gateway.api.wait_status("a", "connected").await;
     }
     check(&gateway.simulator);

@@ -12,10 +12,10 @@ fn running(seconds: u32) -> Facts {
 }
 
 /// A box of the MP4 format.
-fn atom(name: &[u8; 4], parts: &[&[u8]]) -> Vec<u8> {
+fn atom(name: [u8; 4], parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     let len = u32::try_from(body.len() + 8).unwrap();
-    [&len.to_be_bytes()[..], name, &body].concat()
+    [&len.to_be_bytes()[..], &name, &body].concat()
 }
 
 fn words(values: &[u32]) -> Vec<u8> {
@@ -41,31 +41,31 @@ fn mp4(milliseconds: u32, width: u16, height: u16) -> Vec<u8> {
         vec![0, 1],
         vec![0; 32],
         vec![0, 0x18, 0xff, 0xff],
-        atom(b"avcC", &[&[1, 0x42, 0, 0x1e, 0xff, 0xe1, 0, 4, 0x67, 0x42, 0, 0x1e, 1, 0, 4, 0x68, 0xce, 0x3c, 0x80]]),
+        atom(*b"avcC", &[&[1, 0x42, 0, 0x1e, 0xff, 0xe1, 0, 4, 0x67, 0x42, 0, 0x1e, 1, 0, 4, 0x68, 0xce, 0x3c, 0x80]]),
     ];
     let stbl = [
-        atom(b"stsd", &[&words(&[0, 1]), &atom(b"avc1", &[&avc1.concat()])]),
-        atom(b"stts", &[&words(&[0, 1, 1, milliseconds])]),
-        atom(b"stsc", &[&words(&[0, 1, 1, 1, 1])]),
-        atom(b"stsz", &[&words(&[0, 0, 1, 4])]),
-        atom(b"stco", &[&words(&[0, 1, 32])]),
+        atom(*b"stsd", &[&words(&[0, 1]), &atom(*b"avc1", &[&avc1.concat()])]),
+        atom(*b"stts", &[&words(&[0, 1, 1, milliseconds])]),
+        atom(*b"stsc", &[&words(&[0, 1, 1, 1, 1])]),
+        atom(*b"stsz", &[&words(&[0, 0, 1, 4])]),
+        atom(*b"stco", &[&words(&[0, 1, 32])]),
     ];
     let minf = [
-        atom(b"vmhd", &[&words(&[1, 0, 0])]),
-        atom(b"dinf", &[&atom(b"dref", &[&words(&[0, 1]), &atom(b"url ", &[&words(&[1])])])]),
-        atom(b"stbl", &[&stbl.concat()]),
+        atom(*b"vmhd", &[&words(&[1, 0, 0])]),
+        atom(*b"dinf", &[&atom(*b"dref", &[&words(&[0, 1]), &atom(*b"url ", &[&words(&[1])])])]),
+        atom(*b"stbl", &[&stbl.concat()]),
     ];
     let mdia = [
-        atom(b"mdhd", &[&words(&[0, 0, 0, 1000, milliseconds, 0x55c4_0000])]),
-        atom(b"hdlr", &[&words(&[0, 0]), b"vide", &words(&[0, 0, 0]), b"\0"]),
-        atom(b"minf", &[&minf.concat()]),
+        atom(*b"mdhd", &[&words(&[0, 0, 0, 1000, milliseconds, 0x55c4_0000])]),
+        atom(*b"hdlr", &[&words(&[0, 0]), b"vide", &words(&[0, 0, 0]), b"\0"]),
+        atom(*b"minf", &[&minf.concat()]),
     ];
-    let trak = atom(b"trak", &[&atom(b"tkhd", &[&tkhd.concat()]), &atom(b"mdia", &[&mdia.concat()])]);
+    let trak = atom(*b"trak", &[&atom(*b"tkhd", &[&tkhd.concat()]), &atom(*b"mdia", &[&mdia.concat()])]);
     // The index behind the data, as cameras write it.
     [
-        atom(b"ftyp", &[b"isom", &words(&[512]), b"isom", b"mp41"]),
-        atom(b"mdat", &[&[0; 4]]),
-        atom(b"moov", &[&atom(b"mvhd", &[&mvhd.concat()]), &trak]),
+        atom(*b"ftyp", &[b"isom", &words(&[512]), b"isom", b"mp41"]),
+        atom(*b"mdat", &[&[0; 4]]),
+        atom(*b"moov", &[&atom(*b"mvhd", &[&mvhd.concat()]), &trak]),
     ]
     .concat()
 }
@@ -195,7 +195,7 @@ fn reading_ends_after_so_much() {
         inner: Box::new(io::Cursor::new(vec![1; 100])),
         len: 100,
         left: 10,
-        until: Instant::now() + Duration::from_secs(60),
+        until: Instant::now() + Duration::from_mins(1),
     };
     let mut read = Vec::new();
     source.read_to_end(&mut read).unwrap_err();

@@ -7,6 +7,7 @@ fn of(chat: &str, body: &str) -> NewEvent {
     NewEvent { chat: Some(chat.to_owned()), ..text(body) }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the events of these tests have a file or none")]
 fn file() -> Option<Attachment> {
     Some(Attachment {
         kind: FileKind::Image,

@@ -15,7 +15,7 @@ type Shared = Arc<Mutex<HashMap<String, (&'static str, Bytes)>>>;
 /// The server; ends when dropped.
 pub(crate) struct Files {
     port: u16,
-    files: Shared,
+    served: Shared,
     _stop: DropGuard,
 }
 
@@ -31,12 +31,12 @@ impl Files {
         tokio::spawn(async move {
             axum::serve(listener, router).with_graceful_shutdown(stopped.cancelled_owned()).await.unwrap();
         });
-        Self { port, files, _stop: token.drop_guard() }
+        Self { port, served: files, _stop: token.drop_guard() }
     }
 
     /// Serves these bytes under this name; gives the URL.
     pub(crate) fn put(&self, name: &str, kind: &'static str, bytes: impl Into<Bytes>) -> String {
-        self.files.lock().unwrap().insert(format!("/{name}"), (kind, bytes.into()));
+        self.served.lock().unwrap().insert(format!("/{name}"), (kind, bytes.into()));
         self.url(name)
     }
 

@@ -17,7 +17,7 @@ fn said(text: &str) -> wa::Message {
 }
 
 fn wrapped(message: wa::Message) -> MessageField<FutureProofMessage> {
-    some(FutureProofMessage { message: some(message), ..FutureProofMessage::default() })
+    some(FutureProofMessage { message: some(message) })
 }
 
 /// The text and our members, as JSON.
@@ -30,6 +30,7 @@ fn key(id: &str) -> MessageField<wa::MessageKey> {
     some(wa::MessageKey { id: Some(id.to_owned()), ..wa::MessageKey::default() })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the fields of messages are optional")]
 fn owned(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
@@ -208,7 +209,7 @@ fn each_kind_is_told_with_its_small_object() {
 fn a_choice_is_told_with_its_id_and_its_words() {
     use whatsapp_rust::waproto::whatsapp::__buffa::oneof::message::buttons_response_message::Response;
     use whatsapp_rust::waproto::whatsapp::message::list_response_message::SingleSelectReply;
-    let row = SingleSelectReply { selected_row_id: owned("r1"), ..Default::default() };
+    let row = SingleSelectReply { selected_row_id: owned("r1") };
     let empty = wa::Message::default;
     for (message, wanted) in [
         (
