@@ -12,10 +12,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::session::SessionManager;
 
 mod auth;
+mod body;
 mod error;
 mod extract;
 mod layer;
 mod message;
+mod openapi;
 mod page;
 mod route;
 mod serve;
@@ -46,6 +48,7 @@ fn routes(state: &AppState) -> Routes {
     use Scope::{Manage, Public, Read, Send};
     Routes::new(state)
         .add(Route::new("/health").get(Public, health))
+        .add(Route::new("/openapi.json").get(Public, openapi::serve))
         // wa-gateway 4.7.1 documents the answer to a missing id; clients build the path from an empty variable.
         .add(Route::new("/session").get(Read, session::list).on(Method::DELETE, Manage, session::missing_id))
         .add(Route::new("/session/").get(Read, session::missing_id).on(Method::DELETE, Manage, session::missing_id))
@@ -96,7 +99,7 @@ pub fn router(state: AppState) -> Router {
 }
 
 async fn health() -> Response {
-    axum::Json(serde_json::json!({ "status": "ok" })).into_response()
+    axum::Json(body::Health { status: "ok" }).into_response()
 }
 
 fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {

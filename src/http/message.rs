@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
@@ -21,11 +22,17 @@ pub(super) async fn send_text(State(state): State<AppState>, fields: Fields) -> 
     Ok(Json(Answer { data: SentText::new(&sent) }).into_response())
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct SendText {
+/// A text to send.
+#[derive(Debug, PartialEq, Eq, ToSchema)]
+pub(super) struct SendText {
+    /// The session that sends.
     session: String,
+    /// A number in international form, with or without `+`, spaces and dashes, or a WhatsApp address.
     to: String,
+    /// The text.
     text: String,
+    /// Whether `to` is the id of a group.
+    #[schema(required = false)]
     is_group: bool,
 }
 
@@ -40,13 +47,15 @@ impl SendText {
     }
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
+/// A message that WhatsApp has taken.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Sent)]
+pub(super) struct Answer<'a> {
     data: SentText<'a>,
 }
 
 /// Contract section 5: member names and order are the original's, the time is a string.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct SentText<'a> {
     key: Key<'a>,
@@ -57,7 +66,8 @@ struct SentText<'a> {
     participant: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+/// What names a message.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Key<'a> {
     remote_jid: &'a str,
@@ -65,13 +75,15 @@ struct Key<'a> {
     id: &'a str,
 }
 
-#[derive(Serialize)]
+/// What was sent, by its kind.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Message<'a> {
     extended_text_message: Text<'a>,
 }
 
-#[derive(Serialize)]
+/// A text.
+#[derive(Serialize, ToSchema)]
 struct Text<'a> {
     text: &'a str,
 }

@@ -1,0 +1,269 @@
+//! Entries that show a webhook: lets the message arrive, and takes what the receiver gets.
+
+use serde_json::Value;
+use whatsapp_rust::buffa::MessageField;
+use whatsapp_rust::wacore::download::MediaType;
+use whatsapp_rust::wacore::upload::encrypt_media;
+use whatsapp_rust::waproto::whatsapp as wa;
+use whatsapp_simulator::Phone;
+
+use super::golden::Entry;
+use super::pattern::{body_matches, text_matches};
+use super::replay::Outcome;
+use super::stage::Stage;
+use super::wire::Answer;
+use super::world::{Hook, eventually, number};
+
+/// Who writes in the recorded messages.
+const SENDER: &str = "6281111111111";
+
+/// Whether [`receive`] can let the message of this entry arrive.
+pub(crate) fn knows(entry: &Entry) -> bool {
+    entry.direction.is_some()
+        && (entry.name.starts_with("webhook-session/")
+            || entry.group == "restart"
+            || ["group message", "fromMe", "own API send", "lid sender", "batch of three"].contains(&kind(entry))
+            || sent(kind(entry), None).is_some())
+}
+
+fn kind(entry: &Entry) -> &str {
+    entry.name.split_once('/').map_or("", |(_, kind)| kind)
+}
+
+/// Lets it arrive. An entry without a request is one that must not be reported: what is reported is a text sent after it.
+pub(crate) async fn receive(stage: &Stage, entry: &Entry) -> Outcome {
+    let path = if entry.name.starts_with("webhook-message/") { "/webhook/message" } else { "/webhook/session" };
+    let place = if path == "/webhook/session" { place(entry) } else { stage.world.hooks(path).len() };
+    if path == "/webhook/message" {
+        arrive(stage, entry).await;
+    }
+    let next = || async { stage.world.hooks(path).get(place).cloned() };
+    let hook = eventually(&format!("the webhook of {}", entry.name), next).await;
+    let headers = hook.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    let answer = Answer { status: 200, headers: headers.collect(), body: hook.body.clone() };
+    let (is_as_recorded, recorded) = match &entry.request {
+        Some(request) => {
+            let body = stage.fill(request.body.as_deref().unwrap_or_default());
+            (is_recorded(request.header_lines(), &body, &hook), format!("{:?} {body}", request.headers))
+        }
+        None => (text_of(&hook) == Value::from("marker"), "not reported".to_owned()),
+    };
+    let answer = stage.generalize(answer);
+    Outcome::new(entry, stage, is_as_recorded, answer, recorded)
+}
+
+/// Which call on the session path an entry is about.
+fn place(entry: &Entry) -> usize {
+    let before = usize::from(entry.group == "restart") * 5;
+    before + entry.name.rsplit_once('#').map_or(0, |(_, place)| place.parse::<usize>().unwrap() - 1)
+}
+
+fn text_of(hook: &Hook) -> Value {
+    serde_json::from_str::<Value>(&hook.body).unwrap()["message"].clone()
+}
+
+fn is_recorded(headers: Vec<(String, String)>, body: &str, hook: &Hook) -> bool {
+    let header = |(name, wanted): &(String, String)| {
+        let given = hook.headers.get(name.as_str()).map(|value| value.to_str().unwrap());
+        given.is_some_and(|given| text_matches(wanted, given))
+    };
+    headers.iter().all(header) && body_matches(body, &hook.body, &[])
+}
+
+async fn arrive(stage: &Stage, entry: &Entry) {
+    let simulator = &stage.world.simulator;
+    let sender = simulator.account(SENDER, "Sari").unwrap();
+    let own = number("ok1");
+    match kind(entry) {
+        "group message" => drop(sender.says(stage.group().unwrap(), "hi all").await.unwrap()),
+        "fromMe" => drop(simulator.phone(&own).says(SENDER, "mine").await.unwrap()),
+        "own API send" => {
+            let body = serde_json::json!({ "session": "ok1", "to": SENDER, "text": "x" });
+            assert_eq!(stage.world.ask("POST", "/message/send-text", Some(body)).await.status, 200);
+        }
+        "lid sender" => {
+            let phone = simulator.account("6281111111112", "Hidden").unwrap();
+            simulator.set_lid_migrated("6281111111112", true);
+            phone.says(&own, "lid").await.unwrap();
+        }
+        "batch of three" => {
+            for text in ["one", "two", "three"] {
+                sender.says(&own, text).await.unwrap();
+            }
+            let place = stage.world.hooks("/webhook/message").len();
+            let all = || async { (stage.world.hooks("/webhook/message").len() >= place).then_some(()) };
+            eventually("the batch", all).await;
+        }
+        name => drop(sender.sends(&own, sent(name, Some((stage, &sender))).unwrap()).await.unwrap()),
+    }
+    if entry.request.is_none() {
+        sender.says(&own, "marker").await.unwrap();
+    }
+}
+
+fn some<T: Default>(value: T) -> MessageField<T> {
+    MessageField::some(value)
+}
+
+/// The message that the entries of this name are about; without a stage, media are left out.
+fn sent(name: &str, stage: Option<(&Stage, &Phone)>) -> Option<wa::Message> {
+    use wa::message as m;
+    let text = |text: &str| Some(text.to_owned());
+    let point = (Some(-6.2), Some(106.8));
+    let wrapped = |message: wa::Message| some(m::FutureProofMessage { message: some(message), ..Default::default() });
+    let upload = |kind: MediaType| stage.map(|(stage, _)| Uploaded::new(stage, kind)).unwrap_or_default();
+    let mut message = wa::Message::default();
+    match name {
+        "conversation" => message = wa::Message::text("hello"),
+        "unicode text" => message = wa::Message::text("caf\u{e9} \u{1f600}"),
+        "receiver answers 500" => message = wa::Message::text("five"),
+        "extendedText" | "empty text" => {
+            let text = if name == "empty text" { "" } else { "reply text" };
+            message.extended_text_message =
+                some(m::ExtendedTextMessage { text: Some(text.to_owned()), ..Default::default() });
+        }
+        "image with caption" => message.image_message = some(upload(MediaType::Image).image(text("look"))),
+        "image without caption" => message.image_message = some(upload(MediaType::Image).image(None)),
+        "view once image" => {
+            let image = some(upload(MediaType::Image).image(None));
+            message.view_once_message = wrapped(wa::Message { image_message: image, ..Default::default() });
+        }
+        "video with caption" => message.video_message = some(upload(MediaType::Video).video(text("clip"))),
+        "document with filename and caption" => {
+            message.document_message = some(upload(MediaType::Document).document(text("report.pdf"), text("doc")));
+        }
+        "document double extension" => {
+            message.document_message = some(upload(MediaType::Document).document(text("a.tar.gz"), None));
+        }
+        "document name without dot" => {
+            message.document_message = some(upload(MediaType::Document).document(text("report"), None));
+        }
+        "document without filename" => {
+            message.document_message = some(upload(MediaType::Document).document(None, None));
+        }
+        "documentWithCaption wrapper" => {
+            let document = some(upload(MediaType::Document).document(text("report.pdf"), text("wrapped")));
+            message.document_with_caption_message =
+                wrapped(wa::Message { document_message: document, ..Default::default() });
+        }
+        "audio voice note" => message.audio_message = some(upload(MediaType::Audio).voice()),
+        "sticker" => message.sticker_message = some(upload(MediaType::Sticker).sticker()),
+        "contact" => {
+            message.contact_message = some(m::ContactMessage { display_name: text("Bob"), ..Default::default() });
+        }
+        "contacts array" => {
+            let contact = |name: &str| m::ContactMessage { display_name: text(name), ..Default::default() };
+            message.contacts_array_message =
+                some(m::ContactsArrayMessage { contacts: vec![contact("Bob"), contact("Eve")], ..Default::default() });
+        }
+        "location with comment" | "location without comment" => {
+            let comment = (name == "location with comment").then(|| "meet here".to_owned());
+            message.location_message = some(m::LocationMessage {
+                degrees_latitude: point.0,
+                degrees_longitude: point.1,
+                comment,
+                ..Default::default()
+            });
+        }
+        "live location" => {
+            message.live_location_message = some(m::LiveLocationMessage {
+                degrees_latitude: point.0,
+                degrees_longitude: point.1,
+                caption: text("on my way"),
+                ..Default::default()
+            });
+        }
+        "reaction" => {
+            message.reaction_message =
+                some(m::ReactionMessage { key: some(earlier()), text: text("\u{1f44d}"), ..Default::default() });
+        }
+        "poll" => {
+            message.poll_creation_message = some(m::PollCreationMessage { name: text("lunch?"), ..Default::default() });
+        }
+        "button reply" => {
+            message.buttons_response_message =
+                some(m::ButtonsResponseMessage { selected_button_id: text("b1"), ..Default::default() });
+        }
+        "ephemeral text" => message.ephemeral_message = wrapped(wa::Message::text("gone soon")),
+        "edited message" | "protocol message" => {
+            let is_edit = name == "edited message";
+            let kind =
+                if is_edit { m::protocol_message::Type::MESSAGE_EDIT } else { m::protocol_message::Type::REVOKE };
+            let edited = if is_edit { some(wa::Message::text("edited")) } else { MessageField::none() };
+            message.protocol_message = some(m::ProtocolMessage {
+                key: some(earlier()),
+                r#type: Some(kind),
+                edited_message: edited,
+                ..Default::default()
+            });
+        }
+        _ => return None,
+    }
+    Some(message)
+}
+
+fn earlier() -> wa::MessageKey {
+    wa::MessageKey { id: Some("3EB0123456789ABCDEF012".to_owned()), from_me: Some(true), ..Default::default() }
+}
+
+/// A file on the simulator's media host.
+#[derive(Default)]
+struct Uploaded {
+    path: Option<String>,
+    url: Option<String>,
+    key: Option<Vec<u8>>,
+    plain: Option<Vec<u8>>,
+    sealed: Option<Vec<u8>>,
+    length: Option<u64>,
+}
+
+macro_rules! fields_of {
+    ($message:ident, $file:expr, $($field:ident: $value:expr),*) => {
+        wa::message::$message {
+            url: $file.url,
+            direct_path: $file.path,
+            media_key: $file.key,
+            file_sha256: $file.plain,
+            file_enc_sha256: $file.sealed,
+            file_length: $file.length,
+            $($field: $value,)*
+            ..Default::default()
+        }
+    };
+}
+
+impl Uploaded {
+    fn new(stage: &Stage, kind: MediaType) -> Self {
+        let sealed = encrypt_media(b"some bytes of a file", kind).unwrap();
+        let path = stage.world.simulator.network().put_media(sealed.data_to_upload.into());
+        Self {
+            url: Some(format!("https://mmg.whatsapp.net{path}")),
+            path: Some(path),
+            key: Some(sealed.media_key.to_vec()),
+            plain: Some(sealed.file_sha256.to_vec()),
+            sealed: Some(sealed.file_enc_sha256.to_vec()),
+            length: Some(20),
+        }
+    }
+
+    fn image(self, caption: Option<String>) -> wa::message::ImageMessage {
+        fields_of!(ImageMessage, self, caption: caption, mimetype: Some("image/jpeg".to_owned()))
+    }
+
+    fn video(self, caption: Option<String>) -> wa::message::VideoMessage {
+        fields_of!(VideoMessage, self, caption: caption, mimetype: Some("video/mp4".to_owned()))
+    }
+
+    fn document(self, file_name: Option<String>, caption: Option<String>) -> wa::message::DocumentMessage {
+        let kind = Some("application/octet-stream".to_owned());
+        fields_of!(DocumentMessage, self, file_name: file_name, caption: caption, mimetype: kind)
+    }
+
+    fn voice(self) -> wa::message::AudioMessage {
+        fields_of!(AudioMessage, self, ptt: Some(true), mimetype: Some("audio/ogg; codecs=opus".to_owned()))
+    }
+
+    fn sticker(self) -> wa::message::StickerMessage {
+        fields_of!(StickerMessage, self, mimetype: Some("image/webp".to_owned()))
+    }
+}
