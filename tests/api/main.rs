@@ -4,8 +4,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
 
+mod clients;
 mod delete;
 mod faults;
+mod fuzz;
 mod group;
 mod kill;
 mod many;

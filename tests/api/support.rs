@@ -71,6 +71,11 @@ impl Api {
         Self { base: format!("http://127.0.0.1:{port}"), client }
     }
 
+    /// `http://127.0.0.1:PORT`
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
     pub(crate) async fn send(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Answer {
         self.try_send(method, path, body).await.unwrap()
     }

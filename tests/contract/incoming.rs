@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use whatsapp_rust::buffa::MessageField;
+use whatsapp_rust::prelude::MessageBuilderExt as _;
 use whatsapp_rust::wacore::download::MediaType;
 use whatsapp_rust::wacore::upload::encrypt_media;
 use whatsapp_rust::waproto::whatsapp as wa;

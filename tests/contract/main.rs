@@ -18,7 +18,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use decision::{Class, Table};
+use decision::{Class, Decision, Table};
 use golden::{Entry, SETTINGS, Setting};
 use replay::Outcome;
 
@@ -28,13 +28,10 @@ fn judge(groups: &[&str], outcomes: &[Outcome]) {
     let mut problems = String::new();
     let mut used: BTreeSet<(usize, &str)> = BTreeSet::new();
     for outcome in outcomes.iter().filter(|outcome| !outcome.is_as_recorded) {
-        let decided = |(at, name): (usize, &str)| table.decisions[at].accepts(&outcome.answer).then_some((at, name));
-        let about = |setting| {
-            let all = table.decisions.iter().enumerate();
-            all.filter(move |(_, decision)| decision.is_about(&outcome.entry, setting)).map(|(at, _)| at)
-        };
-        match about(outcome.setting).find_map(|at| decided((at, outcome.entry.as_str()))) {
-            Some(hit) => drop(used.insert(hit)),
+        let name = outcome.entry.as_str();
+        let fits = |decision: &Decision| decision.is_about(name, outcome.setting) && decision.accepts(&outcome.answer);
+        match table.decisions.iter().position(fits) {
+            Some(at) => drop(used.insert((at, name))),
             None => writeln!(problems, "{outcome}").unwrap(),
         }
     }

@@ -38,32 +38,36 @@ fn repetition(name: &str) -> Option<String> {
 }
 
 fn kind(name: &str) -> Option<fn(&str) -> bool> {
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    Some(match name {
+    let is_value: fn(&str) -> bool = match name {
         "iso8601" => |text| {
             let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
             shape == "0000-00-00T00:00:00.000Z"
         },
-        "unix-seconds" => move |text| text.len() == 10 && digits(text),
-        "uuid" => |text| uuid::Uuid::parse_str(text).is_ok_and(|id| id.get_version_num() == 4) && text.len() == 36,
-        // What the phone is shown: a reference and three keys, or four.
+        "unix-seconds" => |text| text.len() == 10 && all(text, |byte| byte.is_ascii_digit()),
+        "uuid" => |text| text.len() == 36 && uuid::Uuid::parse_str(text).is_ok_and(|id| id.get_version_num() == 4),
+        // What the phone is shown: a reference and at least three keys.
         "qr" => |text| text.split(',').count() >= 4 && text.len() > 100 && !text.contains('"'),
         "message-id" => |text| {
-            let capital = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
-            text.len() == 22 && text.starts_with("3EB0") && text.bytes().all(capital)
+            let is_capital = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
+            text.len() == 22 && text.starts_with("3EB0") && all(text, is_capital)
         },
         "base64" | "qr-png" => {
-            |text| text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
+            |text| text.len() >= 4 && all(text, |byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte))
         }
         "media-url" => |text| text.starts_with("http") && !text.contains('"'),
         "direct-path" => |text| text.starts_with('/') && !text.contains('"'),
         "signature" => {
-            |text| text.len() >= 44 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"%-_.".contains(&byte))
+            |text| text.len() >= 44 && all(text, |byte| byte.is_ascii_alphanumeric() || b"%-_.".contains(&byte))
         }
-        "version" => |text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'),
+        "version" => |text| !text.is_empty() && all(text, |byte| byte.is_ascii_digit() || byte == b'.'),
         "any" => |_| true,
         _ => return None,
-    })
+    };
+    Some(is_value)
+}
+
+fn all(text: &str, is_good: impl Fn(u8) -> bool) -> bool {
+    text.bytes().all(is_good)
 }
 
 /// Whether a JSON answer holds everything the recorded one did: its members first, in order; more may follow.

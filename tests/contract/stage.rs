@@ -154,8 +154,8 @@ impl Stage {
             ("webhook", 1) => {
                 self.world.connected("ok1").await;
                 self.world.simulator.account("6281111111111", "Sari").unwrap();
-                let members = [&number("ok1"), "6281111111111"].map(|number: &str| number);
-                self.group = Some(self.world.simulator.create_group("Friends", &members, false));
+                let own = number("ok1");
+                self.group = Some(self.world.simulator.create_group("Friends", &[&own, "6281111111111"], false));
             }
             ("dashboard", 1) => self.signed_in().await,
             ("static", 1) | ("auth-key", 89) => self.lay_out_files(),
