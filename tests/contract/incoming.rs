@@ -13,10 +13,13 @@ use super::pattern::{body_matches, text_matches};
 use super::replay::Outcome;
 use super::stage::Stage;
 use super::wire::Answer;
-use super::world::{Hook, eventually, number};
+use super::world::{Hook, number};
 
 /// Who writes in the recorded messages.
 const SENDER: &str = "6281111111111";
+/// Where the receiver gets messages, and where status events.
+const MESSAGES: &str = "/webhook/message";
+const SESSIONS: &str = "/webhook/session";
 
 /// Whether [`receive`] can let the message of this entry arrive.
 pub(crate) fn knows(entry: &Entry) -> bool {
@@ -33,37 +36,40 @@ fn kind(entry: &Entry) -> &str {
 
 /// Lets it arrive. An entry without a request is one that must not be reported: what is reported is a text sent after it.
 pub(crate) async fn receive(stage: &Stage, entry: &Entry) -> Outcome {
-    let path = if entry.name.starts_with("webhook-message/") { "/webhook/message" } else { "/webhook/session" };
-    let place = if path == "/webhook/session" { place(entry) } else { stage.world.hooks(path).len() };
-    if path == "/webhook/message" {
+    let Some(request) = &entry.request else {
+        let before = stage.world.hooks(MESSAGES).len();
         arrive(stage, entry).await;
-    }
-    let next = || async { stage.world.hooks(path).get(place).cloned() };
-    let hook = eventually(&format!("the webhook of {}", entry.name), next).await;
-    let headers = hook.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    let answer = Answer { status: 200, headers: headers.collect(), body: hook.body.clone() };
-    let (is_as_recorded, recorded) = match &entry.request {
-        Some(request) => {
-            let body = stage.fill(request.body.as_deref().unwrap_or_default());
-            (is_recorded(request.header_lines(), &body, &hook), format!("{:?} {body}", request.headers))
-        }
-        None => (text_of(&hook) == Value::from("marker"), "not reported".to_owned()),
+        let hook = stage.hook(MESSAGES, before, |_| true).await;
+        let is_marker = hook.as_ref().is_some_and(|hook| text_of(hook) == Value::from("marker"));
+        return outcome(stage, entry, hook, is_marker, "not reported".to_owned());
     };
-    let answer = stage.generalize(answer);
-    Outcome::new(entry, stage, is_as_recorded, answer, recorded)
+    let body = stage.fill(request.body.as_deref().unwrap_or_default());
+    let is_message = entry.name.starts_with("webhook-message/");
+    let hook = if is_message {
+        let before = stage.world.hooks(MESSAGES).len();
+        arrive(stage, entry).await;
+        stage.hook(MESSAGES, before, |_| true).await
+    } else {
+        // Events of several sessions come in any order.
+        stage.hook(SESSIONS, stage.mark(), |hook| body_matches(&body, &hook.body, &[])).await
+    };
+    let is_as_recorded = hook.as_ref().is_some_and(|hook| is_recorded(&request.header_lines(), &body, hook));
+    outcome(stage, entry, hook, is_as_recorded, format!("{:?} {body}", request.headers))
 }
 
-/// Which call on the session path an entry is about.
-fn place(entry: &Entry) -> usize {
-    let before = usize::from(entry.group == "restart") * 5;
-    before + entry.name.rsplit_once('#').map_or(0, |(_, place)| place.parse::<usize>().unwrap() - 1)
+fn outcome(stage: &Stage, entry: &Entry, hook: Option<Hook>, is_as_recorded: bool, recorded: String) -> Outcome {
+    let answer = hook.map_or(Answer { status: 0, headers: Vec::new(), body: String::new() }, |hook| {
+        let headers = hook.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+        Answer { status: 200, headers: headers.collect(), body: hook.body.clone() }
+    });
+    Outcome::new(entry, stage, is_as_recorded, stage.generalize(answer), recorded)
 }
 
 fn text_of(hook: &Hook) -> Value {
     serde_json::from_str::<Value>(&hook.body).unwrap()["message"].clone()
 }
 
-fn is_recorded(headers: Vec<(String, String)>, body: &str, hook: &Hook) -> bool {
+fn is_recorded(headers: &[(String, String)], body: &str, hook: &Hook) -> bool {
     let header = |(name, wanted): &(String, String)| {
         let given = hook.headers.get(name.as_str()).map(|value| value.to_str().unwrap());
         given.is_some_and(|given| text_matches(wanted, given))
@@ -91,9 +97,8 @@ async fn arrive(stage: &Stage, entry: &Entry) {
             for text in ["one", "two", "three"] {
                 sender.says(&own, text).await.unwrap();
             }
-            let place = stage.world.hooks("/webhook/message").len();
-            let all = || async { (stage.world.hooks("/webhook/message").len() >= place).then_some(()) };
-            eventually("the batch", all).await;
+            let has_text = |text: &'static str| move |hook: &Hook| text_of(hook) == Value::from(text);
+            assert!(stage.hook(MESSAGES, 0, has_text("three")).await.is_some(), "all of a batch are reported");
         }
         name => drop(sender.sends(&own, sent(name, Some((stage, &sender))).unwrap()).await.unwrap()),
     }

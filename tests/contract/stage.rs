@@ -1,5 +1,7 @@
 //! Brings a gateway into the state that each step of a group was recorded in.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tokio_util::sync::DropGuard;
 use whatsapp_simulator::{Fault, FaultId, Kick};
@@ -7,10 +9,13 @@ use whatsapp_simulator::{Fault, FaultId, Kick};
 use super::files;
 use super::golden::Setting;
 use super::wire::Answer;
-use super::world::{STEP, World, number};
+use super::world::{Hook, World, number};
 
 /// The group that the recorded requests name.
 const GROUP: &str = "120363012345678901@g.us";
+
+/// How long the receiver may be without a call that it is owed.
+const NOTICE: Duration = Duration::from_secs(8);
 
 /// A world and what its group has put there.
 pub(crate) struct Stage {
@@ -19,6 +24,7 @@ pub(crate) struct Stage {
     group: Option<String>,
     cookie: Option<String>,
     fault: Option<FaultId>,
+    mark: usize,
     media_server: String,
     _files: DropGuard,
 }
@@ -27,7 +33,16 @@ impl Stage {
     pub(crate) async fn set(script: &str, setting: Setting) -> Self {
         let (media_server, files) = files::serve().await;
         let world = World::start(setting).await;
-        Self { world, script: script.to_owned(), group: None, cookie: None, fault: None, media_server, _files: files }
+        Self {
+            world,
+            script: script.to_owned(),
+            group: None,
+            cookie: None,
+            fault: None,
+            mark: 0,
+            media_server,
+            _files: files,
+        }
     }
 
     pub(crate) async fn strike(self) {
@@ -65,16 +80,34 @@ impl Stage {
         self.group.as_deref()
     }
 
-    /// What the receiver was told of a session, once that ends in this word.
+    /// How many status events there were before those that the next entries are about.
+    pub(crate) fn mark(&self) -> usize {
+        self.mark
+    }
+
+    /// What the receiver was told of a session since the mark, once that ends in this word.
     pub(crate) async fn told(&self, session: &str, last: &str) -> Vec<String> {
-        let deadline = tokio::time::Instant::now() + STEP / 6;
+        let deadline = tokio::time::Instant::now() + NOTICE;
         loop {
-            let told = self.world.told(session);
+            let told = self.world.told(session, self.mark);
             if told.last().map(String::as_str) == Some(last) || tokio::time::Instant::now() > deadline {
                 return told;
             }
             // A bounded poll: the receiver is told last.
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The first such call to a path after these; `None`: it does not come.
+    pub(crate) async fn hook(&self, path: &str, after: usize, is_it: impl Fn(&Hook) -> bool) -> Option<Hook> {
+        let deadline = tokio::time::Instant::now() + NOTICE;
+        loop {
+            let hook = self.world.hooks(path).into_iter().skip(after).find(&is_it);
+            if hook.is_some() || tokio::time::Instant::now() > deadline {
+                return hook;
+            }
+            // As above.
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -136,9 +169,11 @@ impl Stage {
                 self.world.waits("a/b").await;
                 self.world.connected("ok 3").await;
                 self.world.waits("caf\u{e9}").await;
+                self.mark = self.events().await;
             }
             ("delete", 29) => drop(self.world.connected("slowlogout-ok1").await),
             ("delete", 32) => {
+                self.mark = self.events().await;
                 self.world.connected("stuck7").await;
                 self.lose("stuck7").await;
             }
@@ -148,6 +183,7 @@ impl Stage {
                 self.world.waits("qr1").await;
                 let fault = Fault::RefuseLogin { code: 503 }.on(&number("stuck1"));
                 self.fault = Some(self.world.simulator.inject(fault));
+                self.mark = self.events().await;
                 self.world.restart().await;
                 self.world.wait_status("ok1", "connected").await;
             }
@@ -170,6 +206,12 @@ impl Stage {
         self.world.ask("POST", "/session/start", Some(json!({ "session": "stuck1" }))).await;
         self.world.simulator.clear(fault);
         self.world.unlinked("dead1").await;
+    }
+
+    /// How many status events there were, once the last connection has been told.
+    async fn events(&self) -> usize {
+        self.told("ok1", "connected").await;
+        self.world.hooks("/webhook/session").len()
     }
 
     fn clear(&mut self) {

@@ -156,10 +156,10 @@ impl World {
         self.hooks.lock().unwrap().iter().filter(|hook| hook.path == path).cloned().collect()
     }
 
-    /// The status words that the receiver was told of a session, in order.
-    pub(crate) fn told(&self, id: &str) -> Vec<String> {
+    /// The status words that the receiver was told of a session after so many events, in order.
+    pub(crate) fn told(&self, id: &str, after: usize) -> Vec<String> {
         let read = |hook: Hook| serde_json::from_str::<Value>(&hook.body).unwrap();
-        let bodies = self.hooks("/webhook/session").into_iter().map(read);
+        let bodies = self.hooks("/webhook/session").into_iter().skip(after).map(read);
         bodies.filter(|body| body["session"] == id).map(|body| body["status"].as_str().unwrap().to_owned()).collect()
     }
 }
