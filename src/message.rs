@@ -4,6 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+mod outgoing;
+
+pub use outgoing::{About, Author, Contact, Content, File, Location, Outgoing, Poll, Profile, Quote, Sent, Target};
+
 /// A validated target of an outgoing message: a JID, spelt as the contract builds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Recipient(String);
@@ -80,21 +84,6 @@ impl Recipient {
     pub fn is_group(&self) -> bool {
         self.0.ends_with("@g.us")
     }
-}
-
-/// A message that WhatsApp's server has acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// The chat it went to, as `user@server`.
-    pub remote_jid: String,
-    /// The message id that we chose.
-    pub id: String,
-    /// The text as it was sent.
-    pub text: String,
-    /// The server's time of acceptance in Unix seconds.
-    pub timestamp: u64,
-    /// Our own JID; told for groups and status only (contract section 5).
-    pub participant: Option<String>,
 }
 
 /// A received message as the `message` webhook spells it; member order is the contract's.

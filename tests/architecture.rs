@@ -20,7 +20,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("whatsapp", &["event", "message"]),
     ("session", &["event", "message", "store", "outbox", "whatsapp", "media"]),
     ("webhook", &["event", "message", "outbox", "net"]),
-    ("http", &["event", "message", "session", "outbox", "keys"]),
+    ("http", &["event", "message", "session", "outbox", "keys", "media"]),
     ("cli", &["config", "event", "message", "net", "store", "outbox", "keys"]),
     ("takeover", &["event", "message", "net", "store", "outbox", "keys"]),
     (

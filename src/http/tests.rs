@@ -27,12 +27,21 @@ fn sessions() -> SessionManager {
     };
     let whatsapp = whatsapp::Settings { ws_url: Some("ws://127.0.0.1:9/".to_owned()), ..whatsapp::Settings::default() };
     let whatsapp = WhatsApp::new(whatsapp).unwrap();
-    SessionManager::new(settings, kv, whatsapp, None, TaskTracker::new(), CancellationToken::new())
+    SessionManager::new(
+        settings,
+        kv,
+        whatsapp,
+        crate::media::Fetcher,
+        None,
+        TaskTracker::new(),
+        CancellationToken::new(),
+    )
 }
 
 fn state(key: Option<&str>) -> AppState {
     let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key)));
-    AppState { sessions: sessions(), auth, development: false }
+    let uploads = Uploads::new(1_000_000, std::env::temp_dir().into());
+    AppState { sessions: sessions(), auth, uploads, development: false }
 }
 
 struct Answer {
@@ -360,7 +369,8 @@ async fn a_panic_is_a_500_that_tells_nothing() {
 #[tokio::test]
 async fn a_body_that_never_ends_is_given_up() {
     let endless = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-    let refused = extract::read_within(Duration::from_millis(20), endless).await.unwrap_err().into_response();
+    let limit = extract::BodyLimit { bytes: 1000, time: Duration::from_millis(20) };
+    let refused = extract::read_within(limit, endless).await.unwrap_err().into_response();
     assert_eq!(refused.status(), 408);
 }
 
