@@ -142,7 +142,10 @@ struct Sessions {
 
 impl fmt::Debug for SessionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionManager").field("settings", &self.0.settings).finish_non_exhaustive()
+        f.debug_struct("SessionManager")
+            .field("settings", &self.0.settings)
+            .field("fetcher", &self.0.fetcher)
+            .finish_non_exhaustive()
     }
 }
 

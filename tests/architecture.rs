@@ -16,7 +16,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("store", &["event"]),
     ("outbox", &["event", "message", "store"]),
     ("keys", &["event", "message", "store"]),
-    ("media", &["net"]),
+    ("media", &["message", "net"]),
     ("whatsapp", &["event", "message"]),
     ("session", &["event", "message", "store", "outbox", "whatsapp", "media"]),
     ("webhook", &["event", "message", "outbox", "net"]),

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::media::{self, Fetcher};
 use crate::outbox::memory::MemoryKv;
 use crate::session;
 use crate::whatsapp::{self, WhatsApp};
@@ -27,15 +28,13 @@ fn sessions() -> SessionManager {
     };
     let whatsapp = whatsapp::Settings { ws_url: Some("ws://127.0.0.1:9/".to_owned()), ..whatsapp::Settings::default() };
     let whatsapp = WhatsApp::new(whatsapp).unwrap();
-    SessionManager::new(
-        settings,
-        kv,
-        whatsapp,
-        crate::media::Fetcher,
-        None,
-        TaskTracker::new(),
-        CancellationToken::new(),
-    )
+    let fetcher = Fetcher::new(media::Limits {
+        max_bytes: 1024 * 1024,
+        timeout: Duration::from_secs(10),
+        private_addresses: true,
+        folder: std::env::temp_dir().into(),
+    });
+    SessionManager::new(settings, kv, whatsapp, fetcher.unwrap(), None, TaskTracker::new(), CancellationToken::new())
 }
 
 fn state(key: Option<&str>) -> AppState {
