@@ -43,10 +43,10 @@ fn state(key: Option<&str>) -> AppState {
     AppState { sessions: sessions(), auth, uploads, development: false }
 }
 
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     headers: HeaderMap,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Answer {
@@ -64,7 +64,7 @@ async fn ask_router(router: Router, request: Request<Body>) -> Answer {
     Answer { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
-async fn ask(key: Option<&str>, request: Request<Body>) -> Answer {
+pub(super) async fn ask(key: Option<&str>, request: Request<Body>) -> Answer {
     ask_router(router(state(key)), request).await
 }
 
@@ -124,6 +124,9 @@ async fn scopes_are_as_agreed() {
         ("/session/logout", Method::PATCH, Manage),
         ("/message/send-text", Method::GET, Send),
         ("/message/send-text", Method::POST, Send),
+        ("/message/send-image", Method::POST, Send),
+        ("/message/delete", Method::POST, Send),
+        ("/profile", Method::POST, Read),
     ] {
         assert!(endpoints.contains(&Endpoint { path, method: method.clone(), scope }), "{method} {path}");
     }
@@ -145,8 +148,8 @@ async fn unknown_paths_are_404_in_json() {
         "/session/start/",
         "/message",
         "/message/send-text/",
-        "/message/send-audio",
-        "/profile",
+        "/message/send-nothing",
+        "/profile/",
         "/dashboard/nope",
     ] {
         for method in ["GET", "POST", "DELETE"] {
@@ -170,6 +173,8 @@ async fn a_wrong_method_is_405_with_allow_and_head_changes_nothing() {
         ("PATCH", "/session/ok1", "GET, HEAD, DELETE"),
         ("PUT", "/session/start", "GET, POST, DELETE"),
         ("PUT", "/message/send-text", "GET, POST"),
+        ("GET", "/message/send-image", "POST"),
+        ("PUT", "/profile", "POST"),
         ("HEAD", "/message/send-text?session=ok1&to=628&text=hi", "GET, POST"),
         ("HEAD", "/session/start?session=qr1", "GET, POST, DELETE"),
         ("HEAD", "/session/logout?session=ok1", "GET, POST, PUT, PATCH, DELETE"),

@@ -182,3 +182,6 @@ async fn within<T>(next: impl Future<Output = Result<T, MultipartError>>) -> Res
         Err(_elapsed) => Err(ApiError::body_too_slow()),
     }
 }
+
+#[cfg(test)]
+mod tests;
