@@ -72,7 +72,7 @@ impl FromRequest<AppState> for FileFields {
             let (parts, body) = request.into_parts();
             let large = match is_large(&body) {
                 false => None,
-                true => Some(large(&uploads.large).await?),
+                true => Some(large(&uploads.large, IDLE_TIMEOUT).await?),
             };
             return Ok(Self { fields: Fields::read(&parts.headers, body, LARGE).await?, file: None, _large: large });
         }
@@ -114,8 +114,8 @@ fn is_large(body: &Body) -> bool {
     body.size_hint().upper().is_none_or(|bytes| bytes > 1024 * 1024)
 }
 
-async fn large(slots: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
-    match tokio::time::timeout(IDLE_TIMEOUT, Arc::clone(slots).acquire_owned()).await {
+async fn large(slots: &Arc<Semaphore>, wait: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
+    match tokio::time::timeout(wait, Arc::clone(slots).acquire_owned()).await {
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(_)) | Err(_) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "Too many large requests at once")),
     }

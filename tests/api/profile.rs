@@ -27,7 +27,7 @@ async fn a_person_shows_picture_and_about() {
             r#"{{"data":{{"profilePictureUrl":null,"status":[{{"status":{{"status":"Available","setAt":"2023-11-14T22:13:20.000Z"}},"id":"{target}"}}]}}}}"#
         )
     );
-    ani.set_picture(Some(picture(8, 8, ImageFormat::Jpeg)));
+    ani.set_picture(Some(&picture(8, 8, ImageFormat::Jpeg)));
     let answer = profile(&gateway, &target).await.expect(200).json();
     assert!(answer["data"]["profilePictureUrl"].as_str().is_some_and(|url| url.starts_with("http")), "{answer}");
     ani.hide_picture(true);
