@@ -35,6 +35,12 @@ pub struct Config {
     pub credentials_dir: PathBuf,
     /// Where received media are saved.
     pub media_dir: PathBuf,
+    /// The largest file that is fetched, uploaded or received, in bytes.
+    pub media_max_bytes: u64,
+    /// How long fetching a file takes at most.
+    pub media_timeout: Duration,
+    /// Whether media URLs may lead to private addresses.
+    pub media_url_private: bool,
     /// Whether a recipient's number is looked up on WhatsApp before the first send to it.
     pub check_numbers: bool,
     /// How long a start waits for a QR or for the connection.
@@ -180,6 +186,9 @@ impl Config {
             development: reader.text("NODE_ENV") == Some("development"),
             credentials_dir: reader.path("CREDENTIALS_DIR"),
             media_dir: reader.path("MEDIA_DIR"),
+            media_max_bytes: reader.number("MEDIA_MAX_BYTES", 1024, 2 * 1024 * 1024 * 1024),
+            media_timeout: reader.seconds("MEDIA_TIMEOUT_SECS", 3600),
+            media_url_private: reader.allowed("MEDIA_URL_PRIVATE"),
             check_numbers: reader.boolean("CHECK_NUMBERS"),
             start_timeout: reader.seconds("START_TIMEOUT_SECS", 50),
             send_timeout: reader.seconds("SEND_TIMEOUT_SECS", 50),
@@ -252,6 +261,18 @@ impl Reader {
             "false" | "0" | "no" => false,
             _ => {
                 self.refuse(name, format!("\"{value}\" is neither true nor false"));
+                false
+            }
+        }
+    }
+
+    fn allowed(&mut self, name: &str) -> bool {
+        let value = self.text_or_default(name);
+        match value.to_ascii_lowercase().as_str() {
+            "allow" => true,
+            "deny" => false,
+            _ => {
+                self.refuse(name, format!("\"{value}\" is neither allow nor deny"));
                 false
             }
         }

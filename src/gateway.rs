@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, KeySetting, keyfile};
 use crate::event::SessionName;
-use crate::http::{self, AppState, Auth, Limits};
+use crate::http::{self, AppState, Auth, Limits, Uploads};
+use crate::media::{self, Fetcher};
 use crate::outbox::{NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
@@ -87,6 +88,13 @@ impl Gateway {
 
         let whatsapp = WhatsApp::new(whatsapp_settings(&config)?)?;
         whatsapp.keep_version_fresh(&tracker, soft.clone());
+        let fetcher = Fetcher::new(media::Limits {
+            max_bytes: config.media_max_bytes,
+            timeout: config.media_timeout,
+            private_addresses: config.media_url_private,
+            folder: config.media_dir.as_path().into(),
+        })?;
+        let uploads = Uploads::new(config.media_max_bytes, fetcher.folder());
         let sessions = SessionManager::new(
             session::Settings {
                 check_numbers: config.check_numbers,
@@ -97,6 +105,7 @@ impl Gateway {
             },
             Arc::clone(&kv),
             whatsapp,
+            fetcher,
             delivers.then_some(notices),
             tracker.clone(),
             soft.clone(),
@@ -110,7 +119,7 @@ impl Gateway {
             }
             KeySetting::Open => Auth::open(),
         };
-        let router = http::router(AppState { sessions, auth, development: config.development });
+        let router = http::router(AppState { sessions, auth, uploads, development: config.development });
         let serving = http::serve(listener, router, Limits::default(), soft.clone(), hard.clone(), tracker.clone());
         // A server that ends by itself, a panic included, ends the process instead of leaving it half dead.
         let failed = CancellationToken::new();

@@ -4,6 +4,7 @@
 //! no state of their own. An endpoint is one line of `routes` and one handler.
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -19,13 +20,16 @@ mod layer;
 mod message;
 mod openapi;
 mod page;
+mod profile;
 mod route;
 mod serve;
 mod session;
+mod upload;
 
 pub use auth::{Auth, Scope};
 pub use route::{Endpoint, endpoints};
 pub use serve::{Limits, serve};
+pub use upload::Uploads;
 
 use error::ApiError;
 use route::{Route, Routes};
@@ -37,6 +41,8 @@ pub struct AppState {
     pub sessions: SessionManager,
     /// Who may call.
     pub auth: Auth,
+    /// How files come in.
+    pub uploads: Uploads,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
 }
@@ -72,6 +78,18 @@ fn routes(state: &AppState) -> Routes {
             Send,
             message::send_text,
         ))
+        .add(Route::new("/message/send-image").on(Method::POST, Send, message::send_image))
+        .add(Route::new("/message/send-document").on(Method::POST, Send, message::send_document))
+        .add(Route::new("/message/send-video").on(Method::POST, Send, message::send_video))
+        .add(Route::new("/message/send-sticker").on(Method::POST, Send, message::send_sticker))
+        .add(Route::new("/message/send-audio").on(Method::POST, Send, message::send_audio))
+        .add(Route::new("/message/send-location").on(Method::POST, Send, message::send_location))
+        .add(Route::new("/message/send-contact").on(Method::POST, Send, message::send_contact))
+        .add(Route::new("/message/send-poll").on(Method::POST, Send, message::send_poll))
+        .add(Route::new("/message/send-reaction").on(Method::POST, Send, message::send_reaction))
+        .add(Route::new("/message/edit").on(Method::POST, Send, message::edit))
+        .add(Route::new("/message/delete").on(Method::POST, Send, message::delete))
+        .add(Route::new("/profile").on(Method::POST, Read, profile::profile))
 }
 
 /// The whole service: the routes within the layers. The first layer below is the innermost.
@@ -82,7 +100,12 @@ pub fn router(state: AppState) -> Router {
         );
     }
     let development = state.development;
-    let table = routes(&state).into_router().fallback(|| async { ApiError::route_not_found() }).with_state(state);
+    let table = routes(&state)
+        .into_router()
+        // axum's own limit of 2 MiB; each body is read within limits of ours.
+        .layer(DefaultBodyLimit::disable())
+        .fallback(|| async { ApiError::route_not_found() })
+        .with_state(state);
     // Layers of a router run after it has chosen a route, but dot segments must go before: hence a second one around it.
     let mut router = Router::new()
         .fallback_service(any(move |request| tower::ServiceExt::oneshot(table.clone(), layer::without_dots(request))))

@@ -14,8 +14,8 @@
 //!    └────────┬───────────────────────────────────────▲────────────┘
 //!  3          ▼                                       ┆ events flow up through the outbox and a channel
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
-//!  2          ├───────▶ whatsapp (dial, outbound, inbound, version)
-//!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled; backend; registry)
+//!  2          ├───────▶ whatsapp (dial, outbound, inbound, version)   media (fetch, prepare, save)
+//!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled; backend; registry)   net (guarded client)
 //!  0      event (SessionName, Status)   message (Recipient, Sent, Incoming): plain words
 //! ```
 //!
@@ -87,7 +87,9 @@ pub mod config;
 pub mod event;
 pub mod gateway;
 pub mod http;
+pub mod media;
 pub mod message;
+pub mod net;
 pub mod outbox;
 pub mod session;
 pub mod store;

@@ -2,7 +2,14 @@
 //!
 //! Pure values; the HTTP handlers and the webhook bodies are spelt from them.
 
+use std::fmt;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+
+mod outgoing;
+
+pub use outgoing::{About, Author, Contact, Content, File, Location, Outgoing, Poll, Profile, Quote, Sent, Target};
 
 /// A validated target of an outgoing message: a JID, spelt as the contract builds it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,19 +89,45 @@ impl Recipient {
     }
 }
 
-/// A message that WhatsApp's server has acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sent {
-    /// The chat it went to, as `user@server`.
-    pub remote_jid: String,
-    /// The message id that we chose.
-    pub id: String,
-    /// The text as it was sent.
-    pub text: String,
-    /// The server's time of acceptance in Unix seconds.
-    pub timestamp: u64,
-    /// Our own JID; told for groups and status only (contract section 5).
-    pub participant: Option<String>,
+/// Where a file comes from that is to be sent, as the client named it; nothing of it is checked yet.
+#[derive(Clone)]
+pub enum MediaSource {
+    /// An `http`, `https` or `data` URL; any other text is refused when it is fetched.
+    Url(String),
+    /// The bytes in base64, with or without a data URL's prefix.
+    Base64(String),
+    /// A file that came with the request.
+    Upload(Upload),
+}
+
+/// A file that a client sent along; it is removed with the last clone.
+#[derive(Clone)]
+pub struct Upload {
+    /// The file on our disk.
+    pub file: Arc<tempfile::TempPath>,
+    /// Its size.
+    pub bytes: u64,
+    /// The name that the client gave it.
+    pub name: Option<String>,
+    /// The type that the client gave it.
+    pub mime: Option<String>,
+}
+
+// Neither shows what a client sends: URLs carry tokens, names and contents are private.
+impl fmt::Debug for MediaSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(url) => write!(f, "Url({} bytes)", url.len()),
+            Self::Base64(text) => write!(f, "Base64({} bytes)", text.len()),
+            Self::Upload(upload) => upload.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload").field("bytes", &self.bytes).field("mime", &self.mime).finish_non_exhaustive()
+    }
 }
 
 /// A received message as the `message` webhook spells it; member order is the contract's.

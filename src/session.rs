@@ -16,16 +16,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
-use crate::message::{Recipient, Sent};
+use crate::media::Fetcher;
 use crate::outbox::{NewEvent, Notice, Outbox};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
-use crate::whatsapp::{OutboundError, WhatsApp};
+use crate::whatsapp::WhatsApp;
 
 mod entry;
+mod send;
 mod state;
 mod task;
+
+pub use send::{ProfileError, SendError};
 
 use entry::{Entry, View};
 use state::State;
@@ -95,45 +98,6 @@ pub enum EndError {
     Store(#[from] KvError),
 }
 
-/// Why a message was not sent, or not known to be.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// No session of that name.
-    #[error("Session does not exist")]
-    NoSession,
-    /// The session is not connected.
-    #[error("Session with ID: \"{0}\" Not Ready!")]
-    NotReady(SessionName),
-    /// The number has no WhatsApp account.
-    #[error("The number {0} is not registered on WhatsApp")]
-    NotRegistered(String),
-    /// WhatsApp's server refused the message.
-    #[error("WhatsApp refused the message with code {code}")]
-    Refused {
-        /// The server's error code.
-        code: u16,
-        /// The message id.
-        id: String,
-    },
-    /// No acknowledgement in time: whether it was sent is unknown.
-    #[error("WhatsApp did not acknowledge the message in time; it may have been sent")]
-    Unacknowledged {
-        /// The message id.
-        id: String,
-        /// The chat.
-        remote_jid: String,
-    },
-    /// The connection failed before the message left.
-    #[error("The message could not be sent: the connection to WhatsApp failed")]
-    Connection(#[source] anyhow::Error),
-    /// The recipient's address can't be used.
-    #[error("parameter \"to\" is not a phone number or a WhatsApp address")]
-    Recipient,
-    /// The store refused, so nothing was sent.
-    #[error("The session store is not available")]
-    Store,
-}
-
 /// How the manager behaves; plain values from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -158,6 +122,7 @@ struct Manager {
     kv: Arc<dyn Kv>,
     registry: Registry,
     whatsapp: WhatsApp,
+    fetcher: Fetcher,
     /// To the webhook sink; `None`: there is no receiver, and no event is kept.
     notices: Option<mpsc::Sender<Notice>>,
     sessions: Mutex<Sessions>,
@@ -177,7 +142,10 @@ struct Sessions {
 
 impl fmt::Debug for SessionManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionManager").field("settings", &self.0.settings).finish_non_exhaustive()
+        f.debug_struct("SessionManager")
+            .field("settings", &self.0.settings)
+            .field("fetcher", &self.0.fetcher)
+            .finish_non_exhaustive()
     }
 }
 
@@ -193,6 +161,7 @@ impl SessionManager {
         settings: Settings,
         kv: Arc<dyn Kv>,
         whatsapp: WhatsApp,
+        fetcher: Fetcher,
         notices: Option<mpsc::Sender<Notice>>,
         tracker: TaskTracker,
         token: CancellationToken,
@@ -204,6 +173,7 @@ impl SessionManager {
             kv,
             registry,
             whatsapp,
+            fetcher,
             notices,
             sessions: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
@@ -456,57 +426,6 @@ impl SessionManager {
         }
     }
 
-    /// Checks that a session is there and connected: the contract's order puts this before the recipient.
-    ///
-    /// # Errors
-    /// `NoSession`, `NotReady`, or `Store` while the session waits for its store.
-    pub fn check_ready(&self, name: &str) -> Result<(), SendError> {
-        self.entry(name).ok_or(SendError::NoSession)?.live().map(|_connection| ())
-    }
-
-    /// Sends a text and waits for WhatsApp's acknowledgement, `SEND_TIMEOUT_SECS` at most, the typing phase included.
-    ///
-    /// # Errors
-    /// By [`SendError`].
-    pub async fn send_text(&self, name: &str, to: Recipient, text: String, typing: bool) -> Result<Sent, SendError> {
-        let (manager, name) = (self.clone(), name.to_owned());
-        // On a task of its own: who hangs up after the request was taken still wants the message sent.
-        match self.0.tracker.spawn(async move { manager.send(&name, to, text, typing).await }).await {
-            Ok(sent) => sent,
-            Err(error) => resume(error),
-        }
-    }
-
-    async fn send(&self, name: &str, to: Recipient, text: String, typing: bool) -> Result<Sent, SendError> {
-        let deadline = Instant::now() + self.0.settings.send_timeout;
-        let entry = self.entry(name).ok_or(SendError::NoSession)?;
-        let connection = entry.live()?;
-        let failed = |error: OutboundError, id: &str| match error {
-            OutboundError::Recipient => SendError::Recipient,
-            OutboundError::NotRegistered => {
-                SendError::NotRegistered(to.as_str().split('@').next().unwrap_or_default().to_owned())
-            }
-            OutboundError::Refused(code) => SendError::Refused { code, id: id.to_owned() },
-            OutboundError::Unacknowledged => {
-                SendError::Unacknowledged { id: id.to_owned(), remote_jid: to.as_str().to_owned() }
-            }
-            OutboundError::NotConnected => SendError::NotReady(entry.name.clone()),
-            OutboundError::Connection(error) => match entry.live() {
-                Err(SendError::Store) => SendError::Store,
-                _ => SendError::Connection(error),
-            },
-        };
-        if self.0.settings.check_numbers {
-            connection.check_recipient(&to).await.map_err(|error| failed(error, ""))?;
-        }
-        if typing {
-            let length = text.encode_utf16().count();
-            connection.type_for(&to, typing_time(length).min(deadline - Instant::now())).await;
-        }
-        let id = connection.message_id();
-        connection.send_text(&to, text, &id, deadline).await.map_err(|error| failed(error, &id))
-    }
-
     fn entry(&self, name: &str) -> Option<Arc<Entry>> {
         self.lock().by_name.get(name).cloned()
     }
@@ -573,25 +492,5 @@ fn farewell(record: &SessionRecord) -> NewEvent {
 impl From<AccountDetails> for Details {
     fn from(account: AccountDetails) -> Self {
         Self { name: account.name, phone_number: account.phone_number }
-    }
-}
-
-/// wa-gateway 4.7.1: 100 ms for each UTF-16 unit, 5 s at most.
-fn typing_time(utf16_units: usize) -> Duration {
-    Duration::from_millis(100)
-        .saturating_mul(u32::try_from(utf16_units).unwrap_or(u32::MAX))
-        .min(Duration::from_secs(5))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn typing_takes_a_tenth_of_a_second_a_unit() {
-        assert_eq!(typing_time(0), Duration::ZERO);
-        assert_eq!(typing_time(10), Duration::from_secs(1));
-        assert_eq!(typing_time(50), Duration::from_secs(5));
-        assert_eq!(typing_time(usize::MAX), Duration::from_secs(5));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use whatsapp_rust::http::HttpClient;
@@ -27,15 +27,17 @@ mod dial;
 mod hosts;
 mod inbound;
 mod outbound;
+mod profile;
 mod version;
 
 pub use inbound::Received;
-pub use outbound::OutboundError;
+pub use outbound::{Open, OutboundError};
+pub use profile::LookupError;
 pub use version::AppVersion;
 
 use dial::{Dial, Endpoint, Link};
 use hosts::{BoundedHttp, Hosts};
-use outbound::{Acks, Numbers};
+use outbound::{Acks, MAX_UPLOADS, Numbers};
 use version::Version;
 
 /// One-time keys kept at the server for each session: whatsapp-rust's 812 cost 118 KiB and 9 ms more a pairing; 200 new
@@ -120,6 +122,7 @@ struct Shared {
     http: Arc<dyn HttpClient>,
     version: Version,
     numbers: Numbers,
+    uploads: Semaphore,
 }
 
 impl fmt::Debug for WhatsApp {
@@ -146,6 +149,7 @@ impl WhatsApp {
             http: Arc::new(BoundedHttp::new(hosts)),
             version: Version::new(version),
             numbers: Numbers::default(),
+            uploads: Semaphore::new(MAX_UPLOADS),
         })))
     }
 

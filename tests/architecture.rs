@@ -16,11 +16,11 @@ const LAW: &[(&str, &[&str])] = &[
     ("store", &["event"]),
     ("outbox", &["event", "message", "store"]),
     ("keys", &["event", "message", "store"]),
-    ("media", &["net"]),
+    ("media", &["message", "net"]),
     ("whatsapp", &["event", "message"]),
     ("session", &["event", "message", "store", "outbox", "whatsapp", "media"]),
     ("webhook", &["event", "message", "outbox", "net"]),
-    ("http", &["event", "message", "session", "outbox", "keys"]),
+    ("http", &["event", "message", "session", "outbox", "keys", "media"]),
     ("cli", &["config", "event", "message", "net", "store", "outbox", "keys"]),
     ("takeover", &["event", "message", "net", "store", "outbox", "keys"]),
     (

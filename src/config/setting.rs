@@ -57,6 +57,25 @@ pub const SETTINGS: &[Setting] = &[
     Setting::new("CREDENTIALS_DIR", "./wa_credentials", "folder", "Where sessions and a generated API key are kept."),
     Setting::new("MEDIA_DIR", "./media", "folder", "Where received media are saved."),
     Setting::new(
+        "MEDIA_MAX_BYTES",
+        "104857600",
+        "bytes, 1024 to 2147483648",
+        "Largest file that is fetched, uploaded or received; the default is 100 MiB.",
+    ),
+    // Within the time of a send, so that something is left for sending.
+    Setting::new(
+        "MEDIA_TIMEOUT_SECS",
+        "20",
+        "seconds, 1 to 3600",
+        "How long fetching a file from a URL takes at most; the time of the send counts too.",
+    ),
+    Setting::new(
+        "MEDIA_URL_PRIVATE",
+        "allow",
+        "allow or deny",
+        "Whether media URLs may lead to private addresses, loopback among them. Link-local and cloud metadata addresses never may.",
+    ),
+    Setting::new(
         "CHECK_NUMBERS",
         "true",
         "true or false",

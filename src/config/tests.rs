@@ -29,6 +29,8 @@ fn defaults_hold_for_unset_and_for_empty() {
         assert!(!config.development && config.check_numbers && config.color);
         assert_eq!(config.credentials_dir, Path::new("./wa_credentials"));
         assert_eq!(config.media_dir, Path::new("./media"));
+        assert_eq!(config.media_max_bytes, 100 * 1024 * 1024);
+        assert_eq!((config.media_timeout, config.media_url_private), (Duration::from_secs(20), true));
         assert_eq!(config.start_timeout, Duration::from_secs(8));
         assert_eq!(config.send_timeout, Duration::from_secs(25));
         assert_eq!(config.qr_idle, Duration::from_mins(2));
@@ -49,6 +51,9 @@ fn every_setting_is_taken() {
         ("NODE_ENV", "development"),
         ("CREDENTIALS_DIR", "/data/c"),
         ("MEDIA_DIR", "/data/m"),
+        ("MEDIA_MAX_BYTES", "2048"),
+        ("MEDIA_TIMEOUT_SECS", "5"),
+        ("MEDIA_URL_PRIVATE", "Deny"),
         ("CHECK_NUMBERS", "No"),
         ("START_TIMEOUT_SECS", "1"),
         ("SEND_TIMEOUT_SECS", "50"),
@@ -66,6 +71,7 @@ fn every_setting_is_taken() {
     assert_eq!(config.webhook_base_url.unwrap().as_str(), "http://bot:3000/");
     assert!(config.development && !config.check_numbers && !config.color);
     assert_eq!((config.credentials_dir, config.media_dir), ("/data/c".into(), "/data/m".into()));
+    assert_eq!((config.media_max_bytes, config.media_timeout.as_secs(), config.media_url_private), (2048, 5, false));
     assert_eq!(config.start_timeout, Duration::from_secs(1));
     assert_eq!(config.send_timeout, Duration::from_secs(50));
     assert_eq!(config.qr_idle, Duration::from_secs(3));
@@ -83,6 +89,9 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
         ("WEBHOOK_BASE_URL", "ftp://user:hunter2@host"),
         ("REDIS_URL", "redis://:hunter2@host"),
         ("ALLOW_NO_KEY", "maybe"),
+        ("MEDIA_MAX_BYTES", "1023"),
+        ("MEDIA_TIMEOUT_SECS", "0"),
+        ("MEDIA_URL_PRIVATE", "sometimes"),
         ("CHECK_NUMBERS", "2"),
         ("START_TIMEOUT_SECS", "0"),
         ("SEND_TIMEOUT_SECS", "51"),
@@ -96,7 +105,7 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
     ])
     .unwrap_err();
     let text = error.to_string();
-    assert_eq!(error.problems.len(), 15, "{text}");
+    assert_eq!(error.problems.len(), 18, "{text}");
     for (name, _) in &error.problems {
         assert!(text.contains(&format!("\n  {name}: ")), "{text}");
     }

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::body::Failure;
 use crate::event::SessionNameError;
+use crate::media::MediaError;
 use crate::message::RecipientError;
-use crate::session::{EndError, SendError, StartError};
+use crate::session::{EndError, ProfileError, SendError, StartError};
 
 /// wa-gateway 4.7.1, `NODE_ENV=production`: the text of every answer of status 500.
 const HIDDEN: &str = "Something went wrong, please try again later!";
@@ -29,6 +30,8 @@ pub(super) struct ApiError {
     data: Option<Value>,
     /// For the log only, and in development for the body of a 500.
     source: Option<Source>,
+    /// The message goes on after the name of a field.
+    names_field: bool,
 }
 
 /// The inner text of a 500, which [`reveal`] shows in development.
@@ -37,7 +40,7 @@ struct Inner(String);
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, message: message.into(), data: None, source: None }
+        Self { status, message: message.into(), data: None, source: None, names_field: false }
     }
 
     pub(super) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
@@ -68,9 +71,35 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
     }
 
+    pub(super) fn file_too_large(limit: u64) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("The file is larger than {limit} bytes"))
+    }
+
+    /// The target of a profile.
+    pub(super) fn not_registered() -> Self {
+        Self::bad_request("Target is not registered")
+    }
+
+    /// An upload can't be kept.
+    pub(super) fn disk(source: std::io::Error) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "The file can't be stored for the moment").because(source)
+    }
+
+    pub(super) fn body_too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "The request body took too long")
+    }
+
     /// A fault of ours.
     pub(super) fn internal(source: impl Into<Source>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, HIDDEN).because(source)
+    }
+
+    /// Names the field that held the file, when the message is about it.
+    pub(super) fn of_field(mut self, name: &str) -> Self {
+        if std::mem::take(&mut self.names_field) {
+            self.message = format!("parameter \"{name}\" {}", self.message).into();
+        }
+        self
     }
 
     fn because(mut self, source: impl Into<Source>) -> Self {
@@ -184,18 +213,53 @@ impl From<StartError> for ApiError {
 impl From<SendError> for ApiError {
     fn from(error: SendError) -> Self {
         let (status, data) = match &error {
-            SendError::NoSession | SendError::NotRegistered(_) | SendError::Recipient => {
-                (StatusCode::BAD_REQUEST, None)
-            }
+            SendError::NoSession
+            | SendError::NotRegistered(_)
+            | SendError::Recipient
+            | SendError::EmptyMedia
+            | SendError::FileName
+            | SendError::NotVoice(_) => (StatusCode::BAD_REQUEST, None),
             SendError::NotReady(_) => (StatusCode::CONFLICT, None),
-            SendError::Refused { .. } | SendError::Connection(_) => (StatusCode::BAD_GATEWAY, None),
+            SendError::Refused { .. } | SendError::Connection(_) | SendError::Upload(_) => {
+                (StatusCode::BAD_GATEWAY, None)
+            }
             SendError::Unacknowledged { id, remote_jid } => {
                 let key = json!({ "remoteJid": remote_jid, "fromMe": true, "id": id });
                 (StatusCode::GATEWAY_TIMEOUT, Some(json!({ "key": key })))
             }
-            SendError::Store => (StatusCode::SERVICE_UNAVAILABLE, None),
+            SendError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, None),
+            SendError::Store | SendError::Disk(_) => (StatusCode::SERVICE_UNAVAILABLE, None),
+            SendError::Media(error) => (of_media(error).0, None),
         };
-        Self { data, ..Self::new(status, error.to_string()).because(error) }
+        let names_field = matches!(&error, SendError::Media(error) if of_media(error).1);
+        Self { data, names_field, ..Self::new(status, error.to_string()).because(error) }
+    }
+}
+
+/// The status of a file that can't be had, and whether its text goes on after the name of the field.
+fn of_media(error: &MediaError) -> (StatusCode, bool) {
+    match error {
+        MediaError::Source(_) | MediaError::Address | MediaError::Content { .. } => (StatusCode::BAD_REQUEST, true),
+        MediaError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, true),
+        MediaError::Status { .. } | MediaError::Unreachable(_) => (StatusCode::BAD_GATEWAY, false),
+        MediaError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, false),
+        MediaError::Disk(_) => (StatusCode::SERVICE_UNAVAILABLE, false),
+        MediaError::Client(_) => (StatusCode::INTERNAL_SERVER_ERROR, false),
+    }
+}
+
+impl From<ProfileError> for ApiError {
+    fn from(error: ProfileError) -> Self {
+        let status = match &error {
+            ProfileError::NoSession | ProfileError::NotRegistered => StatusCode::BAD_REQUEST,
+            ProfileError::NotReady(_) => StatusCode::CONFLICT,
+            ProfileError::NoGroup => StatusCode::NOT_FOUND,
+            ProfileError::NotMember => StatusCode::FORBIDDEN,
+            ProfileError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            ProfileError::Refused(_) | ProfileError::Connection(_) => StatusCode::BAD_GATEWAY,
+            ProfileError::Store => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string()).because(error)
     }
 }
 

@@ -8,20 +8,26 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, header};
 use futures::StreamExt as _;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
-/// The largest body that is kept. Texts are far below; media come by URL.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// What a body may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimit {
+    /// The largest body that is kept.
+    pub(super) bytes: usize,
+    /// How long it may take to arrive.
+    pub(super) time: Duration,
+}
+
+/// Texts are far below; files come by URL or to the routes with a larger limit.
+const SMALL: BodyLimit = BodyLimit { bytes: 1024 * 1024, time: Duration::from_secs(30) };
 
 /// How much of a body that is too large is read and thrown away, so that the client gets to read the refusal.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the fields came from; the texts name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +55,10 @@ pub(super) struct Fields {
 }
 
 impl Fields {
+    pub(super) fn of_body(members: Map<String, Value>) -> Self {
+        Self { source: Source::Json, members }
+    }
+
     pub(super) fn source(&self) -> Source {
         self.source
     }
@@ -60,6 +70,58 @@ impl Fields {
             Some(other) => Err(self.expected("string", other, name)),
             None => Err(self.required(name)),
         }
+    }
+
+    /// As [`Self::string`], without copying it: a file in base64 may be large.
+    pub(super) fn take_string(&mut self, name: &str) -> Result<String, ApiError> {
+        match self.members.get_mut(name) {
+            Some(Value::String(text)) => Ok(std::mem::take(text)),
+            _ => self.string(name),
+        }
+    }
+
+    /// A member that may be absent, and is a string when it is there.
+    pub(super) fn optional_string(&self, name: &str) -> Result<Option<String>, ApiError> {
+        self.has(name).then(|| self.string(name)).transpose()
+    }
+
+    /// Whether the member is there, whatever it holds.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
+    /// A member that must be there as a number; forms and lax clients send it as a string.
+    pub(super) fn number(&self, name: &str) -> Result<f64, ApiError> {
+        match self.members.get(name) {
+            Some(value) => number(value).ok_or_else(|| self.expected("number", value, name)),
+            None => Err(self.required(name)),
+        }
+    }
+
+    /// A member that may be absent, and is a whole number when it is there.
+    pub(super) fn optional_whole(&self, name: &str) -> Result<Option<u32>, ApiError> {
+        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let whole = match value {
+            Value::Number(number) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => return Err(self.expected("number", value, name)),
+        };
+        whole.map(Some).ok_or_else(|| self.invalid(name, "must be a whole number"))
+    }
+
+    /// The items of a member that is an array; none when it is absent. A form says a single one without any array.
+    pub(super) fn list(&self, name: &str) -> Result<&[Value], ApiError> {
+        match self.members.get(name) {
+            None => Ok(&[]),
+            Some(Value::Array(items)) => Ok(items),
+            Some(text @ Value::String(_)) => Ok(std::slice::from_ref(text)),
+            Some(other) => Err(self.expected("array", other, name)),
+        }
+    }
+
+    /// A member of a type that fits, with a value that does not.
+    pub(super) fn invalid(&self, name: &str, why: &str) -> ApiError {
+        ApiError::bad_request(format!("{name} {why} field '{name}' on {}", self.source.as_str()))
     }
 
     /// As [`Self::string`], and a whole number is taken by its digits: spreadsheets and PHP send phone numbers so.
@@ -91,9 +153,18 @@ impl Fields {
         ApiError::bad_request(format!("Required field '{name}' on {}", self.source.as_str()))
     }
 
-    fn expected(&self, wanted: &str, got: &Value, name: &str) -> ApiError {
+    pub(super) fn expected(&self, wanted: &str, got: &Value, name: &str) -> ApiError {
         expected(wanted, got, name, self.source)
     }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    number.is_finite().then_some(number)
 }
 
 fn expected(wanted: &str, got: &Value, name: &str, source: Source) -> ApiError {
@@ -117,16 +188,23 @@ impl<S: Sync> FromRequest<S> for Fields {
         if matches!(parts.method, Method::GET | Method::HEAD) {
             return Ok(Self { source: Source::Query, members: query_members(&parts) });
         }
-        let members = match content_kind(&parts.headers) {
-            Kind::Json => match json(&read(&parts.headers, body).await?)? {
+        Self::read(&parts.headers, body, SMALL).await
+    }
+}
+
+impl Fields {
+    /// The members of a body.
+    pub(super) async fn read(headers: &HeaderMap, body: Body, limit: BodyLimit) -> Result<Self, ApiError> {
+        let members = match content_kind(headers) {
+            Kind::Json => match json(&read_limited(headers, body, limit).await?)? {
                 Value::Object(members) => members,
                 other => return Err(expected("object", &other, "", Source::Json)),
             },
-            Kind::Form => members_of_form(&read(&parts.headers, body).await?),
+            Kind::Form => members_of_form(&read_limited(headers, body, limit).await?),
             // wa-gateway 4.7.1 does not read such a body.
-            Kind::Other => Map::new(),
+            Kind::Multipart | Kind::Other => Map::new(),
         };
-        Ok(Self { source: Source::Json, members })
+        Ok(Self::of_body(members))
     }
 }
 
@@ -139,14 +217,23 @@ fn members_of_form(text: &[u8]) -> Map<String, Value> {
     let pairs: Vec<(String, String)> = serde_urlencoded::from_bytes(text).unwrap_or_default();
     let mut members = Map::new();
     for (name, value) in pairs {
-        let value = Value::String(value);
-        match members.get_mut(&name) {
-            None => drop(members.insert(name, value)),
-            Some(Value::Array(values)) => values.push(value),
-            Some(first) => *first = Value::Array(vec![first.take(), value]),
-        }
+        add(&mut members, name, value);
     }
     members
+}
+
+/// Adds a field of a form. PHP and many others write `name[]` for one that is repeated.
+pub(super) fn add(members: &mut Map<String, Value>, name: String, value: String) {
+    let value = Value::String(value);
+    let (name, many) = match name.strip_suffix("[]") {
+        Some(name) => (name.to_owned(), true),
+        None => (name, false),
+    };
+    match members.get_mut(&name) {
+        None => drop(members.insert(name, if many { Value::Array(vec![value]) } else { value })),
+        Some(Value::Array(values)) => values.push(value),
+        Some(first) => *first = Value::Array(vec![first.take(), value]),
+    }
 }
 
 /// Parses a body as wa-gateway 4.7.1 does: a byte order mark is skipped, of repeated members the last counts.
@@ -163,6 +250,8 @@ pub(super) enum Kind {
     Json,
     /// `application/x-www-form-urlencoded`.
     Form,
+    /// `multipart/form-data`.
+    Multipart,
     /// Anything else, or nothing.
     Other,
 }
@@ -170,6 +259,9 @@ pub(super) enum Kind {
 pub(super) fn content_kind(headers: &HeaderMap) -> Kind {
     let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence == "multipart/form-data" {
+        return Kind::Multipart;
+    }
     let is_words = |words: &str| words.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b));
     match essence.strip_prefix("application/") {
         Some("json") => Kind::Json,
@@ -181,16 +273,20 @@ pub(super) fn content_kind(headers: &HeaderMap) -> Kind {
     }
 }
 
-/// Reads a body, [`MAX_BODY_BYTES`] at most.
+/// Reads a body of ordinary size.
 pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    read_limited(headers, body, SMALL).await
+}
+
+async fn read_limited(headers: &HeaderMap, body: Body, limit: BodyLimit) -> Result<Vec<u8>, ApiError> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > MAX_DISCARDED_BYTES) {
         return Err(ApiError::body_too_large());
     }
-    read_within(BODY_TIMEOUT, body).await
+    read_within(limit, body).await
 }
 
-pub(super) async fn read_within(limit: Duration, body: Body) -> Result<Vec<u8>, ApiError> {
+pub(super) async fn read_within(limit: BodyLimit, body: Body) -> Result<Vec<u8>, ApiError> {
     let reading = async {
         let mut kept = Vec::new();
         let mut seen = 0;
@@ -201,16 +297,15 @@ pub(super) async fn read_within(limit: Duration, body: Body) -> Result<Vec<u8>, 
             if seen > MAX_DISCARDED_BYTES {
                 break;
             }
-            if seen > MAX_BODY_BYTES {
+            if seen > limit.bytes {
                 kept = Vec::new();
             } else {
                 kept.extend_from_slice(&chunk);
             }
         }
-        if seen > MAX_BODY_BYTES { Err(ApiError::body_too_large()) } else { Ok(kept) }
+        if seen > limit.bytes { Err(ApiError::body_too_large()) } else { Ok(kept) }
     };
-    let timed_out = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "The request body took too long");
-    tokio::time::timeout(limit, reading).await.map_err(timed_out)?
+    tokio::time::timeout(limit.time, reading).await.map_err(|_elapsed| ApiError::body_too_slow())?
 }
 
 /// The id in `/session/{session}`, percent-decoded once.
@@ -299,7 +394,7 @@ mod tests {
             ("application/+json", Kind::Other),
             ("application/json, text/plain", Kind::Other),
             ("text/json", Kind::Other),
-            ("multipart/form-data; boundary=x", Kind::Other),
+            ("multipart/form-data; boundary=x", Kind::Multipart),
             ("", Kind::Other),
         ] {
             let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, text.parse().unwrap())]);

@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use super::error::ApiError;
+use super::upload;
 
 /// Request line and headers together. wa-gateway 4.7.1: more than 16 KiB is answered 431.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -76,7 +77,10 @@ pub(super) async fn head_limit(request: Request, next: Next) -> Response {
 
 /// Ends requests that take too long; the handler is dropped where it waits.
 pub(super) async fn time_limit(request: Request, next: Next) -> Response {
-    within(REQUEST_TIMEOUT, request, next).await
+    // Files come over slow lines; the handler has a deadline of its own once they are there.
+    let limit =
+        if request.uri().path().starts_with("/message/send-") { upload::REQUEST_TIMEOUT } else { REQUEST_TIMEOUT };
+    within(limit, request, next).await
 }
 
 pub(super) async fn within(limit: Duration, request: Request, next: Next) -> Response {

@@ -1,160 +1,158 @@
-//! The endpoints below `/message`.
+//! The endpoints below `/message`: each reads its fields in the contract's order and hands the message to `deliver`.
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
-use super::extract::{Fields, Source};
-use crate::message::{Recipient, Sent};
+use super::extract::{self, Fields};
+use super::upload::{FileFields, Source};
+use crate::message::{Author, Content, Outgoing, Recipient, Target};
+
+mod answer;
+mod read;
+
+use read::{Extras, Head, Text, author};
 
 /// `POST` and `GET /message/send-text`; only POST shows the typing phase first.
 pub(super) async fn send_text(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
-    let SendText { session, to, text, is_group } = SendText::read(&fields)?;
-    // Contract section 4: the session is looked at before the recipient.
-    state.sessions.check_ready(&session)?;
-    let to = Recipient::parse(&to, is_group)?;
-    let typing = fields.source() == Source::Json;
-    let sent = state.sessions.send_text(&session, to, text, typing).await?;
-    Ok(Json(Answer { data: SentText::new(&sent) }).into_response())
+    let (head, text) = Head::read(&fields, Text::Required)?;
+    let extras = Extras::read(&fields)?;
+    let typing = fields.source() == extract::Source::Json;
+    deliver(&state, &head, typing, |to| extras.with(Content::Text(text), to, &fields)).await
 }
 
-/// A text to send.
-#[derive(Debug, PartialEq, Eq, ToSchema)]
-pub(super) struct SendText {
-    /// The session that sends.
-    session: String,
-    /// A number in international form, with or without `+`, spaces and dashes, or a WhatsApp address.
-    to: String,
-    /// The text.
-    text: String,
-    /// Whether `to` is the id of a group.
-    #[schema(required = false)]
-    is_group: bool,
+/// `POST /message/send-image`.
+pub(super) async fn send_image(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+    let (head, caption) = Head::read(&body.fields, Text::Required)?;
+    let Source { name: field, media: source } = body.media(&["image_url"], &["image_base64"], &["image", "file"])?;
+    let extras = Extras::read(&body.fields)?;
+    let message = |to: &Recipient| extras.with(Content::Image { source, caption }, to, &body.fields);
+    deliver(&state, &head, true, message).await.map_err(|error| error.of_field(&field))
 }
 
-impl SendText {
-    fn read(fields: &Fields) -> Result<Self, ApiError> {
-        Ok(Self {
-            session: fields.string("session")?,
-            to: fields.digits_or_string("to")?,
-            text: fields.string("text")?,
-            is_group: fields.flag(&["is_group", "isGroup"])?,
-        })
-    }
+/// `POST /message/send-video`.
+pub(super) async fn send_video(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+    let (head, caption) = Head::read(&body.fields, Text::Optional)?;
+    let Source { name: field, media: source } = body.media(&["video_url"], &["video_base64"], &["video", "file"])?;
+    let extras = Extras::read(&body.fields)?;
+    let message = |to: &Recipient| extras.with(Content::Video { source, caption }, to, &body.fields);
+    deliver(&state, &head, true, message).await.map_err(|error| error.of_field(&field))
 }
 
-/// A message that WhatsApp has taken.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Sent)]
-pub(super) struct Answer<'a> {
-    data: SentText<'a>,
+/// `POST /message/send-document`. An uploaded document may go by the name that its part has.
+pub(super) async fn send_document(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+    let (head, caption) = Head::read(&body.fields, Text::Required)?;
+    let part_name = body.file_name().map(str::to_owned);
+    let Source { name: field, media: source } =
+        body.media(&["document_url"], &["document_base64"], &["document", "file"])?;
+    let name = match part_name {
+        Some(name) if !body.fields.has("document_name") => name,
+        _ => body.fields.string("document_name")?,
+    };
+    let extras = Extras::read(&body.fields)?;
+    let message = |to: &Recipient| extras.with(Content::Document { source, name, caption }, to, &body.fields);
+    deliver(&state, &head, true, message).await.map_err(|error| error.of_field(&field))
 }
 
-/// Contract section 5: member names and order are the original's, the time is a string.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct SentText<'a> {
-    key: Key<'a>,
-    message: Message<'a>,
-    message_timestamp: String,
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    participant: Option<&'a str>,
+/// `POST /message/send-sticker`. wa-gateway 4.7.1 asks for a text that it never uses; here it may be absent.
+pub(super) async fn send_sticker(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+    let (head, _unused) = Head::read(&body.fields, Text::Optional)?;
+    let Source { name: field, media: source } =
+        body.media(&["image_url", "sticker_url"], &["sticker_base64", "image_base64"], &["sticker", "image", "file"])?;
+    let extras = Extras::read(&body.fields)?;
+    let message = |to: &Recipient| extras.with(Content::Sticker { source }, to, &body.fields);
+    deliver(&state, &head, false, message).await.map_err(|error| error.of_field(&field))
 }
 
-/// What names a message.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Key<'a> {
-    remote_jid: &'a str,
-    from_me: bool,
-    id: &'a str,
+/// `POST /message/send-audio`.
+pub(super) async fn send_audio(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+    let (head, _unused) = Head::read(&body.fields, Text::None)?;
+    let Source { name: field, media: source } = body.media(&["audio_url"], &["audio_base64"], &["audio", "file"])?;
+    let voice = body.fields.flag(&["voice", "ptt"])?;
+    let extras = Extras::read(&body.fields)?;
+    let message = |to: &Recipient| extras.with(Content::Audio { source, voice }, to, &body.fields);
+    deliver(&state, &head, false, message).await.map_err(|error| error.of_field(&field))
 }
 
-/// What was sent, by its kind.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Message<'a> {
-    extended_text_message: Text<'a>,
+/// `POST /message/send-location`.
+pub(super) async fn send_location(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+    let (head, _unused) = Head::read(&fields, Text::None)?;
+    let location = read::location(&fields)?;
+    let extras = Extras::read(&fields)?;
+    deliver(&state, &head, false, |to| extras.with(Content::Location(location), to, &fields)).await
 }
 
-/// A text.
-#[derive(Serialize, ToSchema)]
-struct Text<'a> {
-    text: &'a str,
+/// `POST /message/send-contact`.
+pub(super) async fn send_contact(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+    let (head, _unused) = Head::read(&fields, Text::None)?;
+    let contacts = read::contacts(&fields)?;
+    let extras = Extras::read(&fields)?;
+    deliver(&state, &head, false, |to| extras.with(Content::Contacts(contacts), to, &fields)).await
 }
 
-impl<'a> SentText<'a> {
-    fn new(sent: &'a Sent) -> Self {
-        Self {
-            key: Key { remote_jid: &sent.remote_jid, from_me: true, id: &sent.id },
-            message: Message { extended_text_message: Text { text: &sent.text } },
-            message_timestamp: sent.timestamp.to_string(),
-            status: "PENDING",
-            participant: sent.participant.as_deref(),
-        }
-    }
+/// `POST /message/send-poll`.
+pub(super) async fn send_poll(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+    let (head, _unused) = Head::read(&fields, Text::None)?;
+    let poll = read::poll(&fields)?;
+    let extras = Extras::read(&fields)?;
+    deliver(&state, &head, false, |to| extras.with(Content::Poll(poll), to, &fields)).await
 }
 
-#[cfg(test)]
-mod tests {
-    use axum::body::Body;
-    use axum::extract::{FromRequest as _, Request};
-
-    use super::*;
-
-    #[test]
-    fn an_answer_has_the_contracts_bytes() {
-        let mut sent = Sent {
-            remote_jid: "6281234567890@s.whatsapp.net".to_owned(),
-            id: "3EB0AA".to_owned(),
-            text: "hi \"you\"".to_owned(),
-            timestamp: 1_770_000_000,
-            participant: None,
+/// `POST /message/send-reaction`. In a group, `participant` says who wrote the message, unless it is our own.
+pub(super) async fn send_reaction(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+    let (head, _unused) = Head::read(&fields, Text::None)?;
+    let id = read::message_id(&fields, "message_id")?;
+    let emoji = read::emoji(&fields)?;
+    let participant = read::participant(&fields, "participant")?;
+    let from_me = fields.flag(&["from_me", "fromMe"])?;
+    deliver(&state, &head, false, |to| {
+        let author = match author(&fields, "participant", participant, from_me, to)? {
+            // A chat of two has no participants.
+            Author::Member(_) if !to.is_group() => Author::Peer,
+            author => author,
         };
-        assert_eq!(
-            serde_json::to_string(&Answer { data: SentText::new(&sent) }).unwrap(),
-            r#"{"data":{"key":{"remoteJid":"6281234567890@s.whatsapp.net","fromMe":true,"id":"3EB0AA"},"message":{"extendedTextMessage":{"text":"hi \"you\""}},"messageTimestamp":"1770000000","status":"PENDING"}}"#
-        );
-        sent.participant = Some("6281234500001:7@s.whatsapp.net".to_owned());
-        assert!(
-            serde_json::to_string(&Answer { data: SentText::new(&sent) })
-                .unwrap()
-                .ends_with(r#""status":"PENDING","participant":"6281234500001:7@s.whatsapp.net"}}"#)
-        );
-    }
+        Ok(Outgoing::new(Content::Reaction { target: Target { id, author }, emoji }))
+    })
+    .await
+}
 
-    async fn read(method: &str, uri: &str, kind: &str, body: &str) -> Option<SendText> {
-        let request = Request::builder().method(method).uri(uri).header("content-type", kind);
-        let request = request.body(Body::from(body.to_owned())).unwrap();
-        SendText::read(&Fields::from_request(request, &()).await.ok()?).ok()
-    }
+/// `POST /message/edit`: a new text for one of our own messages.
+pub(super) async fn edit(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+    let (head, text) = Head::read(&fields, Text::Required)?;
+    let id = read::message_id(&fields, "message_id")?;
+    let mentions = read::mentions(&fields)?;
+    deliver(&state, &head, false, |_to| Ok(Outgoing { mentions, ..Outgoing::new(Content::Edit { id, text }) })).await
+}
 
-    #[tokio::test]
-    async fn a_send_is_read_in_every_form_that_clients_use() {
-        let json = "application/json";
-        for (body, to, is_group) in [
-            (r#"{"session":"s","to":"628","text":"t"}"#, "628", false),
-            (r#"{"session":"s","to":6281234567890,"text":"t"}"#, "6281234567890", false),
-            (r#"{"session":"s","to":"628","text":"t","is_group":true}"#, "628", true),
-            (r#"{"session":"s","to":"628","text":"t","is_group":false,"isGroup":true}"#, "628", false),
-            (r#"{"session":"s","to":"628","text":"t","isGroup":true}"#, "628", true),
-            (r#"{"session":"s","to":"628","text":"t","is_group":"true"}"#, "628", true),
-            (r#"{"session":"s","to":"628","text":"t","is_group":"false"}"#, "628", false),
-            (r#"{"session":"s","to":"628","text":"t","is_group":1}"#, "628", true),
-            (r#"{"session":"s","to":"628","text":"t","is_group":0}"#, "628", false),
-        ] {
-            let expected = SendText { session: "s".to_owned(), to: to.to_owned(), text: "t".to_owned(), is_group };
-            assert_eq!(read("POST", "/message/send-text", json, body).await, Some(expected), "{body}");
-        }
-        let form = "application/x-www-form-urlencoded";
-        let sent = read("POST", "/", form, "session=s&to=%2B62+8&text=a+b%C3%A9&is_group=1").await.unwrap();
-        assert_eq!((sent.to.as_str(), sent.text.as_str(), sent.is_group), ("+62 8", "a b\u{e9}", true));
-        let sent = read("GET", "/?session=s&to=+628&text=a%20b&is_group=true", "", "").await.unwrap();
-        assert_eq!((sent.to.as_str(), sent.text.as_str(), sent.is_group), (" 628", "a b", true));
-    }
+/// `POST /message/delete`: for everyone. With `participant`, a group's admin deletes what that member wrote.
+pub(super) async fn delete(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+    let (head, _unused) = Head::read(&fields, Text::None)?;
+    let id = read::message_id(&fields, "message_id")?;
+    let participant = read::participant(&fields, "participant")?;
+    deliver(&state, &head, false, |to| {
+        let author = match participant {
+            None => Author::Me,
+            Some(member) if to.is_group() => Author::Member(member),
+            Some(_) => return Err(fields.invalid("participant", "can be given for groups only")),
+        };
+        Ok(Outgoing::new(Content::Delete(Target { id, author })))
+    })
+    .await
+}
+
+/// The one way of every message: the checks in the contract's order, the send, the answer.
+async fn deliver(
+    state: &AppState,
+    head: &Head,
+    typing: bool,
+    message: impl FnOnce(&Recipient) -> Result<Outgoing, ApiError>,
+) -> Result<Response, ApiError> {
+    // Contract section 4: the session is looked at before the recipient.
+    state.sessions.check_ready(&head.session)?;
+    let to = Recipient::parse(&head.to, head.is_group)?;
+    let message = message(&to)?;
+    let sent = state.sessions.send(&head.session, to, message, typing).await?;
+    Ok(Json(answer::body(&sent)).into_response())
 }

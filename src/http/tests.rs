@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::media::{self, Fetcher};
 use crate::outbox::memory::MemoryKv;
 use crate::session;
 use crate::whatsapp::{self, WhatsApp};
@@ -27,18 +28,25 @@ fn sessions() -> SessionManager {
     };
     let whatsapp = whatsapp::Settings { ws_url: Some("ws://127.0.0.1:9/".to_owned()), ..whatsapp::Settings::default() };
     let whatsapp = WhatsApp::new(whatsapp).unwrap();
-    SessionManager::new(settings, kv, whatsapp, None, TaskTracker::new(), CancellationToken::new())
+    let fetcher = Fetcher::new(media::Limits {
+        max_bytes: 1024 * 1024,
+        timeout: Duration::from_secs(10),
+        private_addresses: true,
+        folder: std::env::temp_dir().into(),
+    });
+    SessionManager::new(settings, kv, whatsapp, fetcher.unwrap(), None, TaskTracker::new(), CancellationToken::new())
 }
 
 fn state(key: Option<&str>) -> AppState {
     let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key)));
-    AppState { sessions: sessions(), auth, development: false }
+    let uploads = Uploads::new(1_000_000, std::env::temp_dir().into());
+    AppState { sessions: sessions(), auth, uploads, development: false }
 }
 
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     headers: HeaderMap,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Answer {
@@ -56,7 +64,7 @@ async fn ask_router(router: Router, request: Request<Body>) -> Answer {
     Answer { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
-async fn ask(key: Option<&str>, request: Request<Body>) -> Answer {
+pub(super) async fn ask(key: Option<&str>, request: Request<Body>) -> Answer {
     ask_router(router(state(key)), request).await
 }
 
@@ -116,6 +124,9 @@ async fn scopes_are_as_agreed() {
         ("/session/logout", Method::PATCH, Manage),
         ("/message/send-text", Method::GET, Send),
         ("/message/send-text", Method::POST, Send),
+        ("/message/send-image", Method::POST, Send),
+        ("/message/delete", Method::POST, Send),
+        ("/profile", Method::POST, Read),
     ] {
         assert!(endpoints.contains(&Endpoint { path, method: method.clone(), scope }), "{method} {path}");
     }
@@ -137,8 +148,8 @@ async fn unknown_paths_are_404_in_json() {
         "/session/start/",
         "/message",
         "/message/send-text/",
-        "/message/send-audio",
-        "/profile",
+        "/message/send-nothing",
+        "/profile/",
         "/dashboard/nope",
     ] {
         for method in ["GET", "POST", "DELETE"] {
@@ -162,6 +173,8 @@ async fn a_wrong_method_is_405_with_allow_and_head_changes_nothing() {
         ("PATCH", "/session/ok1", "GET, HEAD, DELETE"),
         ("PUT", "/session/start", "GET, POST, DELETE"),
         ("PUT", "/message/send-text", "GET, POST"),
+        ("GET", "/message/send-image", "POST"),
+        ("PUT", "/profile", "POST"),
         ("HEAD", "/message/send-text?session=ok1&to=628&text=hi", "GET, POST"),
         ("HEAD", "/session/start?session=qr1", "GET, POST, DELETE"),
         ("HEAD", "/session/logout?session=ok1", "GET, POST, PUT, PATCH, DELETE"),
@@ -360,7 +373,8 @@ async fn a_panic_is_a_500_that_tells_nothing() {
 #[tokio::test]
 async fn a_body_that_never_ends_is_given_up() {
     let endless = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-    let refused = extract::read_within(Duration::from_millis(20), endless).await.unwrap_err().into_response();
+    let limit = extract::BodyLimit { bytes: 1000, time: Duration::from_millis(20) };
+    let refused = extract::read_within(limit, endless).await.unwrap_err().into_response();
     assert_eq!(refused.status(), 408);
 }
 

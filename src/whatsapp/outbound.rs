@@ -1,4 +1,6 @@
 //! Sending: our own message id, the server's acknowledgement, and who is on WhatsApp at all.
+//!
+//! `compose` writes the messages, `upload` brings their files to WhatsApp's media servers.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,13 +8,17 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::wacore::types::events::ServerAck;
-use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::{Jid, SendOptions};
 
 use super::Connection;
-use crate::message::{Recipient, Sent};
+use crate::message::{File, Outgoing, Recipient, Sent};
+
+mod compose;
+mod upload;
+
+pub(super) use upload::MAX_UPLOADS;
+pub use upload::Open;
 
 /// A look-up of a number takes no longer; past it the send goes on unchecked.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +44,15 @@ pub enum OutboundError {
     /// It left, but nothing was heard; it may have been sent.
     #[error("not acknowledged")]
     Unacknowledged,
+    /// It was not ready to be sent in time.
+    #[error("not ready in time")]
+    TimedOut,
+    /// WhatsApp's media servers did not take its file.
+    #[error("the upload failed")]
+    Upload(#[source] anyhow::Error),
+    /// Its file could not be read or written here.
+    #[error("the temporary files can't be used")]
+    Disk(#[source] anyhow::Error),
     /// It did not leave.
     #[error("the connection failed")]
     Connection(#[source] anyhow::Error),
@@ -102,14 +117,14 @@ impl Drop for Expected<'_> {
 pub(super) struct Numbers(Mutex<HashMap<String, (bool, Instant)>>);
 
 impl Numbers {
-    fn known(&self, number: &str) -> Option<bool> {
+    pub(super) fn known(&self, number: &str) -> Option<bool> {
         let numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (registered, since) = numbers.get(number)?;
         let believed = if *registered { KNOWN_FOR } else { UNKNOWN_FOR };
         (since.elapsed() < believed).then_some(*registered)
     }
 
-    fn learn(&self, number: &str, registered: bool) {
+    pub(super) fn learn(&self, number: &str, registered: bool) {
         let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if numbers.len() >= MAX_NUMBERS {
             numbers.retain(|_number, (_registered, since)| since.elapsed() < UNKNOWN_FOR);
@@ -172,16 +187,17 @@ impl Connection {
         self.client.generate_message_id()
     }
 
-    /// Sends a text under this id and waits for the server's acknowledgement until the deadline.
+    /// Sends a message under this id and waits for the server's acknowledgement until the deadline.
     ///
     /// A cancelled call may have sent the message.
     ///
     /// # Errors
     /// By [`OutboundError`].
-    pub async fn send_text(
+    pub async fn send(
         &self,
         recipient: &Recipient,
-        text: String,
+        message: Outgoing,
+        file: Option<File>,
         id: &str,
         deadline: Instant,
     ) -> Result<Sent, OutboundError> {
@@ -192,13 +208,27 @@ impl Connection {
         if !self.is_live() {
             return Err(OutboundError::NotConnected);
         }
+        if deadline <= Instant::now() {
+            return Err(OutboundError::TimedOut);
+        }
+        let own = self.client.pn().ok_or(OutboundError::NotConnected)?;
+        let mut sent = Sent {
+            remote_jid: recipient.as_str().to_owned(),
+            id: id.to_owned(),
+            message,
+            file,
+            timestamp: 0,
+            composed_ms: chrono::Utc::now().timestamp_millis(),
+            own_jid: own.to_non_ad().to_string(),
+            participant: recipient.is_group().then(|| own.to_string()),
+        };
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| OutboundError::Connection(error.into()))?;
+        let composed = compose::compose(&sent, secret);
         let (_expected, acknowledged) = self.acks.expect(id);
         let outcome = tokio::time::timeout_at(deadline, async {
             let options = SendOptions::default().with_message_id(id);
-            // wa-gateway 4.7.1 sends plain text as an extended text message too.
-            let text = wa::message::ExtendedTextMessage { text: Some(text.clone()), ..Default::default() };
-            let message = wa::Message { extended_text_message: MessageField::some(text), ..Default::default() };
-            self.client.send_message_with_options(jid, message, options).await.map_err(|error| {
+            self.client.send_message_with_options(jid, composed, options).await.map_err(|error| {
                 match error.server_rejection() {
                     Some(rejection) => OutboundError::Refused(rejection.code),
                     None => OutboundError::Connection(error.into()),
@@ -213,12 +243,7 @@ impl Connection {
             return Err(OutboundError::Refused(code));
         }
         let timestamp = ack.timestamp.unwrap_or_else(|| chrono::Utc::now().timestamp());
-        Ok(Sent {
-            remote_jid: recipient.as_str().to_owned(),
-            id: id.to_owned(),
-            text,
-            timestamp: u64::try_from(timestamp).unwrap_or_default(),
-            participant: recipient.is_group().then(|| self.client.pn().map(|jid| jid.to_string())).flatten(),
-        })
+        sent.timestamp = u64::try_from(timestamp).unwrap_or_default();
+        Ok(sent)
     }
 }

@@ -8,9 +8,11 @@ use tempfile::TempDir;
 use wa_gateway::{Config, Gateway};
 use whatsapp_simulator::{Options, Phone, Simulator};
 
+mod files;
 mod process;
 mod receiver;
 
+pub(crate) use files::{Files, picture, voice};
 pub(crate) use process::Process;
 pub(crate) use receiver::Receiver;
 
@@ -93,6 +95,31 @@ impl Api {
         let response = request.send().await?;
         let status = response.status().as_u16();
         Ok(Answer { status, body: response.text().await? })
+    }
+
+    /// Posts a multipart body of text fields and one file.
+    pub(crate) async fn upload(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+        part: &str,
+        name: &str,
+        file: &[u8],
+    ) -> Answer {
+        let boundary = "a-boundary-that-no-file-holds";
+        let mut body = Vec::new();
+        for (name, value) in fields {
+            let field = format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+            body.extend(field.as_bytes());
+        }
+        let head = format!("content-disposition: form-data; name=\"{part}\"; filename=\"{name}\"");
+        body.extend(format!("--{boundary}\r\n{head}\r\ncontent-type: application/octet-stream\r\n\r\n").as_bytes());
+        body.extend(file);
+        body.extend(format!("\r\n--{boundary}--\r\n").as_bytes());
+        let request = self.client.post(format!("{}{path}", self.base)).header("key", KEY);
+        let kind = format!("multipart/form-data; boundary={boundary}");
+        let response = request.header("content-type", kind).body(body).send().await.unwrap();
+        Answer { status: response.status().as_u16(), body: response.text().await.unwrap() }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

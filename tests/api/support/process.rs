@@ -49,6 +49,13 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
+    /// The most memory that it ever had resident, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// SIGKILL, at once.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

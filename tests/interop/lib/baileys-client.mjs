@@ -52,6 +52,10 @@ export class BaileysClient {
     this.tail = new Tail(`Baileys ${version} "${name}"`)
     /** Texts of others: {id, chat, chatAlt, participant, participantAlt, text, offline, key}. */
     this.texts = new Journal(`texts that ${name} decrypted`)
+    /** Attachments of others: {id, chat, kind, media, message}; `media` is the part that describes the file. */
+    this.media = new Journal(`attachments that ${name} got`)
+    /** Everything of others that is neither text nor attachment: {id, chat, kind, content}. */
+    this.others = new Journal(`other messages that ${name} got`)
     /** Texts of the own account, from this or another of its devices. */
     this.ownTexts = new Journal(`own texts that ${name} saw`)
     /** Messages that could not be decrypted at first: {id}. */
@@ -198,7 +202,10 @@ export class BaileysClient {
     const content = this.lib.normalizeMessageContent(message.message)
     const text = content?.conversation || content?.extendedTextMessage?.text
     if (key.fromMe) this.#receipt(key, message.status)
-    if (!text) return
+    if (!text) {
+      if (content && !key.fromMe) this.#noteOther(message, content)
+      return
+    }
     const entry = {
       id: key.id,
       chat: key.remoteJid,
@@ -211,6 +218,13 @@ export class BaileysClient {
     }
     const journal = key.fromMe ? this.ownTexts : this.texts
     journal.push(entry)
+  }
+
+  #noteOther(message, content) {
+    const kind = this.lib.getContentType(content)
+    const { id, remoteJid: chat } = message.key
+    if (content[kind]?.mediaKey) this.media.push({ id, chat, kind: kind.replace('Message', ''), media: content[kind], message })
+    else if (kind) this.others.push({ id, chat, kind, content: content[kind] })
   }
 
   #receipt(key, status) {
@@ -240,6 +254,17 @@ export class BaileysClient {
     return this
   }
 
+  /** From nothing to connected: asks for a code, has it typed into the phone, restarts, logs in. */
+  async pairByCode(phone) {
+    this.phone = phone
+    const attempt = this.connect()
+    await this.states.find(`${this.name} to be ready for a code`, (s) => s.state === 'qr' && s.attempt === attempt)
+    const code = await within(`a code of ${this.name}`, this.sock.requestPairingCode(phone))
+    await this.simulator.link(code, phone)
+    await this.opened(attempt + 1)
+    return this
+  }
+
   /** A further login with the stored credentials. */
   async reconnect() {
     await this.opened(this.connect())
@@ -258,6 +283,30 @@ export class BaileysClient {
     const sent = await within(`${this.name} to send "${text}"`, this.sock.sendMessage(jid, { text }))
     this.#sent.set(sent.key.id, sent.message)
     return sent.key.id
+  }
+
+  /** Sends anything that Baileys knows, as {image: bytes, caption}; the message id. */
+  async sendContent(to, content) {
+    const jid = to.includes('@') ? to : `${to}@s.whatsapp.net`
+    const sent = await within(`${this.name} to send ${Object.keys(content)[0]}`, this.sock.sendMessage(jid, content))
+    this.#sent.set(sent.key.id, sent.message)
+    return sent.key.id
+  }
+
+  /** Waits for an attachment of somebody else. */
+  attachment(id, options) {
+    return this.media.find(`${this.name} to get the attachment ${id}`, (entry) => entry.id === id, options)
+  }
+
+  /** Fetches and decrypts an attachment. */
+  download({ message }) {
+    return within(`${this.name} to download`, this.lib.downloadMediaMessage(message, 'buffer', {}))
+  }
+
+  /** Has its phone upload an attachment again; what the attachment is then. */
+  async uploadedAgain({ id, chat, kind, message }) {
+    const updated = await within(`${this.name} to get ${id} uploaded again`, this.sock.updateMediaMessage(message))
+    return { id, chat, kind, message: updated }
   }
 
   /** Waits for a text of somebody else. */

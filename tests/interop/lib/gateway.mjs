@@ -38,6 +38,7 @@ export class Gateway {
         CREDENTIALS_DIR: join(this.folder, 'wa_credentials'),
         WEBHOOK_BASE_URL: this.receiver.url,
         WHATSAPP_WS_URL: this.simulator.webSocketUrl,
+        WHATSAPP_MEDIA_URL: this.simulator.urls.media,
         RUST_LOG: process.env.RUST_LOG ?? 'info',
       },
       this.folder,

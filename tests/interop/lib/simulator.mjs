@@ -21,7 +21,7 @@ export class Simulator {
   }
 
   static async start() {
-    const program = new Program('simulator', binary('WHATSAPP_SIMULATOR_BIN', 'whatsapp-simulator'), ['--port', '0', '--control', '0', '--compress'], process.env)
+    const program = new Program('simulator', binary('WHATSAPP_SIMULATOR_BIN', 'whatsapp-simulator'), ['--port', '0', '--control', '0', '--tls-port', '0', '--compress'], process.env)
     try {
       const first = await program.lines.find('the simulator to tell its addresses', (line) => line.startsWith('{'))
       const simulator = new Simulator(JSON.parse(first))
@@ -72,6 +72,38 @@ export class Simulator {
   /** The phone tells that it has read messages of a chat. */
   read(phone, chat, ids, participant) {
     return this.post('/read', { phone, chat, ids, participant })
+  }
+
+  /** Types the code that a client shows into the phone `phone`; waits until the client shows one. */
+  link(code, phone, options) {
+    return poll(`the phone ${phone} to be linked by code`, () => this.post('/link', { code, phone }), options)
+  }
+
+  /** The phone `from` sends an attachment: {kind, bytes, mimetype, caption, file_name, seconds}; the message id. */
+  async sendMedia(from, to, { bytes, ...media }) {
+    return (await this.post('/send-media', { phone: from, to, base64: bytes.toString('base64'), ...media })).id
+  }
+
+  /** The phone `from` sends an encoded message; the message id. */
+  async sendMessage(from, to, encoded) {
+    return (await this.post('/send', { phone: from, to, message: Buffer.from(encoded).toString('base64') })).id
+  }
+
+  /** Waits until the phone has decrypted a message. */
+  received(phone, id, options) {
+    return poll(`the phone ${phone} to decrypt ${id}`, async () => (await this.inbox(phone)).find((message) => message.id === id), options)
+  }
+
+  /** The attachment of a message that the phone has decrypted, in clear. */
+  async download(phone, id) {
+    const answer = await fetch(`${this.urls.control}/download?phone=${phone}&id=${id}`, { signal: AbortSignal.timeout(30_000) })
+    if (!answer.ok) throw new Error(`simulator, the attachment of ${id}: ${answer.status} ${await answer.text()}`)
+    return Buffer.from(await answer.arrayBuffer())
+  }
+
+  /** Sets the picture of the phone, or of a group by it; its id. */
+  async setPicture(phone, bytes, group) {
+    return (await this.post('/picture', { phone, group, base64: bytes?.toString('base64') })).id
   }
 
   /** What the phone has decrypted. */

@@ -3,6 +3,7 @@
 import { after } from 'node:test'
 import { BaileysClient } from './baileys-client.mjs'
 import { Gateway } from './gateway.mjs'
+import { redirectMediaHosts } from './media-hosts.mjs'
 import { Receiver } from './receiver.mjs'
 import { Simulator } from './simulator.mjs'
 
@@ -17,6 +18,7 @@ export class World {
     world.series = series
     world.simulator = await Simulator.obtain()
     world.#closing.push(() => world.simulator.stop())
+    await redirectMediaHosts(world.simulator)
     after(() => world.close(), { timeout: 60_000 })
     return world
   }

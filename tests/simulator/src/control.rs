@@ -3,6 +3,7 @@
 //! | Request | Body or query | Answer |
 //! |---|---|---|
 //! | `POST /scan` | `{"qr","phone"}` | `{"jid"}`; 400 `{"message"}` when the code is refused |
+//! | `POST /link` | `{"code","phone"}`: types the code that a companion shows | `{"jid"}`; 400 `{"message"}` when refused |
 //! | `GET /devices` | `?phone=` | list of [`DeviceInfo`] |
 //! | `GET /counters` | | [`Counters`](crate::Counters) |
 //! | `GET /features` | | `{feature: [kinds of clients]}` |
@@ -17,14 +18,22 @@
 //! | `POST /say` | `{"phone","to","text"}` | `{"id"}` |
 //! | `POST /typing` | `{"phone","to","composing"}` | `{}` |
 //! | `POST /read` | `{"phone","chat","participant","ids"}` | `{}` |
-//! | `GET /inbox` | `?phone=` | messages that the phone decrypted |
+//! | `GET /inbox` | `?phone=` | messages that the phone decrypted, with `media` and, as base64, the whole `message` |
+//! | `GET /download` | `?phone=&id=` | the attachment of such a message in clear |
+//! | `POST /send` | `{"phone","to","message"}`, an encoded message as base64 | `{"id"}` |
+//! | `POST /send-media` | `{"phone","to","kind","mimetype","base64","caption","file_name","seconds"}` | `{"id"}` |
+//! | `POST /forget-media` | `{"direct_path"}` | `{"forgotten"}` |
+//! | `POST /picture` | `{"phone","group","base64"}` (none removes), or `{"phone","hidden"}` | `{"id"}` |
+//! | `POST /about` | `{"phone","text","t","hidden"}` | `{}` |
 //! | `GET /receipts` | `?phone=` | receipts that the phone got |
 //! | `GET /root.pem` | | the TLS test root, 404 without TLS |
 //! | `GET /noise-root` | | `{"hex"}`: public key of the Noise certificates' root |
 //!
-//! Everything else is media: `POST /mms/<kind>/<token>` stores, `GET <direct_path>` fetches, also in ranges.
+//! Everything else is media: `POST /mms/<kind>/<token>` stores, `GET <direct_path>` fetches, also in ranges, and
+//! pictures are under `/pictures/`.
 
 mod api;
+mod contact;
 mod media;
 
 use std::sync::Arc;
@@ -48,7 +57,7 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener) {
 
 /// Control and media together.
 pub(crate) fn router(core: Arc<Core>) -> axum::Router {
-    api::router().merge(media::router()).with_state(core)
+    api::router().merge(contact::router()).merge(media::router()).with_state(core)
 }
 
 /// Removes a companion as its phone does.

@@ -22,6 +22,9 @@ pub struct Counters {
     pub logins_refused: u64,
     pub registrations: u64,
     pub scans_refused: u64,
+    /// Companions that showed a code to type.
+    pub codes_shown: u64,
+    pub codes_refused: u64,
     pub pairings: u64,
     /// `remove-companion-device` of the companion itself.
     pub unlinks: u64,
@@ -56,8 +59,13 @@ pub struct Counters {
     pub violations: u64,
     pub violations_seen: BTreeMap<String, u64>,
     pub faults_hit: u64,
+    /// By companions; what phones put there is not counted.
     pub media_uploads: u64,
+    pub media_upload_bytes: u64,
     pub media_downloads: u64,
+    pub picture_downloads: u64,
+    /// Uploads and downloads that a fault refused.
+    pub media_refused: u64,
 }
 
 impl Counters {

@@ -256,6 +256,9 @@ fn handle(state: &mut State, sender: &Sender, link: Option<u64>, node: &Node) ->
             Handled::default()
         }
         "notification" | "call" => {
+            if sender.client == ClientKind::Phone && attr_is(node, "type", "mediaretry") {
+                route::receipt::media_retry(state, sender, node);
+            }
             let mut ack = NodeBuilder::new("ack").attr("class", node.tag.as_ref()).attr("from", SERVER);
             if let Some(id) = attr(node, "id") {
                 ack = ack.attr("id", id);

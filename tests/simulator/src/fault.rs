@@ -60,6 +60,26 @@ pub enum Fault {
     CloseOnMessage,
     /// The connection is closed abruptly after the next message was routed, instead of the ack.
     CloseOnAck,
+    /// Downloads from the media hosts are refused by this status. Narrowed to a number, it strikes only clients that
+    /// name the token of their media connection, as whatsapp-rust does.
+    RefuseDownloads {
+        /// 404, 410, 500 …
+        code: u16,
+        /// Only the objects whose path begins so (a query is ignored); all if empty.
+        #[serde(default)]
+        path: String,
+    },
+    /// Uploads to the media hosts are refused by this status.
+    RefuseUploads {
+        /// 401, 413, 500 …
+        code: u16,
+    },
+    /// Answers of the media hosts are held back that long.
+    SlowMedia {
+        /// Milliseconds.
+        #[serde(rename = "millis", with = "millis")]
+        delay: Duration,
+    },
 }
 
 mod millis {

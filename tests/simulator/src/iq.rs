@@ -4,6 +4,7 @@ pub(crate) mod app_state;
 pub(crate) mod directory;
 pub(crate) mod group;
 pub(crate) mod keys;
+pub(crate) mod profile;
 pub(crate) mod settings;
 
 use whatsapp_rust::NodeBuilder;
@@ -32,7 +33,9 @@ pub(crate) fn answer(state: &mut State, sender: &Sender, id: &str, xmlns: &str, 
         }
         "md" => companion(state, sender, id, iq),
         "w:m" => Handled::reply(settings::media_conn(state, sender, id)),
-        "privacy" | "abt" | "w" | "blocklist" | "status" | "w:profile:picture" | "urn:xmpp:whatsapp:dirty" => {
+        "status" => Handled::reply(profile::about(state, sender, id, iq, set)),
+        "w:profile:picture" => Handled::reply(profile::picture(state, sender, id, iq, set)),
+        "privacy" | "abt" | "w" | "blocklist" | "urn:xmpp:whatsapp:dirty" => {
             Handled::reply(settings::answer(state, sender, id, xmlns, iq, set))
         }
         "w:biz" | "bot" | "disappearing_mode" | "w:mex" => {

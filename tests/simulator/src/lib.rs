@@ -11,6 +11,7 @@ mod dispatch;
 mod fault;
 mod iq;
 mod listener;
+mod media;
 mod network;
 mod pairing;
 pub mod phone;

@@ -41,8 +41,16 @@ pub trait Network: Send + Sync {
     /// The sender is unknown or the server is ending.
     async fn submit(&self, from: &DeviceAddress, stanza: Node) -> anyhow::Result<Vec<Node>>;
 
-    /// Stores an encrypted media object and returns its `direct_path`, to be fetched from the media host.
-    fn put_media(&self, ciphertext: Bytes) -> String;
+    /// Stores an encrypted media object and returns its `direct_path`, to be fetched from the media hosts. `kind` is that
+    /// of upload paths, as `image`.
+    ///
+    /// # Errors
+    /// The object cannot be stored, or the server has ended.
+    fn put_media(&self, kind: &str, ciphertext: &[u8]) -> anyhow::Result<String>;
+
+    /// Uploads the object of a `direct_path` again, as a phone that has kept the file: its new path. `None` if it never
+    /// was there.
+    fn restore_media(&self, direct_path: &str) -> Option<String>;
 
     /// The encrypted media object at a `direct_path` (a query after it is ignored).
     fn media(&self, direct_path: &str) -> Option<Bytes>;

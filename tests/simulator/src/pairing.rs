@@ -1,4 +1,6 @@
-//! Linking a companion by QR code: the phone scans, signs, checks the answer; the server registers the device.
+//! Linking a companion by QR code or by a typed one: the phone signs, checks the answer; the server registers the device.
+
+pub(crate) mod code;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +15,8 @@ use whatsapp_rust::wacore_binary::Node;
 use whatsapp_rust::waproto::buffa::Message as _;
 use whatsapp_rust::waproto::whatsapp::ClientPairingProps;
 
+use crate::counters::ClientKind;
+use crate::phone::Phone;
 use crate::server::Core;
 use crate::stanza::{self, SERVER, attr, attr_is, bytes, child_content};
 use crate::state::State;
@@ -55,30 +59,39 @@ impl Core {
     /// Acts as the phone that scans the code. Returns the new device's JID once the client has proved itself and was
     /// told to log in.
     pub(crate) async fn scan(self: &Arc<Self>, qr: &str, number: &str) -> anyhow::Result<String> {
-        let scanned = self.link_by_code(qr, number).await;
+        let scanned = self.link_by_qr(qr, number).await;
         if scanned.is_err() {
             self.with(|state| state.counters.scans_refused += 1);
         }
         scanned
     }
 
-    async fn link_by_code(self: &Arc<Self>, qr: &str, number: &str) -> anyhow::Result<String> {
+    async fn link_by_qr(self: &Arc<Self>, qr: &str, number: &str) -> anyhow::Result<String> {
         let code = Code::parse(qr)?;
         let phone = self.phone(number)?;
-        let (id, answer, device, key_index) = self.with(|state| {
-            let (link, device, key_index) = claim(state, &code, number)?;
-            let container = phone.sign_companion(code.identity, &code.secret, key_index);
+        let link = self.with(|state| claim(state, &code))?;
+        let Code { identity, secret, .. } = code;
+        self.pair(&phone, number, Candidate { link, identity, secret, feature: "qr-pairing" }).await
+    }
+
+    /// Signs a companion, has it prove itself, and makes it exist.
+    async fn pair(self: &Arc<Self>, phone: &Phone, number: &str, candidate: Candidate) -> anyhow::Result<String> {
+        let Candidate { link: id, identity, secret, feature } = candidate;
+        let (answer, device, key_index) = self.with(|state| {
+            let account = state.accounts.get_mut(number).context("no such phone")?;
+            let (device, key_index) = account.next_companion();
+            let container = phone.sign_companion(identity, &secret, key_index);
             let (serial, seal) = (state.serial(), oneshot::channel());
             let iq = format!("s.{serial}");
             let success = pair_success(state, number, device, &iq, &container)?;
-            let link_state = state.links.get_mut(&link).context("the client has left")?;
+            let link_state = state.links.get_mut(&id).context("the client has left")?;
             link_state.pending.insert(iq, seal.0);
             link_state.send(success);
-            anyhow::Ok((link, seal.1, device, key_index))
+            anyhow::Ok((seal.1, device, key_index))
         })?;
         let answer = timeout(ANSWER_LIMIT, answer).await.context("the client did not answer pair-success")?;
         let answer = answer.context("the client left while it was being paired")?;
-        let stored = verify(&answer, key_index).and_then(|signed| phone.accept_device_signature(signed, code.identity));
+        let stored = verify(&answer, key_index).and_then(|signed| phone.accept_device_signature(signed, identity));
         let stored = match stored {
             Ok(stored) => stored,
             Err(error) => {
@@ -91,12 +104,26 @@ impl Core {
                 return Err(error);
             }
         };
-        self.with(|state| enrol(state, id, number, device, key_index, stored))
+        self.with(|state| {
+            let (jid, client) = enrol(state, id, number, device, key_index, stored)?;
+            state.note(feature, client);
+            Ok(jid)
+        })
     }
 }
 
-/// Finds the client behind a code and reserves a device for it.
-fn claim(state: &mut State, code: &Code<'_>, number: &str) -> anyhow::Result<(u64, u16, u32)> {
+/// A client whose keys the phone knows, by whichever code.
+struct Candidate {
+    link: u64,
+    identity: [u8; 32],
+    /// Known to the client and the phone only.
+    secret: [u8; 32],
+    /// What the table of features calls this way of linking.
+    feature: &'static str,
+}
+
+/// Finds the client behind a QR code, once.
+fn claim(state: &mut State, code: &Code<'_>) -> anyhow::Result<u64> {
     let reference = state.references.get(code.reference).context("an unknown reference")?;
     ensure!(reference.expires > Instant::now(), "the reference has expired");
     let id = reference.link;
@@ -105,8 +132,7 @@ fn claim(state: &mut State, code: &Code<'_>, number: &str) -> anyhow::Result<(u6
     ensure!(link.noise == code.noise, "the code's noise key is not the connection's");
     ensure!(registration.identity == code.identity, "the code's identity is not the connection's");
     state.references.retain(|_, reference| reference.link != id); // one scan per connection
-    let (device, key_index) = state.accounts.get_mut(number).context("no such phone")?.next_companion();
-    Ok((id, device, key_index))
+    Ok(id)
 }
 
 fn pair_success(state: &State, number: &str, device: u16, iq: &str, container: &[u8]) -> anyhow::Result<Node> {
@@ -151,7 +177,7 @@ fn enrol(
     device: u16,
     key_index: u32,
     signed_identity: Vec<u8>,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<(String, ClientKind)> {
     let link = state.links.get_mut(&id).context("the client has left")?;
     let registration = link.registration.take().context("the client is not registering")?;
     let client = link.client;
@@ -177,13 +203,12 @@ fn enrol(
     account.devices.insert(device, enrolled);
     let jid = account.address(device).pn_jid().to_string();
     state.counters.pairings += 1;
-    state.note("qr-pairing", client);
     crate::iq::directory::tell_devices(state, number, true, device, key_index);
     if let Some(link) = state.links.get(&id) {
         link.send(stanza::stream_error(515));
         link.close();
     }
-    Ok(jid)
+    Ok((jid, client))
 }
 
 impl Core {
@@ -204,6 +229,11 @@ impl Core {
             } else if attr_is(node, "xmlns", "w:p") {
                 link.send(stanza::with_attr(stanza::result(&iq, []), "t", stanza::now()));
                 state.counters.pings += 1;
+            } else if let Some(asked) = code::asked(node) {
+                let answer = code::step(state, id, &iq, asked);
+                if let Some(link) = state.links.get(&id) {
+                    link.send(answer);
+                }
             } else {
                 link.send(stanza::error(&iq, 401, "not-authorized"));
             }

@@ -8,7 +8,12 @@ mod account;
 mod directory;
 mod greeting;
 mod incoming;
+mod label;
+mod link_code;
+mod media;
+mod media_retry;
 mod outgoing;
+mod profile;
 mod record;
 mod signal;
 mod stores;
@@ -33,6 +38,8 @@ use whatsapp_rust::{Jid, NodeBuilder};
 
 use self::account::Account;
 use self::greeting::SyncKey;
+pub(crate) use self::link_code::CodeAnswer;
+pub use self::media::{Media, MediaInfo, MediaKind};
 pub use self::record::{Receipt, ReceiptKind, Received, Typing};
 pub use self::signal::Bundle;
 use self::signal::Signal;
@@ -237,16 +244,16 @@ impl Phone {
     /// Sends a text and returns its message id once the server has acknowledged it.
     ///
     /// # Errors
-    /// As [`Phone::sends`].
+    /// As [`Phone::sends_message`].
     pub async fn says(&self, to: &str, text: &str) -> anyhow::Result<String> {
-        self.sends(to, wa::Message::text(text)).await
+        self.sends_message(to, wa::Message::text(text)).await
     }
 
     /// Sends any message; `to` is a phone number in digits or a JID, a group's too.
     ///
     /// # Errors
     /// The recipient is unknown, or the server refused the message or a query before it.
-    pub async fn sends(&self, to: &str, message: wa::Message) -> anyhow::Result<String> {
+    pub async fn sends_message(&self, to: &str, message: wa::Message) -> anyhow::Result<String> {
         self.0.send(&recipient(to)?, message).await
     }
 

@@ -1,6 +1,5 @@
 //! The server: its listeners, its options, and the handle that tests hold.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -17,6 +16,7 @@ use whatsapp_rust::wacore_binary::Node;
 use crate::counters::{ClientKind, Counters, Features};
 use crate::fault::{FaultId, Injection, Kick};
 use crate::listener::Upgrade;
+use crate::media::{Intake, Media};
 use crate::network::{DeviceAddress, Network};
 use crate::phone::Phone;
 use crate::state::account::{Account, DeviceInfo};
@@ -82,8 +82,8 @@ pub(crate) struct Core {
     pub(crate) addresses: Addresses,
     /// Held for the handling of one stanza, never across a wait.
     state: Mutex<State>,
-    /// Encrypted media by `direct_path`.
-    pub(crate) media: Mutex<HashMap<String, Bytes>>,
+    /// Held for one step, never across a wait nor together with the state.
+    media: Mutex<Media>,
     own: Weak<Core>,
 }
 
@@ -146,8 +146,12 @@ impl Network for Line {
         Ok(core.handle(&Sender { address: from.clone(), client: ClientKind::Phone }, None, &stanza))
     }
 
-    fn put_media(&self, ciphertext: Bytes) -> String {
-        self.0.upgrade().map(|core| core.put_media(ciphertext)).unwrap_or_default()
+    fn put_media(&self, kind: &str, ciphertext: &[u8]) -> anyhow::Result<String> {
+        self.0.upgrade().context("the server has ended")?.put_media(kind, ciphertext)
+    }
+
+    fn restore_media(&self, direct_path: &str) -> Option<String> {
+        self.0.upgrade()?.with_media(|media| media.restore(direct_path))
     }
 
     fn media(&self, direct_path: &str) -> Option<Bytes> {
@@ -238,6 +242,15 @@ impl Simulator {
     /// The reference is unknown or has expired, the client left, or a signature does not verify.
     pub async fn scan(&self, qr: &str, phone: &str) -> anyhow::Result<String> {
         self.0.scan(qr, phone).await
+    }
+
+    /// Types the code that a companion shows into that number's phone and returns the new companion's JID, once it was
+    /// told to log in.
+    ///
+    /// # Errors
+    /// No companion shows a code for the number, the code is wrong, the client left, or a signature does not verify.
+    pub async fn link(&self, code: &str, phone: &str) -> anyhow::Result<String> {
+        self.0.link(code, phone).await
     }
 
     /// The server as phones see it, for tests that play a device of their own.
@@ -340,6 +353,11 @@ impl Simulator {
         self.0.with(|state| crate::control::kick(state, phone, device, how));
     }
 
+    /// Forgets a media object, as the media hosts do after some weeks: downloads get 404. True if it was there.
+    pub fn forget_media(&self, direct_path: &str) -> bool {
+        self.0.with_media(|media| media.forget(direct_path))
+    }
+
     /// Closes everything and waits for all tasks.
     pub async fn shutdown(self) {
         self.0.token.cancel();
@@ -348,16 +366,19 @@ impl Simulator {
     }
 }
 
+/// The media hosts.
 impl Core {
-    pub(crate) fn put_media(&self, ciphertext: Bytes) -> String {
-        use sha2::Digest as _;
-        let path = format!("/v/t62/{}.enc", hex::encode(sha2::Sha256::digest(&ciphertext)));
-        self.media.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), ciphertext);
-        path
+    pub(crate) fn with_media<T>(&self, act: impl FnOnce(&mut Media) -> T) -> T {
+        act(&mut self.media.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn put_media(&self, kind: &str, ciphertext: &[u8]) -> anyhow::Result<String> {
+        let mut intake = Intake::default();
+        intake.take(ciphertext).context("storing media")?;
+        Ok(self.with_media(|media| media.put(intake.finish(kind))))
     }
 
     pub(crate) fn media(&self, direct_path: &str) -> Option<Bytes> {
-        let path = direct_path.split('?').next()?;
-        self.media.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+        self.with_media(|media| media.at(direct_path))?.whole().ok()
     }
 }

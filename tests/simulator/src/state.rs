@@ -24,6 +24,7 @@ use crate::fault::{Fault, Faults};
 use crate::iq::group::Group;
 use crate::listener::Upgrade;
 use crate::network::DeviceAddress;
+use crate::pairing::code::Hello;
 use crate::phone::Phone;
 use crate::route::ciphertext::Ciphertexts;
 use crate::stanza::{self, SERVER};
@@ -104,6 +105,10 @@ pub(crate) struct State {
     pub(crate) removed: HashSet<[u8; 32]>,
     /// `<failure>` for the next login of a device.
     pub(crate) failures: HashMap<(String, u16), u16>,
+    /// Companions that show a code to type, by the number that they want to belong to.
+    pub(crate) hellos: HashMap<String, Hello>,
+    /// Tokens of media connections and whose they are.
+    pub(crate) media_tokens: HashMap<String, Sender>,
     serial: u64,
 }
 
@@ -226,6 +231,7 @@ impl State {
     /// The connection is gone: what was not acknowledged goes back to the front of the backlog.
     pub(crate) fn disconnected(&mut self, id: u64) {
         self.references.retain(|_, reference| reference.link != id);
+        self.hellos.retain(|_, hello| !hello.is_of(id));
         let Some((number, device)) = self.links.remove(&id).and_then(|link| link.device) else { return };
         let Some(target) = self.device_mut(&number, device) else { return };
         if target.link == Some(id) {

@@ -14,7 +14,7 @@ use whatsapp_rust::Jid;
 use crate::fault::{FaultId, Injection, Kick};
 use crate::server::Core;
 
-type Shared = State<Arc<Core>>;
+pub(super) type Shared = State<Arc<Core>>;
 
 pub(crate) fn router() -> Router<Arc<Core>> {
     Router::new()
@@ -35,14 +35,13 @@ pub(crate) fn router() -> Router<Arc<Core>> {
         .route("/say", post(say))
         .route("/typing", post(typing))
         .route("/read", post(read))
-        .route("/inbox", get(inbox))
         .route("/receipts", get(receipts))
         .route("/root.pem", get(root))
         .route("/noise-root", get(async |State(core): Shared| Json(json!({"hex": hex::encode(core.identity.root)}))))
 }
 
 /// Anything that did not work, as 400 with the whole chain of causes: the callers are tests.
-struct Refused(anyhow::Error);
+pub(super) struct Refused(anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Refused {
     fn from(error: E) -> Self {
@@ -56,7 +55,7 @@ impl IntoResponse for Refused {
     }
 }
 
-type Answer = Result<Json<Value>, Refused>;
+pub(super) type Answer = Result<Json<Value>, Refused>;
 
 #[derive(Deserialize)]
 struct Scan {
@@ -70,8 +69,8 @@ async fn scan(State(core): Shared, Json(Scan { qr, phone }): Json<Scan>) -> Answ
 }
 
 #[derive(Deserialize)]
-struct Number {
-    phone: String,
+pub(super) struct Number {
+    pub(super) phone: String,
 }
 
 async fn devices(State(core): Shared, Query(Number { phone }): Query<Number>) -> Answer {
@@ -194,10 +193,6 @@ async fn read(State(core): Shared, Json(Read { phone, chat, participant, ids }):
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     core.phone(&phone)?.reads(&chat, participant.as_ref(), &ids).await?;
     Ok(Json(json!({})))
-}
-
-async fn inbox(State(core): Shared, Query(Number { phone }): Query<Number>) -> Answer {
-    Ok(Json(serde_json::to_value(core.phone(&phone)?.inbox())?))
 }
 
 async fn receipts(State(core): Shared, Query(Number { phone }): Query<Number>) -> Answer {

@@ -53,7 +53,7 @@ fn one(state: &mut State, sender: &Sender, protocols: &[String], asked: &Node) -
     }
     let account = number.as_ref().and_then(|number| state.accounts.get(number));
     let parts = protocols.iter().filter_map(|protocol| match account {
-        Some(account) => known(account, &jid, protocol),
+        Some(account) => known(account, sender, &jid, protocol),
         None => unknown(protocol, dialled.is_some()),
     });
     Some(NodeBuilder::new("user").attr("jid", &jid).children(parts.collect::<Vec<_>>()).build())
@@ -67,7 +67,7 @@ fn unknown(protocol: &str, dialled: bool) -> Option<Node> {
     }
 }
 
-fn known(account: &Account, jid: &Jid, protocol: &str) -> Option<Node> {
+fn known(account: &Account, asker: &Sender, jid: &Jid, protocol: &str) -> Option<Node> {
     match protocol {
         "devices" => Some(devices(account)),
         "contact" => Some(NodeBuilder::new("contact").attr("type", "in").build()),
@@ -75,10 +75,12 @@ fn known(account: &Account, jid: &Jid, protocol: &str) -> Option<Node> {
         "lid" if jid.server == Server::Pn => {
             Some(NodeBuilder::new("lid").attr("val", Jid::lid(account.lid.as_str())).build())
         }
-        "status" => Some(NodeBuilder::new("status").attr("t", stanza::now()).bytes(account.about.as_bytes()).build()),
+        "status" => Some(account.about_node(asker)),
         "picture" => Some(match &account.picture {
-            Some((id, _)) => NodeBuilder::new("picture").attr("id", id).build(),
-            None => NodeBuilder::new("picture").children([stanza::error_child(404, "item-not-found")]).build(),
+            Some(picture) if !account.hides("profile", asker) => {
+                NodeBuilder::new("picture").attr("id", &picture.id).build()
+            }
+            _ => NodeBuilder::new("picture").children([stanza::error_child(404, "item-not-found")]).build(),
         }),
         "disappearing_mode" => Some(NodeBuilder::new("disappearing_mode").attr("duration", 0).attr("t", 0).build()),
         _ => None,

@@ -6,6 +6,7 @@ use whatsapp_rust::wacore_binary::{Jid, Node};
 use whatsapp_rust::{NodeBuilder, Server};
 
 use super::directory::text;
+use super::profile::Picture;
 use crate::counters::ClientKind;
 use crate::network::DeviceAddress;
 use crate::stanza::{self, attr, attr_is, attr_jid, bytes, child_content, children, content, element, first_child};
@@ -35,6 +36,7 @@ pub(crate) struct Group {
     pub(crate) announcement: bool,
     ephemeral: u64,
     invite: String,
+    pub(crate) picture: Option<Picture>,
 }
 
 impl Group {
@@ -44,6 +46,11 @@ impl Group {
 
     pub(crate) fn is_admin(&self, number: &str) -> bool {
         self.members.get(number).is_some_and(|role| *role != Role::Member)
+    }
+
+    /// Whether a member may change what the group shows: everybody, or admins of a locked one.
+    pub(crate) fn may_edit(&self, number: &str) -> bool {
+        self.has(number) && (!self.locked || self.is_admin(number))
     }
 
     pub(crate) fn numbers(&self) -> Vec<String> {
@@ -92,6 +99,7 @@ fn found(state: &mut State, subject: &str, creator: &str, members: BTreeMap<Stri
         announcement: false,
         ephemeral: 0,
         invite: hex::encode(invite),
+        picture: None,
     };
     state.groups.insert(id.clone(), group);
     id

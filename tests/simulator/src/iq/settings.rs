@@ -1,9 +1,9 @@
-//! The account's own settings and the server's properties: privacy, blocklist, about, picture, props, media hosts.
+//! The account's own settings and the server's properties: privacy, blocklist, props, media hosts.
 
 use whatsapp_rust::NodeBuilder;
 use whatsapp_rust::wacore_binary::Node;
 
-use crate::stanza::{self, attr, attr_is, attr_jid, child_content, content, first_child};
+use crate::stanza::{self, attr, attr_is, attr_jid};
 use crate::state::{Sender, State};
 
 pub(crate) fn answer(state: &mut State, sender: &Sender, id: &str, xmlns: &str, iq: &Node, set: bool) -> Node {
@@ -21,15 +21,6 @@ pub(crate) fn answer(state: &mut State, sender: &Sender, id: &str, xmlns: &str, 
         }
         "privacy" => privacy(state, sender, id, iq, set),
         "blocklist" => blocklist(state, sender, id, iq, set),
-        "status" => {
-            if let Some(about) = child_content(iq, "status")
-                && let Some(account) = state.accounts.get_mut(&sender.address.number)
-            {
-                account.about = String::from_utf8_lossy(about).into_owned();
-            }
-            stanza::result(id, [])
-        }
-        "w:profile:picture" => picture(state, sender, id, iq, set),
         _ => stanza::result(id, []),
     }
 }
@@ -76,47 +67,20 @@ fn blocklist(state: &mut State, sender: &Sender, id: &str, iq: &Node, set: bool)
     stanza::result(id, [NodeBuilder::new("list").attr("dhash", hash).children(items).build()])
 }
 
-fn picture(state: &mut State, sender: &Sender, id: &str, iq: &Node, set: bool) -> Node {
-    state.note("picture", sender.client);
-    let target = attr_jid(iq, "target").or_else(|| attr_jid(iq, "to").filter(|jid| !jid.user.is_empty()));
-    if !set {
-        let found = target.and_then(|jid| state.account_of(&jid)?.picture.clone());
-        let Some((picture, _)) = found else { return stanza::error(id, 404, "item-not-found") };
-        let path = format!("/pictures/{picture}.jpg");
-        let node = NodeBuilder::new("picture")
-            .attr("id", picture)
-            .attr("type", "image")
-            .attr("url", format!("https://pps.whatsapp.net{path}"))
-            .attr("direct_path", path);
-        return stanza::result(id, [node.build()]);
-    }
-    let serial = state.serial();
-    let Some(account) = state.accounts.get_mut(&sender.address.number) else {
-        return stanza::error(id, 404, "item-not-found");
-    };
-    if let Some(image) = first_child(iq).and_then(content) {
-        let picture = format!("{}", 1_700_000_000 + serial);
-        account.picture = Some((picture.clone(), image.to_vec()));
-        stanza::result(id, [NodeBuilder::new("picture").attr("id", picture).build()])
-    } else {
-        account.picture = None;
-        stanza::result(id, [])
-    }
-}
-
 /// Hosts that every media object is on; tests redirect them to the control port.
 pub(crate) fn media_conn(state: &mut State, sender: &Sender, id: &str) -> Node {
     state.note("media_conn", sender.client);
-    let host = NodeBuilder::new("host")
-        .attr("hostname", "mmg.whatsapp.net")
-        .attr("type", "primary")
-        .children([NodeBuilder::new("upload").build(), NodeBuilder::new("download").build()])
-        .build();
+    let hosts = [("mmg.whatsapp.net", "primary"), ("mmg-fallback.whatsapp.net", "fallback")].map(|(name, kind)| {
+        let children = [NodeBuilder::new("upload").build(), NodeBuilder::new("download").build()];
+        NodeBuilder::new("host").attr("hostname", name).attr("type", kind).children(children).build()
+    });
+    let token = hex::encode(rand::random::<[u8; 24]>());
+    state.media_tokens.insert(token.clone(), sender.clone());
     let media = NodeBuilder::new("media_conn")
-        .attr("auth", "simulated")
+        .attr("auth", token)
         .attr("ttl", 3600)
         .attr("auth_ttl", 21_600)
         .attr("max_buckets", 12)
-        .children([host]);
+        .children(hosts);
     stanza::result(id, [media.build()])
 }

@@ -137,7 +137,7 @@ fn notification(
     deflated: Vec<u8>,
 ) -> anyhow::Result<wa::Message> {
     let media = encrypt_media(&deflated, MediaType::History).context("encrypting the history")?;
-    let path = network.put_media(media.data_to_upload.into());
+    let path = network.put_media(MediaType::History.mms_type(), &media.data_to_upload)?;
     Ok(protocol(ProtocolMessage {
         r#type: Some(Type::HISTORY_SYNC_NOTIFICATION),
         history_sync_notification: MessageField::some(HistorySyncNotification {

@@ -201,7 +201,11 @@ impl Inner {
             self.record.add_receipt(Receipt { id, from: from.clone(), participant: participant.clone(), kind });
         }
         self.acknowledge(stanza).await?;
-        if kind == ReceiptKind::Retry { self.resend(stanza).await } else { Ok(()) }
+        match attr(stanza, "type").as_deref() {
+            Some("retry") => self.resend(stanza).await,
+            Some("server-error") => self.upload_again(stanza).await,
+            _ => Ok(()),
+        }
     }
 
     fn on_chatstate(&self, stanza: &Node) {

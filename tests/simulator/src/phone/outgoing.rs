@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use anyhow::{Context, bail, ensure};
 use whatsapp_rust::buffa::MessageField;
 use whatsapp_rust::wacore::messages::MessageUtils;
-use whatsapp_rust::wacore::send::{media_type_from_message, stanza_type_from_message};
 use whatsapp_rust::wacore_binary::{JidExt, Node};
 use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::{Jid, NodeBuilder};
 
 use super::directory::{self, Group, attr, attr_jid, content};
+use super::label::Label;
 use super::signal::Sealed;
 use super::{Inner, Sent, message_id};
 
@@ -53,19 +53,18 @@ impl Inner {
 
         let plain = MessageUtils::encode_and_pad(&message);
         let copy = MessageUtils::encode_and_pad(&device_sent(&chat, &message));
-        let media = media_type_from_message(&message);
+        let label = Label::of(&message);
         let participants = self.signal(|signal| {
             let each = targets.iter().map(|device| {
                 let padded = if device.user == own.user { &copy } else { &plain };
-                anyhow::Ok(envelope(device, signal.seal(device, padded)?, media))
+                anyhow::Ok(envelope(device, signal.seal(device, padded)?, label))
             });
             each.collect::<anyhow::Result<Vec<_>>>()
         })?;
-        let stanza = NodeBuilder::new("message")
-            .attr("to", &chat)
-            .attr("id", id)
-            .attr("type", stanza_type_from_message(&message))
-            .children([NodeBuilder::new("participants").children(participants).build()])
+        let participants = NodeBuilder::new("participants").children(participants).build();
+        let stanza = label
+            .on(NodeBuilder::new("message").attr("to", &chat).attr("id", id))
+            .children(std::iter::once(participants).chain(label.children()))
             .build();
         self.keep_sent(id, Sent { chat, message, peer: false });
         self.submit_message(stanza).await
@@ -92,11 +91,11 @@ impl Inner {
         let lacking = self.open_sessions(lacking).await?;
 
         let plain = MessageUtils::encode_and_pad(&message);
-        let media = media_type_from_message(&message);
+        let label = Label::of(&message);
         let (participants, sealed) = self.signal(|signal| {
-            let distribution = MessageUtils::encode_and_pad(&distribution(to, signal.distribution(to)?));
-            let each =
-                lacking.iter().map(|device| anyhow::Ok(envelope(device, signal.seal(device, &distribution)?, None)));
+            let distribution = distribution(to, signal.distribution(to)?);
+            let (keys, padded) = (Label::of(&distribution), MessageUtils::encode_and_pad(&distribution));
+            let each = lacking.iter().map(|device| anyhow::Ok(envelope(device, signal.seal(device, &padded)?, keys)));
             let participants = each.collect::<anyhow::Result<Vec<_>>>()?;
             anyhow::Ok((participants, signal.seal_group(to, &plain)?))
         })?;
@@ -104,11 +103,10 @@ impl Inner {
         if !participants.is_empty() {
             children.push(NodeBuilder::new("participants").children(participants).build());
         }
-        children.push(enc("skmsg", sealed, media));
-        let stanza = NodeBuilder::new("message")
-            .attr("to", to)
-            .attr("id", id)
-            .attr("type", stanza_type_from_message(&message))
+        children.push(label.enc("skmsg", sealed));
+        children.extend(label.children());
+        let stanza = label
+            .on(NodeBuilder::new("message").attr("to", to).attr("id", id))
             .attr("addressing_mode", if lid_mode { "lid" } else { "pn" })
             .children(children)
             .build();
@@ -130,7 +128,7 @@ impl Inner {
         ensure!(!self.open_sessions(vec![companion.clone()]).await?.is_empty(), "{companion} has no keys");
         let padded = MessageUtils::encode_and_pad(message);
         let sealed = self.signal(|signal| signal.seal(companion, &padded))?;
-        let stanza = peer_stanza(&id, companion, enc(sealed.kind, sealed.bytes, None));
+        let stanza = peer_stanza(&id, companion, Label::of(message).enc(sealed.kind, sealed.bytes));
         self.keep_sent(&id, Sent { chat: companion.clone(), message: message.clone(), peer: true });
         self.submit_message(stanza).await?;
         Ok(id)
@@ -167,7 +165,8 @@ impl Inner {
 
         let own = device.user == self.me.number || device.user == self.me.lid;
         let mut again = message.clone();
-        let mut stanza = NodeBuilder::new("message").attr("id", &id).attr("type", stanza_type_from_message(&message));
+        let label = Label::of(&message);
+        let mut stanza = label.on(NodeBuilder::new("message").attr("id", &id));
         if chat.is_group() {
             let bytes = self.signal(|signal| signal.distribution(&chat))?;
             again.sender_key_distribution_message = distribution(&chat, bytes).sender_key_distribution_message;
@@ -183,9 +182,9 @@ impl Inner {
         }
         let padded = MessageUtils::encode_and_pad(&again);
         let sealed = self.signal(|signal| signal.seal(&device, &padded))?;
-        let mut enc = enc(sealed.kind, sealed.bytes, media_type_from_message(&message));
+        let mut enc = label.enc(sealed.kind, sealed.bytes);
         enc.attrs.insert("count", count.to_string());
-        self.submit_message(stanza.children([enc]).build()).await?;
+        self.submit_message(stanza.children(std::iter::once(enc).chain(label.children())).build()).await?;
         if chat.is_group() {
             self.signal(|signal| {
                 let filed = signal.filed(&device);
@@ -285,16 +284,8 @@ fn distribution(group: &Jid, bytes: Vec<u8>) -> wa::Message {
     }
 }
 
-fn envelope(device: &Jid, sealed: Sealed, media: Option<&'static str>) -> Node {
-    NodeBuilder::new("to").attr("jid", device).children([enc(sealed.kind, sealed.bytes, media)]).build()
-}
-
-fn enc(kind: &'static str, bytes: Vec<u8>, media: Option<&'static str>) -> Node {
-    let enc = NodeBuilder::new("enc").attr("v", "2").attr("type", kind);
-    match media {
-        Some(media) => enc.attr("mediatype", media).bytes(bytes).build(),
-        None => enc.bytes(bytes).build(),
-    }
+fn envelope(device: &Jid, sealed: Sealed, label: Label) -> Node {
+    NodeBuilder::new("to").attr("jid", device).children([label.enc(sealed.kind, sealed.bytes)]).build()
 }
 
 fn peer_stanza(id: &str, companion: &Jid, enc: Node) -> Node {

@@ -177,6 +177,11 @@ impl Record {
         self.with(|kept| kept.inbox.clone())
     }
 
+    /// The message with this id, whoever sent it.
+    pub(super) fn find(&self, id: &str) -> Option<Received> {
+        self.with(|kept| kept.inbox.iter().find(|received| received.id == id).cloned())
+    }
+
     pub(super) fn receipts(&self) -> Vec<Receipt> {
         self.with(|kept| kept.receipts.clone())
     }

@@ -236,10 +236,14 @@ impl Network for Switchboard {
         })
     }
 
-    fn put_media(&self, ciphertext: Bytes) -> String {
+    fn put_media(&self, _kind: &str, ciphertext: &[u8]) -> anyhow::Result<String> {
         let mut media = self.media.lock().unwrap();
-        media.push(ciphertext);
-        format!("/media/{}", media.len() - 1)
+        media.push(Bytes::copy_from_slice(ciphertext));
+        Ok(format!("/media/{}", media.len() - 1))
+    }
+
+    fn restore_media(&self, _direct_path: &str) -> Option<String> {
+        None
     }
 
     fn media(&self, direct_path: &str) -> Option<Bytes> {

@@ -39,6 +39,22 @@ pub(crate) fn handle(state: &mut State, sender: &Sender, node: &Node) -> Handled
     Handled::reply(ack.build())
 }
 
+/// A phone tells one of its companions where a lost attachment is now.
+pub(crate) fn media_retry(state: &mut State, sender: &Sender, node: &Node) {
+    let (Some(id), Some(to)) = (attr(node, "id"), attr_jid(node, "to")) else { return };
+    if state.number_of(&to).as_deref() != Some(&sender.address.number) {
+        state.counters.violation("media for a companion of somebody else");
+        return;
+    }
+    let notification = NodeBuilder::new("notification")
+        .attr("from", to.to_non_ad())
+        .attr("type", "mediaretry")
+        .attr("id", id)
+        .attr("t", stanza::now())
+        .children(children(node).iter().cloned());
+    state.deliver((&sender.address.number, to.device), Class::Notification, notification.build());
+}
+
 /// All message ids of a receipt: its own, and those of the list in it.
 fn ids(node: &Node, first: &str) -> Vec<String> {
     let mut ids = vec![first.to_owned()];
@@ -104,7 +120,12 @@ fn forward(state: &mut State, sender: &Sender, to: &Jid, kind: Option<&str>, nod
                 }
             }
         }
-        // peer_msg, hist_sync, server-error: the server's own business.
+        // A companion asks its own phone for an attachment that the media hosts have lost.
+        Some("server-error") if state.number_of(to).as_deref() == Some(&own) => {
+            let receipt = addressed(sender, to, to, false, true, kind, node);
+            state.deliver((&own, 0), Class::Receipt, receipt);
+        }
+        // peer_msg, hist_sync, and server-error about a history: the server's own business.
         Some(_) => {}
     }
 }

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::queue::Queue;
 use crate::counters::ClientKind;
 use crate::iq::app_state::Collection;
+use crate::iq::profile::{About, Picture};
 use crate::network::DeviceAddress;
 use crate::phone::Phone;
+use crate::stanza;
 
 /// Number of a companion that clients take for a hosted device, and so is never given.
 const HOSTED: u16 = 99;
@@ -23,8 +25,8 @@ pub(crate) struct Account {
     pub(crate) lid_migrated: bool,
     pub(crate) devices: BTreeMap<u16, Device>,
     pub(crate) collections: BTreeMap<String, Collection>,
-    pub(crate) about: String,
-    pub(crate) picture: Option<(String, Vec<u8>)>,
+    pub(crate) about: About,
+    pub(crate) picture: Option<Picture>,
     pub(crate) privacy: BTreeMap<String, String>,
     pub(crate) blocked: BTreeSet<String>,
     /// Seconds since 1970 at which it was last seen available.
@@ -49,7 +51,7 @@ impl Account {
             lid_migrated: false,
             devices: BTreeMap::new(),
             collections: BTreeMap::from([(collection.to_owned(), Collection::seeded(patch))]),
-            about: "Hey there! I am using WhatsApp.".to_owned(),
+            about: About { text: "Hey there! I am using WhatsApp.".to_owned(), time: stanza::now() },
             picture: None,
             privacy: privacy.map(|name| (name.to_owned(), "all".to_owned())).into(),
             blocked: BTreeSet::new(),

@@ -10,6 +10,7 @@ use sha2::Sha256;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use whatsapp_rust::wacore::libsignal::protocol::{KeyPair, PublicKey as SigningKey};
+use whatsapp_rust::wacore::pair_code::PairCodeUtils;
 use whatsapp_rust::wacore_binary::{Node, NodeContent};
 use whatsapp_rust::waproto::buffa::{Message as _, MessageField};
 use whatsapp_rust::waproto::whatsapp as wa;
@@ -84,6 +85,41 @@ impl Companion {
 
     fn agent() -> MessageField<UserAgent> {
         MessageField::some(UserAgent { os_version: Some("test".to_owned()), ..UserAgent::default() })
+    }
+
+    /// Asks for a code to be typed on that number's phone: the first step of linking by code. Returns the reference.
+    pub(crate) async fn show_code(&mut self, number: &str, code: &str, ephemeral: &KeyPair) -> Vec<u8> {
+        let public: [u8; 32] = ephemeral.public_key.public_key_bytes().try_into().unwrap();
+        let wrapped = PairCodeUtils::encrypt_ephemeral_pub(&public, code);
+        let noise = PublicKey::from(&self.noise).to_bytes();
+        let hello = PairCodeUtils::build_companion_hello_iq(
+            number,
+            &noise,
+            &wrapped,
+            "1",
+            "Chrome (Linux)",
+            true,
+            "h".to_owned(),
+        );
+        self.send(hello).await;
+        let answer = self.next("iq").await;
+        content(answer.get_optional_child_by_tag(&["link_code_companion_reg", "link_code_pairing_ref"]).unwrap())
+    }
+
+    /// Answers the phone's step as a client that showed this code, and takes the secret for `pair-success`.
+    pub(crate) async fn finish_code(&mut self, number: &str, code: &str, ephemeral: &KeyPair) {
+        let news = self.next("notification").await;
+        assert_eq!(attr(&news, "type"), "link_code_companion_reg");
+        let part = |tag| content(news.get_optional_child_by_tag(&["link_code_companion_reg", tag]).unwrap());
+        let theirs = part("link_code_pairing_wrapped_primary_ephemeral_pub");
+        let theirs = PairCodeUtils::decrypt_primary_ephemeral_pub(&theirs, code).unwrap();
+        let phone: [u8; 32] = part("primary_identity_pub").try_into().unwrap();
+        let (bundle, secret) = PairCodeUtils::prepare_key_bundle(ephemeral, &theirs, &phone, &self.identity).unwrap();
+        self.secret = secret;
+        let own: [u8; 32] = self.identity.public_key.public_key_bytes().try_into().unwrap();
+        let reference = part("link_code_pairing_ref");
+        self.send(PairCodeUtils::build_companion_finish_iq(number, bundle, &own, &reference, "f".to_owned())).await;
+        assert_eq!(attr(&self.next("iq").await, "type"), "result");
     }
 
     /// Connects unregistered and takes the first QR reference.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use whatsapp_rust::wacore::libsignal::protocol::KeyPair;
 use whatsapp_simulator::{Options, Simulator};
 
 use crate::companion::{Companion, attr};
@@ -82,5 +83,36 @@ async fn a_companion_that_signs_with_another_key_is_not_linked() {
     let (scanned, ()) = tokio::join!(simulator.scan(&code, NUMBER), companion.prove(false));
     assert!(scanned.is_err());
     assert!(simulator.devices(NUMBER).is_empty());
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_typed_code_links_a_companion_and_a_wrong_one_does_not() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let mut companion = Companion::new();
+    companion.register(&simulator).await;
+    let code = "ABCD1234";
+    let ephemeral = KeyPair::generate(&mut rand::rng());
+    assert!(simulator.link(code, NUMBER).await.is_err(), "nobody shows a code");
+    companion.show_code(NUMBER, code, &ephemeral).await;
+    let (linked, ()) =
+        tokio::join!(simulator.link("ABCD-1235", NUMBER), companion.finish_code(NUMBER, code, &ephemeral));
+    assert!(linked.unwrap_err().to_string().contains("wrong"));
+    assert!(simulator.devices(NUMBER).is_empty());
+
+    // As people type it.
+    let (linked, ()) = tokio::join!(simulator.link("abcd-1234", NUMBER), async {
+        companion.finish_code(NUMBER, code, &ephemeral).await;
+        companion.prove(true).await;
+    });
+    let jid = linked.unwrap();
+    assert_eq!(jid, format!("{NUMBER}:1@s.whatsapp.net"));
+    companion.jid = Some(jid.parse().unwrap());
+    assert_eq!(attr(&companion.next("stream:error").await, "code"), "515");
+    companion.login(&simulator).await;
+    let counters = simulator.counters();
+    assert_eq!((counters.codes_shown, counters.codes_refused, counters.pairings, counters.violations), (1, 2, 1, 0));
+    assert!(simulator.features().contains_key("code-pairing"));
+    assert!(simulator.link(code, NUMBER).await.is_err(), "a code is good for once");
     simulator.shutdown().await;
 }

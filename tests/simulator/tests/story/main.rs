@@ -8,8 +8,12 @@ mod companion;
 mod delivery;
 mod faults;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod initiator;
 mod linking;
 mod login;
+mod media;
+mod profile;
 #[cfg(test)]
 mod watching;

@@ -1,31 +1,17 @@
 //! The control port does what the handle does.
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use whatsapp_simulator::{Options, Simulator};
 
 use crate::companion::{Companion, LIMIT};
+use crate::http::exchange;
 
 const NUMBER: &str = "6281111111111";
 const FRIEND: &str = "6282222222222";
 
-/// One HTTP/1.1 request on a connection of its own.
 async fn request(base: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Vec<u8>) {
-    let address = base.trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).await.unwrap();
     let body = body.map(Value::to_string).unwrap_or_default();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
-    let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
-    (status, answer.split_off(end + 4))
+    exchange(base, method, path, "content-type: application/json\r\n", body.as_bytes()).await
 }
 
 async fn call(base: &str, method: &str, path: &str, body: Value) -> Value {
@@ -59,6 +45,34 @@ async fn everything_goes_over_the_control_port_too() {
     simulator.phone(NUMBER).next_message(LIMIT).await.unwrap();
     let inbox = call(&base, "GET", &format!("/inbox?phone={NUMBER}"), Value::Null).await;
     assert_eq!(inbox[0]["text"], "hi");
+    assert_eq!(inbox[0]["media"], Value::Null);
+
+    let media = json!({
+        "phone": FRIEND, "to": NUMBER, "kind": "document", "mimetype": "text/plain", "base64": "aGVsbG8=",
+        "caption": "read me", "file_name": "hello.txt"
+    });
+    let id = call(&base, "POST", "/send-media", media).await["id"].as_str().unwrap().to_owned();
+    simulator.phone(NUMBER).next_message(LIMIT).await.unwrap();
+    let got = call(&base, "GET", &format!("/inbox?phone={NUMBER}"), Value::Null).await[1].clone();
+    assert_eq!((&got["media"]["file_name"], &got["media"]["caption"]), (&json!("hello.txt"), &json!("read me")));
+    let download = format!("/download?phone={NUMBER}&id={id}");
+    assert_eq!(request(&base, "GET", &download, None).await, (200, b"hello".to_vec()));
+    let again = json!({"phone": NUMBER, "to": FRIEND, "message": got["message"]});
+    call(&base, "POST", "/send", again).await;
+    assert_eq!(simulator.phone(FRIEND).next_message(LIMIT).await.unwrap().media().unwrap().length, Some(5));
+    let forget = json!({"direct_path": got["media"]["direct_path"]});
+    assert_eq!(call(&base, "POST", "/forget-media", forget).await["forgotten"], true);
+    assert_eq!(request(&base, "GET", &download, None).await.0, 400);
+
+    let picture = json!({"phone": FRIEND, "base64": "aW1hZ2U="});
+    let picture = call(&base, "POST", "/picture", picture).await["id"].as_str().unwrap().to_owned();
+    let path = format!("/pictures/{picture}.jpg");
+    assert_eq!(request(&simulator.media_url(), "GET", &path, None).await, (200, b"image".to_vec()));
+    call(&base, "POST", "/picture", json!({"phone": FRIEND, "hidden": true})).await;
+    call(&base, "POST", "/about", json!({"phone": FRIEND, "text": "busy", "t": 1_700_000_000, "hidden": true})).await;
+    let (status, _) = request(&base, "POST", "/link", Some(&json!({"code": "ABCD1234", "phone": NUMBER}))).await;
+    assert_eq!(status, 400, "nobody shows a code");
+
     let group = json!({"subject": "g", "members": [NUMBER, FRIEND], "lid": true});
     assert!(call(&base, "POST", "/group", group).await["jid"].as_str().unwrap().ends_with("@g.us"));
 
@@ -75,7 +89,7 @@ async fn everything_goes_over_the_control_port_too() {
 #[tokio::test]
 async fn media_is_served_in_ranges_on_the_chat_port_too() {
     let simulator = Simulator::start(Options::default()).await.unwrap();
-    let path = simulator.network().put_media(b"0123456789".as_slice().into());
+    let path = simulator.network().put_media("image", b"0123456789").unwrap();
     let chat = simulator.ws_url().replace("ws://", "http://").replace("/ws/chat", "");
     for base in [simulator.media_url(), chat] {
         assert_eq!(request(&base, "GET", &format!("{path}?auth=x"), None).await, (200, b"0123456789".to_vec()));

@@ -1,0 +1,187 @@
+//! Requests that may carry a file: in base64 within a JSON body or form, or as a part of a multipart body, which goes to
+//! disk as it arrives.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::StatusCode;
+use serde_json::Map;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::AppState;
+use super::error::ApiError;
+use super::extract::{self, BodyLimit, Fields, Kind};
+use crate::message::{MediaSource, Upload};
+
+/// 16 MiB in base64, and what stands around it. Slow lines get their time.
+const LARGE: BodyLimit = BodyLimit { bytes: 24 * 1024 * 1024, time: BODY_TIMEOUT };
+/// How long a body with a file may take to arrive: `MEDIA_MAX_BYTES` of 100 MiB over 2 Mbit/s.
+const BODY_TIMEOUT: Duration = Duration::from_mins(7);
+/// How long such a request may take, its answer included.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_mins(8);
+/// How long the sender of a multipart body may be silent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The text fields of a multipart body together.
+const MAX_TEXT_BYTES: usize = 1024 * 1024;
+/// Large bodies in memory at the same time, some 40 MiB each while they are parsed.
+const MAX_LARGE: usize = 4;
+
+/// How files come in; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Uploads {
+    max_bytes: u64,
+    folder: Arc<Path>,
+    large: Arc<Semaphore>,
+}
+
+impl Uploads {
+    /// Files of at most this size, kept in this folder until they are sent.
+    pub fn new(max_bytes: u64, folder: Arc<Path>) -> Self {
+        Self { max_bytes, folder, large: Arc::new(Semaphore::new(MAX_LARGE)) }
+    }
+}
+
+/// The members of a request that may carry a file.
+#[derive(Debug)]
+pub(super) struct FileFields {
+    pub(super) fields: Fields,
+    /// The file part and its name.
+    file: Option<(String, Upload)>,
+    /// Held while a large body is in memory.
+    _large: Option<OwnedSemaphorePermit>,
+}
+
+/// The file of a request, and the member or part that held it.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) media: MediaSource,
+}
+
+impl FromRequest<AppState> for FileFields {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let uploads = &state.uploads;
+        if extract::content_kind(request.headers()) != Kind::Multipart {
+            let (parts, body) = request.into_parts();
+            let large = match is_large(&body) {
+                false => None,
+                true => Some(large(&uploads.large, IDLE_TIMEOUT).await?),
+            };
+            return Ok(Self { fields: Fields::read(&parts.headers, body, LARGE).await?, file: None, _large: large });
+        }
+        let parts = Multipart::from_request(request, state)
+            .await
+            .map_err(|_| ApiError::bad_request("Malformed multipart request body"))?;
+        tokio::time::timeout(BODY_TIMEOUT, read(parts, uploads)).await.map_err(|_elapsed| ApiError::body_too_slow())?
+    }
+}
+
+impl FileFields {
+    /// The file: of a URL, of base64, or of an uploaded part. `parts` are the names that the part may have.
+    ///
+    /// The URL's member is the one that is asked for when there is none.
+    pub(super) fn media(&mut self, urls: &[&str], base64: &[&str], parts: &[&str]) -> Result<Source, ApiError> {
+        let url = urls.iter().find(|name| self.fields.has(name));
+        let encoded = base64.iter().find(|name| self.fields.has(name));
+        let part = self.file.take_if(|(name, _upload)| parts.contains(&name.as_str()));
+        let wanted = urls.first().expect("each kind has a member for its URL");
+        let (name, media) = match (url, encoded, part) {
+            (Some(url), None, None) => ((*url).to_owned(), MediaSource::Url(self.fields.take_string(url)?)),
+            (None, Some(name), None) => ((*name).to_owned(), MediaSource::Base64(self.fields.take_string(name)?)),
+            (None, None, Some((name, upload))) => (name, MediaSource::Upload(upload)),
+            (None, None, None) => return Err(self.fields.required(wanted)),
+            _ => return Err(self.fields.invalid(wanted, "must be the only source of the file")),
+        };
+        Ok(Source { name, media })
+    }
+
+    /// The name of the uploaded file, as its sender's disk had it.
+    pub(super) fn file_name(&self) -> Option<&str> {
+        self.file.as_ref().and_then(|(_name, upload)| upload.name.as_deref()).filter(|name| !name.is_empty())
+    }
+}
+
+/// Whether a body may be larger than the ordinary ones: of unknown length, or of a length above theirs.
+fn is_large(body: &Body) -> bool {
+    use axum::body::HttpBody as _;
+    body.size_hint().upper().is_none_or(|bytes| bytes > 1024 * 1024)
+}
+
+async fn large(slots: &Arc<Semaphore>, wait: Duration) -> Result<OwnedSemaphorePermit, ApiError> {
+    match tokio::time::timeout(wait, Arc::clone(slots).acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) | Err(_) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "Too many large requests at once")),
+    }
+}
+
+async fn read(mut parts: Multipart, uploads: &Uploads) -> Result<FileFields, ApiError> {
+    let (mut members, mut file, mut text_bytes) = (Map::new(), None, 0);
+    while let Some(mut part) = within(parts.next_field()).await? {
+        let name = part.name().unwrap_or_default().to_owned();
+        if let Some(file_name) = part.file_name().map(str::to_owned) {
+            let upload = save(&mut part, file_name, uploads).await?;
+            // A browser sends a part for a file that nobody chose.
+            if upload.bytes == 0 && upload.name.as_deref() == Some("") {
+                continue;
+            }
+            if file.replace((name, upload)).is_some() {
+                return Err(ApiError::bad_request("Only one file can be sent with a message"));
+            }
+            continue;
+        }
+        let mut value = Vec::new();
+        while let Some(chunk) = within(part.chunk()).await? {
+            text_bytes += chunk.len();
+            if text_bytes > MAX_TEXT_BYTES {
+                return Err(ApiError::body_too_large());
+            }
+            value.extend_from_slice(&chunk);
+        }
+        extract::add(&mut members, name, String::from_utf8_lossy(&value).into_owned());
+    }
+    Ok(FileFields { fields: Fields::of_body(members), file, _large: None })
+}
+
+/// Writes a part to disk as it arrives.
+async fn save(part: &mut Field<'_>, name: String, uploads: &Uploads) -> Result<Upload, ApiError> {
+    let mime = part.content_type().map(str::to_owned);
+    let folder = Arc::clone(&uploads.folder);
+    let create = move || {
+        std::fs::create_dir_all(&folder)?;
+        // Files of this name are not served, and what a crash leaves of them is swept away.
+        tempfile::Builder::new().prefix(".part-").tempfile_in(&folder)
+    };
+    let created = tokio::task::spawn_blocking(create).await;
+    let (file, path) = created.map_err(ApiError::internal)?.map_err(ApiError::disk)?.into_parts();
+    let mut file = tokio::fs::File::from_std(file);
+    let mut bytes = 0_u64;
+    while let Some(chunk) = within(part.chunk()).await? {
+        bytes += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        if bytes > uploads.max_bytes {
+            return Err(ApiError::file_too_large(uploads.max_bytes));
+        }
+        file.write_all(&chunk).await.map_err(ApiError::disk)?;
+    }
+    file.flush().await.map_err(ApiError::disk)?;
+    Ok(Upload { file: Arc::new(path), bytes, name: Some(name), mime })
+}
+
+/// Waits for the next piece of a multipart body.
+async fn within<T>(next: impl Future<Output = Result<T, MultipartError>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(IDLE_TIMEOUT, next).await {
+        Ok(Ok(piece)) => Ok(piece),
+        Ok(Err(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(ApiError::body_too_large()),
+        Ok(Err(_)) => Err(ApiError::bad_request("Malformed multipart request body")),
+        Err(_elapsed) => Err(ApiError::body_too_slow()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

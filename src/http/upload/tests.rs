@@ -1,0 +1,82 @@
+use axum::http::Request as Asked;
+
+use super::*;
+use crate::http::tests::ask;
+
+/// What the real router answers to this body; no session exists, so what was read well ends there.
+async fn answer(uri: &str, kind: &str, body: impl Into<Body>) -> (u16, String) {
+    let asked = Asked::builder().method("POST").uri(uri).header("content-type", kind);
+    let answer = ask(None, asked.body(body.into()).unwrap()).await;
+    let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    (answer.status, body["message"].as_str().unwrap().to_owned())
+}
+
+async fn multipart(parts: &[(&str, &str)]) -> (u16, String) {
+    let mut body = String::new();
+    for (head, content) in parts {
+        body.push_str(&format!("--x\r\ncontent-disposition: form-data; {head}\r\n\r\n{content}\r\n"));
+    }
+    body.push_str("--x--\r\n");
+    answer("/message/send-image", "multipart/form-data; boundary=x", body).await
+}
+
+fn no_session() -> (u16, String) {
+    (400, "Session does not exist".to_owned())
+}
+
+#[tokio::test]
+async fn files_in_json_have_room_where_files_are_taken_only() {
+    let with = |bytes: usize| format!(r#"{{"session":"s","to":"628","text":"","image_base64":"{}"}}"#, "A".repeat(bytes));
+    let (json, too_large) = ("application/json", (413, "Request body too large".to_owned()));
+    assert_eq!(answer("/message/send-image", json, with(22 * 1024 * 1024)).await, no_session());
+    assert_eq!(answer("/message/send-image", json, with(25 * 1024 * 1024)).await, too_large);
+    assert_eq!(answer("/message/send-text", json, with(2 * 1024 * 1024)).await, too_large);
+    assert_eq!(answer("/message/send-poll", json, with(2 * 1024 * 1024)).await, too_large);
+}
+
+#[tokio::test]
+async fn a_multipart_body_is_read_as_a_form_is() {
+    let (session, to, text) = (("name=\"session\"", "s"), ("name=\"to\"", "628"), ("name=\"text\"", "hi"));
+    let file = ("name=\"image\"; filename=\"a.png\"", "png");
+    assert_eq!(multipart(&[session, to, text, file]).await, no_session());
+    assert_eq!(multipart(&[file, text, to, session]).await, no_session());
+    assert_eq!(multipart(&[session, to, text, ("name=\"image_url\"", "https://x/y")]).await, no_session());
+    for (parts, told) in [
+        (vec![to, text, file], "Required field 'session' on json"),
+        (vec![session, to, text], "Required field 'image_url' on json"),
+        (vec![session, to, text, ("name=\"image\"; filename=\"\"", "")], "Required field 'image_url' on json"),
+        (vec![session, to, text, ("name=\"video\"; filename=\"a\"", "x")], "Required field 'image_url' on json"),
+        (vec![session, to, text, file, file], "Only one file can be sent with a message"),
+        (
+            vec![session, to, text, file, ("name=\"image_url\"", "https://x/y")],
+            "image_url must be the only source of the file field 'image_url' on json",
+        ),
+        (vec![session, session, to, text, file], "Expected string, received array field 'session' on json"),
+    ] {
+        assert_eq!(multipart(&parts).await, (400, told.to_owned()), "{parts:?}");
+    }
+    let large = "x".repeat(1_000_001);
+    let large = ("name=\"image\"; filename=\"a.png\"", large.as_str());
+    assert_eq!(multipart(&[large]).await, (413, "The file is larger than 1000000 bytes".to_owned()));
+    let long = "x".repeat(MAX_TEXT_BYTES + 1);
+    assert_eq!(multipart(&[("name=\"text\"", long.as_str())]).await.0, 413);
+    for (kind, body) in [("multipart/form-data", "x"), ("multipart/form-data; boundary=x", "--x\r\nbroken")] {
+        let refused = (400, "Malformed multipart request body".to_owned());
+        assert_eq!(answer("/message/send-image", kind, body).await, refused, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_few_large_bodies_are_in_memory_at_once() {
+    let uploads = Uploads::new(1, std::env::temp_dir().into());
+    let wait = Duration::from_millis(10);
+    let mut held = Vec::new();
+    for _ in 0..MAX_LARGE {
+        held.push(large(&uploads.large, wait).await.unwrap());
+    }
+    assert_eq!(uploads.large.available_permits(), 0);
+    assert!(large(&uploads.large, wait).await.is_err());
+    held.pop();
+    assert!(large(&uploads.large, wait).await.is_ok());
+    assert!(is_large(&Body::from(vec![0; 1024 * 1024 + 1])) && !is_large(&Body::from("{}")));
+}

@@ -1,0 +1,159 @@
+//! The folder of received files; their names are made here, from message ids that strangers choose.
+//!
+//! A file appears under its name only when it is complete. Blocking: call from the blocking pool.
+
+use std::io;
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+/// How unfinished files begin; hidden, so that nobody is served one.
+const UNFINISHED: &str = ".part-";
+/// Longer ids are hashed: file systems take 255 bytes, and WhatsApp's ids have 16 to 32.
+const MAX_ID: usize = 128;
+/// Longer extensions are hashed away with the id.
+const MAX_EXTENSION: usize = 32;
+
+/// The folder of received files.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// A folder at this path; made when the first file comes.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// An unfinished file beside the others; it goes when dropped.
+    ///
+    /// # Errors
+    /// When the folder can't be made or written.
+    pub fn temp(&self) -> io::Result<NamedTempFile> {
+        std::fs::create_dir_all(&self.path)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(UNFINISHED);
+        #[cfg(unix)]
+        {
+            // As the other files in the folder, not for our eyes only: other programs may serve it.
+            use std::os::unix::fs::PermissionsExt as _;
+            builder.permissions(std::fs::Permissions::from_mode(0o644));
+        }
+        builder.tempfile_in(&self.path)
+    }
+
+    /// Gives a finished file its name, made by [`file_name`]; one of the same name is replaced.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn save(&self, name: &str, temp: NamedTempFile) -> io::Result<()> {
+        temp.as_file().sync_data()?;
+        temp.persist(self.path.join(name)).map(drop).map_err(|error| error.error)
+    }
+
+    /// Makes a saved file reachable under a second name, too.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn alias(&self, name: &str, alias: &str) -> io::Result<()> {
+        if name == alias {
+            return Ok(());
+        }
+        let (from, to) = (self.path.join(name), self.path.join(alias));
+        match std::fs::remove_file(&to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        // Some file systems know no hard links.
+        std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop))
+    }
+
+    /// Removes what an earlier run left unfinished.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn sweep(&self) -> io::Result<()> {
+        let entries = match std::fs::read_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name of a received file: `<id>.<extension>`, or `<id>` for an empty extension, when nothing in them could lead
+/// elsewhere; else the id's hash stands for it, and a doubtful extension is left out.
+pub fn file_name(message_id: &str, extension: &str) -> String {
+    let plain = |text: &str, most: usize| {
+        (1..=most).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let stem = if plain(message_id, MAX_ID) {
+        message_id.to_owned()
+    } else {
+        let mut hash = hex::encode(Sha256::digest(message_id));
+        hash.truncate(32);
+        hash
+    };
+    if plain(extension, MAX_EXTENSION) { format!("{stem}.{extension}") } else { stem }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn names_never_lead_anywhere_else() {
+        for (id, extension, name) in [
+            ("3EB0AABB", "jpg", "3EB0AABB.jpg"),
+            ("3EB0AABB", "", "3EB0AABB"),
+            ("false_62812-1", "PDF", "false_62812-1.PDF"),
+            ("3EB0", "js/../x", "3EB0"),
+            ("3EB0", "tar.gz", "3EB0"),
+            ("3EB0", "\u{e9}", "3EB0"),
+        ] {
+            assert_eq!(file_name(id, extension), name);
+        }
+        let long = "A".repeat(129);
+        let mut seen = std::collections::HashSet::new();
+        for id in ["../../x", "..", ".", "", ".hidden", "a/b", "a\\b", "a\0b", "\u{661}", "a b", "3EB0.jpg", &long] {
+            let name = file_name(id, "jpg");
+            assert!(name.len() == 36 && name.ends_with(".jpg") && !name.starts_with('.'), "{id:?} gives {name}");
+            assert!(seen.insert(name), "{id:?} shares its name");
+        }
+    }
+
+    #[test]
+    fn a_file_appears_when_it_is_complete_and_under_both_names() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::new(place.path().join("media"));
+        folder.sweep().unwrap();
+        let mut temp = folder.temp().unwrap();
+        temp.write_all(b"first").unwrap();
+        assert!(!place.path().join("media/a.pdf").exists());
+        folder.save("a.pdf", temp).unwrap();
+        let mut temp = folder.temp().unwrap();
+        temp.write_all(b"second").unwrap();
+        folder.alias("a.pdf", "a").unwrap();
+        folder.save("a.pdf", temp).unwrap();
+        folder.alias("a.pdf", "a").unwrap();
+        folder.alias("a.pdf", "a.pdf").unwrap();
+        for name in ["a", "a.pdf"] {
+            assert_eq!(std::fs::read(place.path().join("media").join(name)).unwrap(), b"second");
+        }
+        let (_file, left) = folder.temp().unwrap().keep().unwrap();
+        folder.sweep().unwrap();
+        assert!(!left.exists());
+        assert_eq!(std::fs::read_dir(place.path().join("media")).unwrap().count(), 2);
+    }
+}

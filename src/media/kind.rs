@@ -1,0 +1,180 @@
+//! What a file is, and what has to be done to it to be sent as what was asked for.
+
+use std::path::Path;
+
+use super::{MediaError, Prepared, Spool, picture, sticker};
+
+/// So much of a file tells its type: signatures and the white space that may stand before `<html`.
+const HEAD_BYTES: u64 = 8 * 1024;
+
+/// Names no type: what servers and clients say when they don't know.
+const OCTETS: &str = "application/octet-stream";
+
+/// As what a file is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A picture in the chat: JPEG or PNG.
+    Image,
+    /// A video in the chat.
+    Video,
+    /// An audio file or a voice note.
+    Audio,
+    /// Any file, under a name.
+    Document,
+    /// A WebP of at most 512 × 512 pixels.
+    Sticker,
+}
+
+impl Kind {
+    pub(super) const fn noun(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Video => "video",
+            Self::Audio => "audio",
+            Self::Document => "document",
+            Self::Sticker => "sticker",
+        }
+    }
+}
+
+/// Does the work of [`Fetcher::prepare`](super::Fetcher::prepare) on a thread that may block.
+pub(super) fn prepare(spool: Spool, kind: Kind, name: Option<&str>, folder: &Path) -> Result<Prepared, MediaError> {
+    let head = spool.head(HEAD_BYTES)?;
+    let found = content_type(&head);
+    match kind {
+        Kind::Image => picture::prepare(spool, found, folder),
+        Kind::Sticker => sticker::prepare(spool, found, folder),
+        Kind::Video | Kind::Audio => {
+            let mime = playable(kind, &spool, &head, found, name)?;
+            Ok(Prepared { spool, mime, width: None, height: None, thumbnail: None, seconds: None })
+        }
+        Kind::Document => {
+            let mime = name
+                .and_then(document_mime)
+                .or_else(|| found.map(str::to_owned))
+                .or_else(|| spool.declared_mime().and_then(essence))
+                .unwrap_or_else(|| OCTETS.to_owned());
+            Ok(Prepared { spool, mime, width: None, height: None, thumbnail: None, seconds: None })
+        }
+    }
+}
+
+/// The type that the content itself tells.
+pub(super) fn content_type(head: &[u8]) -> Option<&'static str> {
+    infer::get(head).map(|kind| kind.mime_type())
+}
+
+/// What it is in the words of an error, when it is not what it should be.
+pub(super) fn described(spool: &Spool, found: Option<&'static str>) -> String {
+    match found {
+        Some(mime) => mime.to_owned(),
+        None => match spool.declared_mime().and_then(essence) {
+            Some(mime) if mime != OCTETS => format!("something else, declared as {mime}"),
+            _ => "something else".to_owned(),
+        },
+    }
+}
+
+/// The type of a video or audio: by content, else by a name's extension, else as declared.
+fn playable(
+    kind: Kind,
+    spool: &Spool,
+    head: &[u8],
+    found: Option<&'static str>,
+    name: Option<&str>,
+) -> Result<String, MediaError> {
+    let prefix = if kind == Kind::Video { "video/" } else { "audio/" };
+    let mime = match (found, kind) {
+        // WhatsApp plays voice notes by this very spelling.
+        (Some("audio/ogg" | "audio/opus" | "application/ogg"), Kind::Audio) => {
+            let opus = head.windows(8).take(512).any(|bytes| bytes == b"OpusHead");
+            Some(if opus { "audio/ogg; codecs=opus" } else { "audio/ogg" }.to_owned())
+        }
+        // One container for both; its brand tells no more.
+        (Some("audio/m4a" | "video/mp4" | "video/x-m4v"), Kind::Audio) => Some("audio/mp4".to_owned()),
+        (Some("audio/m4a" | "video/x-m4v"), Kind::Video) => Some("video/mp4".to_owned()),
+        (Some("video/webm" | "video/x-matroska"), Kind::Audio) => Some("audio/webm".to_owned()),
+        (Some("audio/x-wav"), Kind::Audio) => Some("audio/wav".to_owned()),
+        (Some(mime), _) => Some(mime.to_owned()).filter(|mime| mime.starts_with(prefix)),
+        (None, _) => {
+            let named = [name, spool.declared_name()].into_iter().flatten().filter_map(document_mime);
+            let declared = spool.declared_mime().and_then(essence);
+            named.chain(declared).find(|mime| mime.starts_with(prefix))
+        }
+    };
+    mime.ok_or_else(|| MediaError::Content { wanted: kind.noun(), found: described(spool, found) })
+}
+
+/// The type without its parameters.
+fn essence(mime: &str) -> Option<String> {
+    let mime = mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    (mime.contains('/') && mime.len() <= 100).then_some(mime)
+}
+
+/// A document's type by its name, in any case; `None`: the name has no known extension.
+///
+/// As the original's `mime-types` reads it: the last extension of the last path part counts, and a name without dots and
+/// slashes is an extension itself.
+pub fn document_mime(name: &str) -> Option<String> {
+    let dotted = format!("x.{name}");
+    let last = dotted.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let (stem, extension) = last.rsplit_once('.')?;
+    if stem.is_empty() || extension.is_empty() {
+        return None;
+    }
+    let extension = extension.to_ascii_lowercase();
+    if let Some((_, mime)) = OVERRIDES.iter().find(|(known, _)| *known == extension) {
+        return Some((*mime).to_owned());
+    }
+    mime_guess::from_ext(&extension).first_raw().map(str::to_owned)
+}
+
+/// Where `mime-types`, which the original uses, names another type, or knows more, than `mime_guess`.
+const OVERRIDES: &[(&str, &str)] = &[
+    ("aac", "audio/x-aac"),
+    ("js", "application/javascript"),
+    ("mjs", "application/javascript"),
+    ("mp4", "video/mp4"),
+    ("rar", "application/vnd.rar"),
+    ("rtf", "application/rtf"),
+    ("wav", "audio/wav"),
+    ("xml", "application/xml"),
+    ("apk", "application/vnd.android.package-archive"),
+    ("opus", "audio/ogg"),
+    ("md", "text/markdown"),
+    ("csv", "text/csv"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_typed_by_its_last_extension() {
+        for (name, mime) in [
+            ("report.pdf", Some("application/pdf")),
+            ("REPORT.PDF", Some("application/pdf")),
+            ("pdf", Some("application/pdf")),
+            (".pdf", Some("application/pdf")),
+            ("a.tar.gz", Some("application/gzip")),
+            ("a.exe.pdf", Some("application/pdf")),
+            ("../a/b.docx", Some("application/vnd.openxmlformats-officedocument.wordprocessingml.document")),
+            ("table.xlsx", Some("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet")),
+            ("text.txt", Some("text/plain")),
+            ("song.mp3", Some("audio/mpeg")),
+            ("page.html", Some("text/html")),
+            ("a.pdf/", Some("application/pdf")),
+            ("report", None),
+            ("report.", None),
+            ("report.nosuchextension", None),
+            ("a.pdf/b", None),
+            ("a/pdf", None),
+            ("a/.pdf", None),
+            ("", None),
+            (".", None),
+            ("/", None),
+        ] {
+            assert_eq!(document_mime(name).as_deref(), mime, "{name:?}");
+        }
+    }
+}

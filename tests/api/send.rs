@@ -1,0 +1,140 @@
+//! Messages without files, and what they say of other messages.
+
+use serde_json::{Value, json};
+
+use super::support::{STEP, TestGateway};
+
+const NUMBER: &str = "6281234500211";
+const ANI: &str = "6281234500212";
+const BUDI: &str = "6281234500213";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_cards_and_polls_arrive() {
+    let gateway = TestGateway::start().await;
+    let ani = gateway.simulator.phone(ANI);
+    gateway.pair("a", NUMBER).await;
+    let place = json!({ "session": "a", "to": ANI, "latitude": -6.1754, "longitude": 106.8272, "name": "Monas" });
+    let answer = gateway.api.post("/message/send-location", place).await.expect(200).json();
+    assert_eq!(
+        answer["data"]["message"].to_string(),
+        r#"{"locationMessage":{"degreesLatitude":-6.1754,"degreesLongitude":106.8272,"name":"Monas"}}"#
+    );
+    let got = ani.next_message(STEP).await.unwrap();
+    let location = got.message.location_message.as_option().unwrap();
+    assert_eq!((location.degrees_latitude, location.name.as_deref()), (Some(-6.1754), Some("Monas")));
+
+    let card = json!({ "session": "a", "to": ANI, "contact_name": "Budi", "contact_phone": format!("+{BUDI}") });
+    gateway.api.post("/message/send-contact", card).await.expect(200);
+    let got = ani.next_message(STEP).await.unwrap();
+    let contact = got.message.contact_message.as_option().unwrap();
+    assert_eq!(contact.display_name.as_deref(), Some("Budi"));
+    assert!(contact.vcard.as_deref().unwrap().contains(&format!("waid={BUDI}:+{BUDI}")));
+    let two = json!([{ "name": "Ani", "phone": ANI }, { "name": "Budi", "phone": BUDI }]);
+    let cards = json!({ "session": "a", "to": ANI, "contacts": two });
+    gateway.api.post("/message/send-contact", cards).await.expect(200);
+    let got = ani.next_message(STEP).await.unwrap();
+    assert_eq!(got.message.contacts_array_message.as_option().unwrap().contacts.len(), 2);
+
+    let poll = json!({ "session": "a", "to": ANI, "question": "Lunch?", "options": ["Soto", "Bakso"] });
+    let answer = gateway.api.post("/message/send-poll", poll).await.expect(200).json();
+    assert!(answer["data"]["message"]["pollCreationMessageV3"].is_object(), "{answer}");
+    let got = ani.next_message(STEP).await.unwrap();
+    let poll = got.message.poll_creation_message_v3.as_option().unwrap();
+    let names: Vec<_> = poll.options.iter().filter_map(|option| option.option_name.as_deref()).collect();
+    assert_eq!((poll.name.as_deref(), names.as_slice()), (Some("Lunch?"), &["Soto", "Bakso"][..]));
+    let context = got.message.message_context_info.as_option().unwrap();
+    assert_eq!(context.message_secret.as_ref().map(Vec::len), Some(32), "votes can't be read without it");
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_mentions_reactions_edits_and_deletions_name_their_message() {
+    let gateway = TestGateway::start().await;
+    let ani = gateway.simulator.phone(ANI);
+    gateway.pair("a", NUMBER).await;
+    ani.says(NUMBER, "question").await.unwrap();
+    let hook = gateway.receiver.message("a", "question").await;
+    let theirs = hook["id"].as_str().unwrap();
+
+    let reply = json!({
+        "session": "a", "to": ANI, "text": "hi @628", "reply_to": theirs, "reply_to_text": "question", "mentions": [BUDI],
+    });
+    let answer = gateway.api.post("/message/send-text", reply).await.expect(200).json();
+    let ours = answer["data"]["key"]["id"].as_str().unwrap().to_owned();
+    let got = ani.next_message(STEP).await.unwrap();
+    assert_eq!(got.text.as_deref(), Some("hi @628"));
+    let text = got.message.extended_text_message.as_option().unwrap();
+    let context = text.context_info.as_option().unwrap();
+    assert_eq!(context.stanza_id.as_deref(), Some(theirs));
+    assert_eq!(context.participant, Some(format!("{ANI}@s.whatsapp.net")));
+    assert_eq!(context.quoted_message.as_option().unwrap().conversation.as_deref(), Some("question"));
+    assert_eq!(context.mentioned_jid, [format!("{BUDI}@s.whatsapp.net")]);
+
+    let reaction = json!({ "session": "a", "to": ANI, "message_id": theirs, "reaction": "\u{1f44d}" });
+    let answer = gateway.api.post("/message/send-reaction", reaction).await.expect(200).json();
+    assert_eq!(answer["data"]["message"]["reactionMessage"]["key"]["id"], theirs);
+    let got = ani.next_message(STEP).await.unwrap();
+    let reaction = got.message.reaction_message.as_option().unwrap();
+    let key = reaction.key.as_option().unwrap();
+    assert_eq!((reaction.text.as_deref(), key.id.as_deref()), (Some("\u{1f44d}"), Some(theirs)));
+    assert_eq!(key.from_me, Some(false));
+    let taken_back = json!({ "session": "a", "to": ANI, "message_id": ours, "reaction": "", "from_me": true });
+    gateway.api.post("/message/send-reaction", taken_back).await.expect(200);
+    let got = ani.next_message(STEP).await.unwrap();
+    let reaction = got.message.reaction_message.as_option().unwrap();
+    assert_eq!((reaction.text.as_deref(), reaction.key.as_option().unwrap().from_me), (Some(""), Some(true)));
+
+    let edit = json!({ "session": "a", "to": ANI, "message_id": ours, "text": "better" });
+    let answer = gateway.api.post("/message/edit", edit).await.expect(200).json();
+    assert_eq!(answer["data"]["message"]["protocolMessage"]["type"], "MESSAGE_EDIT");
+    assert_ne!(answer["data"]["key"]["id"], ours.as_str());
+    let got = ani.next_message(STEP).await.unwrap();
+    let protocol = got.message.protocol_message.as_option().unwrap();
+    assert_eq!(protocol.key.as_option().unwrap().id.as_deref(), Some(ours.as_str()));
+    let edited = protocol.edited_message.as_option().unwrap().extended_text_message.as_option().unwrap();
+    assert_eq!(edited.text.as_deref(), Some("better"));
+
+    let delete = json!({ "session": "a", "to": ANI, "message_id": ours });
+    let answer = gateway.api.post("/message/delete", delete).await.expect(200).json();
+    assert_eq!(answer["data"]["message"]["protocolMessage"]["type"], "REVOKE");
+    let got = ani.next_message(STEP).await.unwrap();
+    let protocol = got.message.protocol_message.as_option().unwrap();
+    let key = protocol.key.as_option().unwrap();
+    assert_eq!((key.id.as_deref(), key.from_me), (Some(ours.as_str()), Some(true)));
+    assert!(protocol.edited_message.as_option().is_none());
+    let theirs = json!({ "session": "a", "to": ANI, "message_id": theirs, "participant": ANI });
+    let answer = gateway.api.post("/message/delete", theirs).await.expect(400);
+    assert_eq!(answer.message(), "participant can be given for groups only field 'participant' on json");
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_groups_the_author_is_asked_for() {
+    let gateway = TestGateway::start().await;
+    let ani = gateway.simulator.phone(ANI);
+    gateway.pair("a", NUMBER).await;
+    let group = gateway.simulator.create_group("Toko", &[ANI, BUDI, NUMBER], false);
+    let reaction =
+        json!({ "session": "a", "to": group, "message_id": "ID", "reaction": "\u{1f44d}", "is_group": true });
+    let answer = gateway.api.post("/message/send-reaction", reaction.clone()).await.expect(400);
+    assert_eq!(answer.message(), "Required field 'participant' on json");
+    let mut named = reaction;
+    named["participant"] = Value::from(BUDI);
+    let answer = gateway.api.post("/message/send-reaction", named).await.expect(200).json();
+    assert!(answer["data"]["participant"].as_str().unwrap().starts_with(NUMBER), "{answer}");
+    let got = ani.next_message(STEP).await.unwrap();
+    let reaction = got.message.reaction_message.as_option().unwrap();
+    assert_eq!(reaction.key.as_option().unwrap().participant, Some(format!("{BUDI}@s.whatsapp.net")));
+    let delete = json!({ "session": "a", "to": group, "message_id": "ID", "participant": BUDI });
+    gateway.api.post("/message/delete", delete).await.expect(200);
+    let got = ani.next_message(STEP).await.unwrap();
+    let key = got.message.protocol_message.as_option().unwrap().key.as_option().unwrap();
+    assert_eq!(
+        (key.from_me, key.participant.as_deref()),
+        (Some(false), Some(format!("{BUDI}@s.whatsapp.net").as_str()))
+    );
+    let reply = json!({ "session": "a", "to": group, "text": "x", "reply_to": "ID" });
+    let answer = gateway.api.post("/message/send-text", reply).await.expect(400);
+    assert_eq!(answer.message(), "Required field 'reply_to_participant' on json");
+    gateway.finish().await;
+}
