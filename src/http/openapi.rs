@@ -19,6 +19,7 @@ use super::body::Failure;
 use super::route::{Endpoint, endpoints};
 
 mod operation;
+mod schema;
 
 use operation::OPERATIONS;
 
@@ -45,6 +46,8 @@ enum Takes {
     Query(Type),
     /// Members of a JSON body or of a form.
     Body(Type),
+    /// As [`Self::Body`], or of a multipart form that brings the file.
+    File(Type),
     /// Members of the query or of the body; the query counts first.
     Either(Type),
 }
@@ -165,7 +168,7 @@ impl Operation {
                 statuses.insert(400, failure());
                 parameters.extend(fields.parameters());
             }
-            Takes::Body(fields) | Takes::Either(fields) => {
+            Takes::Body(fields) | Takes::File(fields) | Takes::Either(fields) => {
                 fields.collect(schemas);
                 for status in [400, 408, 413] {
                     statuses.insert(status, failure());
@@ -178,10 +181,12 @@ impl Operation {
                     parameters.extend(optional);
                 }
                 let schema = json!({ "schema": fields.reference() });
-                described["requestBody"] = json!({
-                    "required": matches!(self.takes, Takes::Body(_)),
-                    "content": { "application/json": schema, "application/x-www-form-urlencoded": schema },
-                });
+                let mut content = json!({ "application/json": schema, "application/x-www-form-urlencoded": schema });
+                if matches!(self.takes, Takes::File(_)) {
+                    content["multipart/form-data"] = schema;
+                }
+                let required = !matches!(self.takes, Takes::Either(_));
+                described["requestBody"] = json!({ "required": required, "content": content });
             }
         }
         if endpoint.scope == Scope::Public {

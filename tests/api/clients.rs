@@ -57,7 +57,7 @@ impl Program {
 pub(crate) async fn json_of(response: Response) -> Value {
     let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
     assert!(kind.starts_with("application/json"), "{kind}");
-    response.json().await.unwrap()
+    serde_json::from_str(&response.text().await.unwrap()).unwrap()
 }
 
 /// The member `data.key.id`, which every program reads after a send.

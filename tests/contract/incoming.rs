@@ -100,7 +100,7 @@ async fn arrive(stage: &Stage, entry: &Entry) {
             let has_text = |text: &'static str| move |hook: &Hook| text_of(hook) == Value::from(text);
             assert!(stage.hook(MESSAGES, 0, has_text("three")).await.is_some(), "all of a batch are reported");
         }
-        name => drop(sender.sends(&own, sent(name, Some((stage, &sender))).unwrap()).await.unwrap()),
+        name => drop(sender.sends_message(&own, sent(name, Some((stage, &sender))).unwrap()).await.unwrap()),
     }
     if entry.request.is_none() {
         sender.says(&own, "marker").await.unwrap();
@@ -241,7 +241,13 @@ macro_rules! fields_of {
 impl Uploaded {
     fn new(stage: &Stage, kind: MediaType) -> Self {
         let sealed = encrypt_media(b"some bytes of a file", kind).unwrap();
-        let path = stage.world.simulator.network().put_media(sealed.data_to_upload.into());
+        let place = match kind {
+            MediaType::Image | MediaType::Sticker => "image",
+            MediaType::Video => "video",
+            MediaType::Audio => "audio",
+            _ => "document",
+        };
+        let path = stage.world.simulator.network().put_media(place, &sealed.data_to_upload).unwrap();
         Self {
             url: Some(format!("https://mmg.whatsapp.net{path}")),
             path: Some(path),

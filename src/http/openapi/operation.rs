@@ -3,18 +3,26 @@
 use axum::http::Method;
 
 use super::super::body::{Deleted, Detail, Failure, Health, LoggedOut, Sessions, StartedBody};
-use super::super::message;
 use super::super::session::NamedSession;
-use super::{Operation, Shape, Takes, Type};
+use super::{Operation, Shape, Takes, Type, schema};
 
 const FAILURE: Shape = Shape::Json(Type::of::<Failure>());
-const SENT: Shape = Shape::Json(Type::of::<message::Answer<'static>>());
-const TEXT: Type = Type::of::<message::SendText>();
+const SENT: Shape = Shape::Json(Type::of::<schema::Sent>());
+const TEXT: Type = Type::of::<schema::SendText>();
 
 /// What every send may come to: no connection, no answer from WhatsApp, no store.
 const SEND: &[(u16, Shape)] = &[(200, SENT), (409, FAILURE), (502, FAILURE), (503, FAILURE), (504, FAILURE)];
 const DELETE: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Deleted<'static>>())), (404, FAILURE), (503, FAILURE)];
 const LOGOUT: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<LoggedOut>())), (503, FAILURE)];
+const PROFILE: &[(u16, Shape)] = &[
+    (200, Shape::Json(Type::of::<schema::Profile>())),
+    (403, FAILURE),
+    (404, FAILURE),
+    (409, FAILURE),
+    (502, FAILURE),
+    (503, FAILURE),
+    (504, FAILURE),
+];
 const MISSING: &[(u16, Shape)] = &[(400, FAILURE)];
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -115,5 +123,89 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Sends a text after showing the typing indicator: 100 ms for each character, 5 s at most",
         takes: Takes::Body(TEXT),
         answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-image",
+        summary: "Sends a picture",
+        takes: Takes::File(Type::of::<schema::SendImage>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-document",
+        summary: "Sends a document",
+        takes: Takes::File(Type::of::<schema::SendDocument>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-video",
+        summary: "Sends a video",
+        takes: Takes::File(Type::of::<schema::SendVideo>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-sticker",
+        summary: "Sends a picture as a sticker",
+        takes: Takes::File(Type::of::<schema::SendSticker>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-audio",
+        summary: "Sends a sound or a voice note",
+        takes: Takes::File(Type::of::<schema::SendAudio>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-location",
+        summary: "Sends a place",
+        takes: Takes::Body(Type::of::<schema::SendLocation>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-contact",
+        summary: "Sends one contact or several",
+        takes: Takes::Body(Type::of::<schema::SendContact>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-poll",
+        summary: "Sends a poll",
+        takes: Takes::Body(Type::of::<schema::SendPoll>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-reaction",
+        summary: "Reacts to a message",
+        takes: Takes::Body(Type::of::<schema::SendReaction>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/edit",
+        summary: "Gives a message of this session a new text",
+        takes: Takes::Body(Type::of::<schema::Edit>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/delete",
+        summary: "Deletes a message for everyone",
+        takes: Takes::Body(Type::of::<schema::Delete>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/profile",
+        summary: "The picture and the about of an account or a group; 400 for what is not on WhatsApp",
+        takes: Takes::Body(Type::of::<schema::ProfileTarget>()),
+        answers: PROFILE,
     },
 ];

@@ -26,7 +26,8 @@ fn no_session() -> (u16, String) {
 
 #[tokio::test]
 async fn files_in_json_have_room_where_files_are_taken_only() {
-    let with = |bytes: usize| format!(r#"{{"session":"s","to":"628","text":"","image_base64":"{}"}}"#, "A".repeat(bytes));
+    let with =
+        |bytes: usize| format!(r#"{{"session":"s","to":"628","text":"","image_base64":"{}"}}"#, "A".repeat(bytes));
     let (json, too_large) = ("application/json", (413, "Request body too large".to_owned()));
     assert_eq!(answer("/message/send-image", json, with(22 * 1024 * 1024)).await, no_session());
     assert_eq!(answer("/message/send-image", json, with(25 * 1024 * 1024)).await, too_large);
