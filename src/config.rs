@@ -20,6 +20,7 @@ pub use setting::{SETTINGS, Setting, env_example, settings_table};
 
 /// Everything the process was told from outside, checked as a whole.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own that is on or off")]
 pub struct Config {
     /// Who may call the API.
     pub key: KeySetting,
@@ -29,6 +30,8 @@ pub struct Config {
     pub port: u16,
     /// `None`: no webhooks are sent.
     pub webhook_base_url: Option<Url>,
+    /// Signs every webhook; `None`: they are not signed.
+    pub webhook_secret: Option<SecretString>,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
     /// Where the sessions and a generated API key live.
@@ -183,6 +186,7 @@ impl Config {
             host: reader.parsed("HOST", "is no IP address").unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             port,
             webhook_base_url: reader.url("WEBHOOK_BASE_URL", &["http", "https"]),
+            webhook_secret: reader.text("WEBHOOK_SECRET").map(SecretString::from),
             development: reader.text("NODE_ENV") == Some("development"),
             credentials_dir: reader.path("CREDENTIALS_DIR"),
             media_dir: reader.path("MEDIA_DIR"),

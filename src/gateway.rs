@@ -74,6 +74,7 @@ impl Gateway {
         let webhook = Webhook::start(
             config.webhook_base_url.clone(),
             webhook_key.as_ref(),
+            config.webhook_secret.clone(),
             RetryPolicy::default(),
             sink_tracker.clone(),
             sink.clone(),

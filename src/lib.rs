@@ -16,7 +16,7 @@
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
 //!  2          ├───────▶ whatsapp (dial, outbound, inbound, version)   media (fetch, prepare, save)
 //!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled; backend; registry)   net (guarded client)
-//!  0      event (SessionName, Status)   message (Recipient, Sent, Incoming): plain words
+//!  0      event (SessionName, Status)   message (Recipient, Outgoing, Sent, Incoming): plain words
 //! ```
 //!
 //! Arrows are imports, and go down only; `tests/architecture.rs` holds the exact law. Only [`gateway`], [`cli`] and
@@ -29,10 +29,11 @@
 //!    handler, and the guard around it checks the API key.
 //! 2. The handler reads its fields in the contract's order, asks [`session`] whether the session is there and
 //!    connected, and has [`message::Recipient::parse`] make an address of the number: pure, the only such code.
-//! 3. [`session::SessionManager::send_text`] takes the live connection out of the session's entry; no lock is held from
-//!    here on. It looks the number up, unless told not to, and shows *typing…* for as long as the text deserves.
+//! 3. [`session::SessionManager::send`] takes the live connection out of the session's entry; no lock is held from here
+//!    on. It looks the number up, unless told not to, and shows *typing…* for as long as the text deserves. Meanwhile
+//!    [`media`] fetches a picture or another file and fits it to its kind, and [`whatsapp`] uploads it, encrypted.
 //! 4. [`whatsapp`] encrypts for every device of the recipient, sends under an id that we chose, and waits for the
-//!    server's acknowledgement. Look-up, typing and sending share one deadline.
+//!    server's acknowledgement. Look-up, typing, file and sending share one deadline.
 //! 5. The handler spells the answer as the original did. Every error of a lower room becomes a status and `{"message"}`
 //!    in `http::error` and nowhere else; a send without an acknowledgement is a 504 that still carries the id.
 //!
@@ -79,7 +80,8 @@
 //! Mended knowingly: a start always answers, two at once make one session, and a waiting one hands out its current
 //! code. GET works for start and logout, HEAD changes nothing. Delete works in every state and is final. Unknown paths
 //! are 404 and wrong methods 405 instead of a redirect to a login page. What the caller did wrong is a 4xx instead of a
-//! 500. Bodies, headers and times have limits. A failed webhook is tried again, and every message of a batch is
+//! 500. A file is announced as what it is, a local path is none, and stickers need no text. Bodies, headers and times
+//! have limits. A failed webhook is tried again, and every message of a batch is
 //! reported.
 
 pub mod cli;

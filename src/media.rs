@@ -18,6 +18,7 @@ mod folder;
 mod inline;
 mod kind;
 mod picture;
+mod probe;
 mod spool;
 mod sticker;
 
@@ -31,8 +32,8 @@ use spool::Writer;
 /// Files that are fetched at the same time; each holds at most one buffer of a few hundred KiB.
 const MAX_FETCHES: usize = 32;
 
-/// Files that are decoded at the same time; each may hold a picture of some hundred MiB.
-const MAX_PREPARATIONS: usize = 2;
+/// Pictures that are decoded at the same time; each may take some hundred MiB.
+const MAX_DECODERS: usize = 2;
 
 /// What a file may cost.
 #[derive(Clone, Debug)]
@@ -103,7 +104,7 @@ pub struct Prepared {
     pub spool: Spool,
     /// Their type, by content where it tells.
     pub mime: String,
-    /// Pixels as shown; `None` when the content does not tell.
+    /// Pixels of a picture or video as shown; `None` when the content does not tell.
     pub width: Option<u32>,
     /// Pixels as shown; `None` when the content does not tell.
     pub height: Option<u32>,
@@ -119,7 +120,7 @@ pub struct Fetcher {
     client: Guarded,
     limits: Arc<Limits>,
     fetches: Arc<Semaphore>,
-    preparations: Arc<Semaphore>,
+    decoders: Arc<Semaphore>,
 }
 
 impl Fetcher {
@@ -133,7 +134,7 @@ impl Fetcher {
             client,
             limits: Arc::new(limits),
             fetches: Arc::new(Semaphore::new(MAX_FETCHES)),
-            preparations: Arc::new(Semaphore::new(MAX_PREPARATIONS)),
+            decoders: Arc::new(Semaphore::new(MAX_DECODERS)),
         })
     }
 
@@ -201,7 +202,12 @@ impl Fetcher {
     /// # Errors
     /// [`MediaError::Content`] when the file is not of that kind, [`MediaError::Disk`] when it can't be read.
     pub async fn prepare(&self, spool: Spool, kind: Kind, name: Option<&str>) -> Result<Prepared, MediaError> {
-        let permit = Arc::clone(&self.preparations).acquire_owned().await.expect("the semaphore is never closed");
+        let permit = match kind {
+            Kind::Image | Kind::Sticker => {
+                Some(Arc::clone(&self.decoders).acquire_owned().await.expect("the semaphore is never closed"))
+            }
+            Kind::Video | Kind::Audio | Kind::Document => None,
+        };
         let (folder, name) = (self.folder(), name.map(str::to_owned));
         let work = move || {
             // Held by the work, not by the wait: a caller who gave up must not let another one in.
@@ -218,6 +224,11 @@ impl Fetcher {
     /// Where large files wait until they are sent.
     pub fn folder(&self) -> Arc<Path> {
         Arc::clone(&self.limits.folder)
+    }
+
+    /// The largest file that is taken, in bytes.
+    pub fn max_bytes(&self) -> u64 {
+        self.limits.max_bytes
     }
 
     fn check(&self, bytes: u64) -> Result<(), MediaError> {

@@ -1,6 +1,7 @@
 //! The live sessions: who they are, what state they are in, and the verbs on them.
 //!
-//! `SessionManager` is the registry that HTTP handlers ask; each session has one owner task (`task`).
+//! `SessionManager` is the registry that HTTP handlers ask; each session has one owner task (`task`). `send` is the one
+//! way of every message, `end` has logout and delete.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -10,26 +11,38 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
 use crate::media::Fetcher;
+<<<<<<< HEAD
 use crate::outbox::{NewEvent, Notice, Outbox};
+=======
+use crate::outbox::{Notice, Outbox};
+>>>>>>> sends
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
 use crate::whatsapp::WhatsApp;
 
+mod end;
 mod entry;
 mod send;
 mod state;
 mod task;
 
+<<<<<<< HEAD
 pub use send::{ProfileError, SendError};
 
+=======
+pub use end::EndError;
+pub use send::{ProfileError, SendError};
+
+use end::farewell;
+>>>>>>> sends
 use entry::{Entry, View};
 use state::State;
 
@@ -87,6 +100,7 @@ pub enum StartError {
     Store(#[from] KvError),
 }
 
+<<<<<<< HEAD
 /// Why a deletion or a logout failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
@@ -98,6 +112,8 @@ pub enum EndError {
     Store(#[from] KvError),
 }
 
+=======
+>>>>>>> sends
 /// How the manager behaves; plain values from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -149,8 +165,6 @@ impl fmt::Debug for SessionManager {
     }
 }
 
-/// How often a deletion is tried again that the store did not let through.
-const ERASE_AGAIN: Duration = Duration::from_secs(2);
 /// The longest that the end of a session's task may take: closing an older connection 10 s, logging in 4 s, unlinking
 /// 4 s, closing 3 s, and some.
 const END_TIMEOUT: Duration = Duration::from_secs(25);
@@ -328,6 +342,7 @@ impl SessionManager {
         Ok(entry)
     }
 
+<<<<<<< HEAD
     /// Unlinks at WhatsApp when reachable and removes the credentials; the entry stays listed as disconnected. Unknown names are fine.
     ///
     /// Goes on when the call is cancelled.
@@ -426,6 +441,8 @@ impl SessionManager {
         }
     }
 
+=======
+>>>>>>> sends
     fn entry(&self, name: &str) -> Option<Arc<Entry>> {
         self.lock().by_name.get(name).cloned()
     }
@@ -435,58 +452,12 @@ impl SessionManager {
     }
 }
 
-impl Manager {
-    /// Removes everything stored of a session whose task has ended, and hands its last event to the sink.
-    async fn erase(&self, record: &SessionRecord) -> Result<(), KvError> {
-        self.registry.erase(&record.uid).await?;
-        let (event, at) = (farewell(record), Utc::now());
-        let kept = self.notices.is_some().then(|| event.encode(at));
-        let key = self.registry.forget(&record.uid, kept).await?;
-        if let (Some(notices), Some(key)) = (&self.notices, key) {
-            let session = record.name.clone();
-            let _stopping = notices.send(Notice::Farewell { key, session, event, at }).await;
-        }
-        Ok(())
-    }
-
-    /// Tries until the store lets go of a deleted session; a stop leaves the rest to the next start.
-    async fn keep_erasing(&self, record: &SessionRecord) {
-        loop {
-            tokio::select! {
-                () = self.token.cancelled() => return,
-                () = tokio::time::sleep(ERASE_AGAIN) => {}
-            }
-            if self.erase(record).await.is_ok() {
-                tracing::info!(session = %record.name, "what was stored of the deleted session is gone now");
-                return;
-            }
-        }
-    }
-
-    /// Finishes a deletion that a crash cut short before WhatsApp was told: logs in once more to unlink, then erases.
-    async fn finish_deletion(&self, record: &SessionRecord) {
-        let namespace = Namespace::credentials(&record.uid);
-        let backend = SessionBackend::new(Arc::clone(&self.kv), namespace, None);
-        let unlinked = task::unlink_deleted(self, &backend).await;
-        backend.close().await;
-        tracing::info!(session = %record.name, unlinked, "finishing a deletion that the last run had begun");
-        if self.erase(record).await.is_err() {
-            self.keep_erasing(record).await;
-        }
-    }
-}
-
 /// Passes a panic on; tasks of ours are not aborted.
 fn resume<T>(error: tokio::task::JoinError) -> T {
     match error.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(error) => panic!("a verb was aborted: {error}"),
     }
-}
-
-/// The last event of a session that is gone.
-fn farewell(record: &SessionRecord) -> NewEvent {
-    NewEvent::status(&record.uid, &record.name, Status::Disconnected)
 }
 
 impl From<AccountDetails> for Details {

@@ -19,6 +19,7 @@ mod lane;
 mod policy;
 mod post;
 mod serve;
+mod sign;
 #[cfg(test)]
 mod tests;
 
@@ -69,7 +70,7 @@ impl Webhook {
     /// Makes the sink; lanes are started by [`Webhook::attach`].
     ///
     /// `base_url` `None`: nothing is ever posted. `key` is sent as the header `key`; `None`: sent empty, as for a key
-    /// that the gateway made itself. All tasks run on `tracker` and end on `token`: an attempt under way is finished
+    /// that the gateway made itself. `secret` signs each attempt. All tasks run on `tracker` and end on `token`: an attempt under way is finished
     /// within its limit first, what is left stays in the outboxes.
     ///
     /// # Errors
@@ -77,11 +78,12 @@ impl Webhook {
     pub fn start(
         base_url: Option<Url>,
         key: Option<&SecretString>,
+        secret: Option<SecretString>,
         retry: RetryPolicy,
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Result<Self, WebhookError> {
-        let poster = base_url.map(|base| Poster::new(&base, key, &retry)).transpose()?;
+        let poster = base_url.map(|base| Poster::new(&base, key, secret, &retry)).transpose()?;
         let inner = Inner { poster, policy: retry, tracker, token, pending: Pending::default() };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -47,6 +47,12 @@ pub const SETTINGS: &[Setting] = &[
         "http(s) URL",
         "Events are posted to `/session` and `/message` below it. Empty: no webhooks.",
     ),
+    Setting::new(
+        "WEBHOOK_SECRET",
+        "",
+        "text",
+        "Signs every webhook with the header `X-Webhook-Signature` (HMAC-SHA256). Empty: not signed.",
+    ),
     Setting::new("REDIS_URL", "", "URL", "Reserved for storage in Redis, which is not built yet: must be empty."),
     Setting::new(
         "NODE_ENV",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{MediaError, Prepared, Spool, picture, sticker};
+use super::{MediaError, Prepared, Spool, picture, probe, sticker};
 
 /// So much of a file tells its type: signatures and the white space that may stand before `<html`.
 const HEAD_BYTES: u64 = 8 * 1024;
@@ -46,7 +46,9 @@ pub(super) fn prepare(spool: Spool, kind: Kind, name: Option<&str>, folder: &Pat
         Kind::Sticker => sticker::prepare(spool, found, folder),
         Kind::Video | Kind::Audio => {
             let mime = playable(kind, &spool, &head, found, name)?;
-            Ok(Prepared { spool, mime, width: None, height: None, thumbnail: None, seconds: None })
+            let facts = probe::probe(&spool);
+            let (width, height) = facts.size.filter(|_| kind == Kind::Video).unzip();
+            Ok(Prepared { spool, mime, width, height, thumbnail: None, seconds: facts.seconds })
         }
         Kind::Document => {
             let mime = name

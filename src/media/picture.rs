@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader};
+use image::{DynamicImage, GenericImageView as _, ImageDecoder as _, ImageFormat, ImageReader};
 
 use super::kind::described;
 use super::{Kind, MediaError, Prepared, Spool};
@@ -42,7 +42,8 @@ fn convert(spool: &Spool, found: Option<&'static str>, folder: &Path) -> Result<
     let Decoded { image, orientation } =
         decode(spool, format).ok_or_else(|| unreadable(Kind::Image, found.unwrap_or_default()))?;
     let image = upright(image, orientation);
-    let transparent = image.color().has_alpha() && image.to_rgba8().pixels().any(|pixel| pixel.0[3] != u8::MAX);
+    // Not copied to look at it: GIF and WebP are decoded to 8 bits.
+    let transparent = image.as_rgba8().is_some_and(|image| image.pixels().any(|pixel| pixel.0[3] != u8::MAX));
     let (bytes, mime) =
         if transparent { (png(&image), "image/png") } else { (jpeg(&image, JPEG_QUALITY), "image/jpeg") };
     let bytes = bytes.ok_or_else(|| unreadable(Kind::Image, found.unwrap_or_default()))?;
@@ -92,15 +93,11 @@ fn reader(spool: &Spool, format: ImageFormat) -> Option<ImageReader<BufReader<Bo
 pub(super) fn shown_size(spool: &Spool, format: ImageFormat) -> Option<(u32, u32)> {
     let mut decoder = reader(spool, format)?.into_decoder().ok()?;
     let (width, height) = decoder.dimensions();
-    let turned = match decoder.orientation().unwrap_or(Orientation::NoTransforms) {
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
-            true
-        }
-        Orientation::NoTransforms
-        | Orientation::Rotate180
-        | Orientation::FlipHorizontal
-        | Orientation::FlipVertical => false,
-    };
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let turned = matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    );
     Some(if turned { (height, width) } else { (width, height) })
 }
 
@@ -138,7 +135,7 @@ fn jpeg(image: &DynamicImage, quality: u8) -> Option<Vec<u8>> {
     let encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
     if image.color().has_alpha() {
         let mut flat = image::RgbImage::new(image.width(), image.height());
-        for (to, from) in flat.pixels_mut().zip(image.to_rgba8().pixels()) {
+        for (to, (_, _, from)) in flat.pixels_mut().zip(image.pixels()) {
             let [red, green, blue, alpha] = from.0.map(u16::from);
             to.0 = [red, green, blue].map(|part| {
                 let mixed = (part * alpha + 255 * (255 - alpha)) / 255;

@@ -170,6 +170,12 @@ impl Writer {
         self.len
     }
 
+    /// Bytes that wait in memory.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     pub(super) async fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         self.len += piece.len() as u64;
         if self.buffer.len() + piece.len() <= MEMORY_BYTES {

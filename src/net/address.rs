@@ -57,15 +57,16 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
         // Metadata services: Amazon (the range of EC2's own services), Google Cloud.
         | [0xfd00, 0x0ec2, ..]
         | [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254] => Reach::Never,
-        // IPv4-mapped, IPv4-translated, NAT64 and the deprecated IPv4-compatible form carry it at their end.
+        // IPv4-mapped, IPv4-translated, NAT64 and the deprecated IPv4-compatible form carry it at their end, 6to4 behind
+        // its prefix.
         [0, 0, 0, 0, 0, 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x0064, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0, 0, 0, 0, 0, 0, high, low] => reach_v4(carried(high, low)),
+        | [0, 0, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => reach_v4(carried(high, low)),
         // NAT64 with a local prefix (RFC 8215): the network's own.
         [0x0064, 0xff9b, 1, _, _, _, high, low] => Reach::Private.max(reach_v4(carried(high, low))),
-        // 6to4 carries it behind its prefix; Teredo the server's there and the client's inverted at its end.
-        [0x2002, high, low, ..] => reach_v4(carried(high, low)),
+        // Teredo carries the server's behind its prefix and the client's inverted at its end.
         [0x2001, 0, high, low, _, _, client_high, client_low] => {
             reach_v4(carried(high, low)).max(reach_v4(carried(!client_high, !client_low)))
         }

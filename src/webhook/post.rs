@@ -10,6 +10,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, 
 use reqwest::{Client, Response, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::sign::{SIGNATURE, sign};
 use super::{Answer, RetryPolicy, WebhookError};
 use crate::outbox::{Kind, NewEvent};
 
@@ -32,11 +33,18 @@ pub(super) struct Poster {
     client: Client,
     session: Url,
     message: Url,
+    /// `None`: attempts are not signed.
+    secret: Option<SecretString>,
     attempt_limit: Duration,
 }
 
 impl Poster {
-    pub(super) fn new(base: &Url, key: Option<&SecretString>, policy: &RetryPolicy) -> Result<Self, WebhookError> {
+    pub(super) fn new(
+        base: &Url,
+        key: Option<&SecretString>,
+        secret: Option<SecretString>,
+        policy: &RetryPolicy,
+    ) -> Result<Self, WebhookError> {
         if !matches!(base.scheme(), "http" | "https") {
             return Err(WebhookError::BaseUrl);
         }
@@ -59,7 +67,7 @@ impl Poster {
             .build()
             .map_err(WebhookError::Client)?;
         let [session, message] = [Kind::Session, Kind::Message].map(|kind| endpoint(base, kind.path()));
-        Ok(Self { client, session, message, attempt_limit: policy.attempt_limit })
+        Ok(Self { client, session, message, secret, attempt_limit: policy.attempt_limit })
     }
 
     /// Posts once; cancelling it closes the connection.
@@ -68,7 +76,10 @@ impl Poster {
             Kind::Session => &self.session,
             Kind::Message => &self.message,
         };
-        let request = self.client.post(url.clone()).header(EVENT_ID, &event.event_id).body(event.body.clone());
+        let mut request = self.client.post(url.clone()).header(EVENT_ID, &event.event_id).body(event.body.clone());
+        if let Some(secret) = &self.secret {
+            request = request.header(SIGNATURE, sign(secret, Utc::now().timestamp(), &event.body));
+        }
         match tokio::time::timeout(self.attempt_limit, request.send()).await {
             Err(_) => Answer::TimedOut,
             Ok(Err(error)) if error.is_timeout() => Answer::TimedOut,
@@ -167,10 +178,10 @@ mod tests {
     fn a_key_or_a_base_that_cannot_be_sent_is_refused() {
         let policy = RetryPolicy::default();
         let base = Url::parse("http://bot").unwrap();
-        let made = |key: &str| Poster::new(&base, Some(&SecretString::from(key)), &policy);
+        let made = |key: &str| Poster::new(&base, Some(&SecretString::from(key)), None, &policy);
         assert!(matches!(made("a\nb"), Err(WebhookError::Key)));
         assert!(made("gr\u{fc}n \u{1f511}").is_ok());
         let base = Url::parse("ftp://bot").unwrap();
-        assert!(matches!(Poster::new(&base, None, &policy), Err(WebhookError::BaseUrl)));
+        assert!(matches!(Poster::new(&base, None, None, &policy), Err(WebhookError::BaseUrl)));
     }
 }

@@ -131,10 +131,14 @@ fn quick() -> RetryPolicy {
 
 impl Sink {
     fn start(base: impl Into<Option<Url>>, key: Option<&str>, policy: RetryPolicy) -> Self {
+        Self::signing(base, key, None, policy)
+    }
+
+    fn signing(base: impl Into<Option<Url>>, key: Option<&str>, secret: Option<&str>, policy: RetryPolicy) -> Self {
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let (key, secret) = (key.map(SecretString::from), secret.map(SecretString::from));
         let webhook =
-            Webhook::start(base.into(), key.map(SecretString::from).as_ref(), policy, tracker.clone(), token.clone())
-                .unwrap();
+            Webhook::start(base.into(), key.as_ref(), secret, policy, tracker.clone(), token.clone()).unwrap();
         Self { webhook, tracker, token }
     }
 
@@ -194,12 +198,32 @@ async fn a_post_has_the_contracts_headers_and_body() {
         assert_eq!(header("key"), Some(wanted));
         assert_eq!(header("x-event-id"), Some(status.event_id.as_str()));
         assert_eq!(header("content-length"), Some("39"));
+        assert_eq!(header("x-webhook-signature"), None, "no secret, no signature");
         assert!(header("user-agent").unwrap().starts_with("wa-gateway/"));
         assert_eq!(receiver.next().await.uri.path(), "/hook/message");
         is_drained(&outbox).await;
         within("end", lane.detach()).await;
         sink.end().await;
     }
+}
+
+#[tokio::test]
+async fn every_attempt_is_signed_anew() {
+    let mut receiver = Receiver::start(|n, _| Say::Status(if n == 0 { 500 } else { 200 })).await;
+    let sink = Sink::signing(receiver.base(), None, Some("whsec"), quick());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(vec![text("body")]).await.unwrap();
+    for _ in 0..2 {
+        let arrived = receiver.next().await;
+        let signature = &arrived.headers["x-webhook-signature"];
+        let time: i64 = signature.to_str().unwrap()[2..].split(',').next().unwrap().parse().unwrap();
+        assert!((chrono::Utc::now().timestamp() - time).abs() < 30, "{signature:?}");
+        assert_eq!(*signature, sign::sign(&SecretString::from("whsec"), time, arrived.body.as_bytes()));
+    }
+    is_drained(&outbox).await;
+    within("end", lane.detach()).await;
+    sink.end().await;
 }
 
 #[tokio::test]

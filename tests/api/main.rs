@@ -10,6 +10,7 @@ mod faults;
 mod fuzz;
 mod group;
 mod kill;
+mod library;
 mod many;
 mod media;
 mod process;

@@ -1,10 +1,19 @@
 //! Files on their way out: by URL, in base64 and uploaded; what arrives at the contact is what was given.
 
+<<<<<<< HEAD
+=======
+use std::time::{Duration, Instant};
+
+>>>>>>> sends
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image::ImageFormat;
 use serde_json::{Value, json};
+<<<<<<< HEAD
 use whatsapp_simulator::{Options, Phone, Simulator};
+=======
+use whatsapp_simulator::{Fault, Options, Phone, Simulator};
+>>>>>>> sends
 
 use super::support::{Answer, Files, Process, Receiver, STEP, TestGateway, base_settings, picture, voice};
 
@@ -175,6 +184,10 @@ async fn documents_videos_sounds_and_stickers_arrive() {
 async fn what_can_not_be_sent_is_refused_with_its_reason() {
     let settings = [("MEDIA_MAX_BYTES", "5000"), ("MEDIA_TIMEOUT_SECS", "1")];
     let gateway = TestGateway::start_with(Options::default(), &settings).await;
+<<<<<<< HEAD
+=======
+    gateway.simulator.phone(ANI);
+>>>>>>> sends
     gateway.pair("a", NUMBER).await;
     let files = Files::start().await;
     let (large, page) = (files.put("large", "image/png", vec![0; 6000]), files.put("page", "text/html", "<html>hi"));
@@ -226,6 +239,45 @@ async fn what_can_not_be_sent_is_refused_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+<<<<<<< HEAD
+=======
+async fn a_file_that_whatsapp_does_not_take_is_told_as_not_sent() {
+    let settings = [("SEND_TIMEOUT_SECS", "3")];
+    let gateway = TestGateway::start_with(Options::default(), &settings).await;
+    let ani = gateway.simulator.phone(ANI);
+    gateway.pair("a", NUMBER).await;
+    let body = json!({ "session": "a", "to": ANI, "text": "", "document_base64": "aGk=", "document_name": "a.txt" });
+    let refused = gateway.simulator.inject(Fault::RefuseUploads { code: 500 });
+    let answer = gateway.api.post("/message/send-document", body.clone()).await.expect(502);
+    assert_eq!(answer.body, r#"{"message":"The message was not sent: WhatsApp did not take its file"}"#);
+    gateway.simulator.clear(refused);
+    let slow = gateway.simulator.inject(Fault::SlowMedia { delay: Duration::from_secs(5) });
+    let answer = gateway.api.post("/message/send-document", body.clone()).await.expect(504);
+    assert_eq!(answer.body, r#"{"message":"The message was not sent: it could not be made ready in time"}"#);
+    gateway.simulator.clear(slow);
+    assert!(ani.inbox().is_empty());
+    gateway.api.post("/message/send-document", body).await.expect(200);
+    assert_eq!(arrived(&ani).await.1, b"hi");
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caption_is_typed_while_the_file_is_made_ready() {
+    let gateway = TestGateway::start().await;
+    let ani = gateway.simulator.phone(ANI);
+    gateway.pair("a", NUMBER).await;
+    let mut body = json!({ "session": "a", "to": ANI, "text": "0123456789", "document_base64": "aGk=" });
+    body["document_name"] = "a.txt".into();
+    let begun = Instant::now();
+    gateway.api.post("/message/send-document", body).await.expect(200);
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    let typed: Vec<bool> = ani.typing().iter().map(|typing| typing.composing).collect();
+    assert_eq!(typed, [true, false]);
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+>>>>>>> sends
 async fn a_large_document_passes_through_a_small_memory() {
     const BYTES: usize = 64 * 1024 * 1024;
     let simulator = Simulator::start(Options::default()).await.unwrap();

@@ -19,7 +19,7 @@ async fn a_person_shows_picture_and_about() {
     let ani = gateway.simulator.phone(ANI);
     gateway.pair("a", NUMBER).await;
     let target = format!("{ANI}@s.whatsapp.net");
-    ani.set_about("Available", 1_700_000_000);
+    ani.set_about("Available", 1_700_000_000).await.unwrap();
     let answer = profile(&gateway, &target).await.expect(200);
     assert_eq!(
         answer.body,
@@ -27,23 +27,27 @@ async fn a_person_shows_picture_and_about() {
             r#"{{"data":{{"profilePictureUrl":null,"status":[{{"status":{{"status":"Available","setAt":"2023-11-14T22:13:20.000Z"}},"id":"{target}"}}]}}}}"#
         )
     );
-    ani.set_picture(Some(&picture(8, 8, ImageFormat::Jpeg)));
+    ani.set_picture(Some(&picture(8, 8, ImageFormat::Jpeg))).await.unwrap();
     let answer = profile(&gateway, &target).await.expect(200).json();
     assert!(answer["data"]["profilePictureUrl"].as_str().is_some_and(|url| url.starts_with("http")), "{answer}");
-    ani.hide_picture(true);
+    ani.hide_picture(true).await.unwrap();
     let answer = profile(&gateway, &target).await.expect(200).json();
     assert_eq!(answer["data"]["profilePictureUrl"], Value::Null);
+    ani.hide_about(true).await.unwrap();
+    let answer = profile(&gateway, &target).await.expect(200);
+    assert_eq!(answer.body, r#"{"data":{"profilePictureUrl":null,"status":null}}"#);
     gateway.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_shows_its_picture_to_members_only() {
     let gateway = TestGateway::start().await;
+    let ani = gateway.simulator.phone(ANI);
     gateway.pair("a", NUMBER).await;
     let group = gateway.simulator.create_group("Toko", &[ANI, NUMBER], false);
     let answer = profile(&gateway, &group).await.expect(200);
     assert_eq!(answer.json()["data"]["profilePictureUrl"], Value::Null, "{}", answer.body);
-    assert!(gateway.simulator.set_group_picture(&group, Some(picture(8, 8, ImageFormat::Jpeg))));
+    ani.set_group_picture(&group, Some(&picture(8, 8, ImageFormat::Jpeg))).await.unwrap();
     let answer = profile(&gateway, &group).await.expect(200).json();
     assert!(answer["data"]["profilePictureUrl"].is_string(), "{answer}");
     let others = gateway.simulator.create_group("Others", &[ANI, BUDI], false);

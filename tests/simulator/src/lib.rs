@@ -1,4 +1,4 @@
-//! A loopback WhatsApp server: Noise, pairing, Signal keys, messages, receipts, groups, faults on command.
+//! A loopback WhatsApp server: Noise, pairing, Signal keys, messages, receipts, groups, media, profiles, faults on command.
 //!
 //! An honest server, not a script: it keeps accounts, devices, keys, groups and queues, and answers what a client asks.
 //! Phones live in this process and hold real Signal keys; companions come over real sockets. Tests hold a [`Simulator`];

@@ -32,8 +32,8 @@ pub(crate) fn router() -> Router<Arc<Core>> {
 
 /// A value of the query. Clients append `?auth=…` to paths that have a query of their own.
 fn parameter<'a>(uri: &'a Uri, name: &str) -> Option<&'a str> {
-    let pairs = uri.query()?.split(['&', '?']).filter_map(|pair| pair.split_once('='));
-    pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+    let mut pairs = uri.query()?.split(['&', '?']).filter_map(|pair| pair.split_once('='));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 /// Who asks: by the token of its media connection.

@@ -30,7 +30,7 @@ pub enum MediaKind {
     Voice,
     /// Any file.
     Document,
-    /// A WebP shown without a frame.
+    /// A picture shown without a frame.
     Sticker,
 }
 
@@ -256,7 +256,9 @@ impl Phone {
     pub fn media_message(&self, media: &Media) -> anyhow::Result<wa::Message> {
         let encrypted = encrypt_media(&media.bytes, media.kind.wire()).context("encrypting media")?;
         let path = self.0.network.put_media(media.kind.wire().mms_type(), &encrypted.data_to_upload)?;
-        Ok(describe(media, &encrypted, path))
+        let message = describe(media, &encrypted, path);
+        let captioned = media.kind == MediaKind::Document && media.caption.is_some();
+        Ok(if captioned { wrapped(message) } else { message })
     }
 
     /// The attachment of a received message in clear, after all hashes and the length were checked.
@@ -280,6 +282,14 @@ fn fetch(network: &dyn Network, wanted: &dyn Downloadable) -> anyhow::Result<Vec
     ensure!(wanted.file_sha256() == Some(hash.as_slice()), "the file has another hash than the message says");
     ensure!(wanted.file_length() == Some(clear.len() as u64), "the file has another length than the message says");
     Ok(clear)
+}
+
+/// As phones send a document with a caption.
+fn wrapped(message: wa::Message) -> wa::Message {
+    wa::Message {
+        document_with_caption_message: MessageField::some(FutureProofMessage { message: MessageField::some(message) }),
+        ..wa::Message::default()
+    }
 }
 
 fn describe(media: &Media, encrypted: &EncryptedMedia, path: String) -> wa::Message {
@@ -347,7 +357,6 @@ fn describe(media: &Media, encrypted: &EncryptedMedia, path: String) -> wa::Mess
             });
         }
         MediaKind::Document => {
-            let captioned = caption.is_some();
             message.document_message = MessageField::some(DocumentMessage {
                 url,
                 direct_path,
@@ -363,14 +372,6 @@ fn describe(media: &Media, encrypted: &EncryptedMedia, path: String) -> wa::Mess
                 jpeg_thumbnail,
                 ..DocumentMessage::default()
             });
-            if captioned {
-                message = wa::Message {
-                    document_with_caption_message: MessageField::some(FutureProofMessage {
-                        message: MessageField::some(message),
-                    }),
-                    ..wa::Message::default()
-                };
-            }
         }
         MediaKind::Sticker => {
             message.sticker_message = MessageField::some(StickerMessage {

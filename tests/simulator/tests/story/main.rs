@@ -13,7 +13,9 @@ mod http;
 mod initiator;
 mod linking;
 mod login;
+#[cfg(test)]
 mod media;
+#[cfg(test)]
 mod profile;
 #[cfg(test)]
 mod watching;

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use whatsapp_rust::buffa::MessageField;
+use whatsapp_rust::buffa::{Message as _, MessageField};
 use whatsapp_rust::wacore::media_retry::{build_media_retry_receipt, encrypt_media_retry_receipt};
 use whatsapp_rust::wacore::proto_helpers::MessageExt as _;
 use whatsapp_rust::waproto::whatsapp as wa;
@@ -262,7 +262,6 @@ async fn a_phone_uploads_again_what_its_companion_cannot_fetch() {
         &part("enc_iv"),
         &part("enc_p"),
     );
-    use whatsapp_rust::buffa::Message as _;
     let opened = wa::MediaRetryNotification::decode_from_slice(&opened.unwrap()).unwrap();
     assert_eq!(opened.result, Some(wa::media_retry_notification::ResultType::SUCCESS));
     let again = opened.direct_path.unwrap();
