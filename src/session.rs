@@ -18,11 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
 use crate::media::Fetcher;
-<<<<<<< HEAD
-use crate::outbox::{NewEvent, Notice, Outbox};
-=======
 use crate::outbox::{Notice, Outbox};
->>>>>>> sends
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
@@ -34,15 +30,10 @@ mod send;
 mod state;
 mod task;
 
-<<<<<<< HEAD
-pub use send::{ProfileError, SendError};
-
-=======
 pub use end::EndError;
 pub use send::{ProfileError, SendError};
 
 use end::farewell;
->>>>>>> sends
 use entry::{Entry, View};
 use state::State;
 
@@ -100,20 +91,6 @@ pub enum StartError {
     Store(#[from] KvError),
 }
 
-<<<<<<< HEAD
-/// Why a deletion or a logout failed.
-#[derive(Debug, thiserror::Error)]
-pub enum EndError {
-    /// No session of that name is listed.
-    #[error("no such session")]
-    NotFound,
-    /// The store refused; what was begun is finished at the next try or start.
-    #[error("the session store is not available")]
-    Store(#[from] KvError),
-}
-
-=======
->>>>>>> sends
 /// How the manager behaves; plain values from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -342,107 +319,6 @@ impl SessionManager {
         Ok(entry)
     }
 
-<<<<<<< HEAD
-    /// Unlinks at WhatsApp when reachable and removes the credentials; the entry stays listed as disconnected. Unknown names are fine.
-    ///
-    /// Goes on when the call is cancelled.
-    ///
-    /// # Errors
-    /// [`EndError::Store`] when the credentials could not be removed.
-    pub async fn logout(&self, name: &str) -> Result<(), EndError> {
-        let Some(entry) = self.entry(name) else { return Ok(()) };
-        let manager = self.clone();
-        self.finish(async move { manager.log_out(&entry).await }).await
-    }
-
-    async fn log_out(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
-        let _verb = entry.verbs.lock().await;
-        if entry.gone.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let record = entry.record();
-        // First the mark: after a crash from here on, the next start removes the credentials.
-        self.0.registry.update(&record.uid, |record| record.state = RecordState::LoggedOut).await?;
-        let unlinked = entry.end_task(END_TIMEOUT).await;
-        let dropped = self.0.kv.drop_namespace(&Namespace::credentials(&record.uid)).await;
-        entry.set_state(State::LoggedOut).await;
-        // The next start removes what is left.
-        dropped?;
-        tracing::info!(session = %record.name, unlinked, "session logged out, credentials removed");
-        Ok(())
-    }
-
-    /// Unlinks when reachable, removes everything stored and forgets the name; complete when it returns.
-    ///
-    /// Goes on when the call is cancelled.
-    ///
-    /// # Errors
-    /// By [`EndError`].
-    pub async fn delete(&self, name: &str) -> Result<(), EndError> {
-        let (manager, name) = (self.clone(), name.to_owned());
-        self.finish(async move {
-            let entry = manager.unlist(&name).await?;
-            manager.remove(&entry).await
-        })
-        .await
-    }
-
-    /// Marks a session as being deleted and takes it off the list; from here on the name is free, and after a crash the
-    /// next start finishes the deletion.
-    async fn unlist(&self, name: &str) -> Result<Arc<Entry>, EndError> {
-        // No start may find the name unlisted while the registry still has it.
-        let _creating = self.0.creating.lock().await;
-        let entry = self.entry(name).ok_or(EndError::NotFound)?;
-        self.0.registry.mark_deleting(&entry.uid).await?;
-        {
-            let mut sessions = self.lock();
-            sessions.by_name.remove(name);
-            sessions.in_order.remove(&entry.sequence);
-        }
-        entry.gone.store(true, Ordering::Release);
-        entry.touch();
-        Ok(entry)
-    }
-
-    async fn remove(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
-        let record = entry.record();
-        let _verb = entry.verbs.lock().await;
-        let unlinked = entry.end_task(END_TIMEOUT).await;
-        self.stop_delivery(&record.uid).await;
-        // A hook of the library that comes late must not bring the outbox back.
-        entry.outbox.close().await;
-        if let Err(error) = self.0.erase(&record).await {
-            tracing::error!(session = %record.name, %error, "the store keeps data of a deleted session; trying again");
-            let (manager, record) = (Arc::clone(&self.0), record.clone());
-            self.0.tracker.spawn(async move { manager.keep_erasing(&record).await });
-            return Err(error.into());
-        }
-        tracing::info!(session = %record.name, unlinked, "session deleted with everything stored of it");
-        Ok(())
-    }
-
-    /// Waits until the sink posts nothing of this session any more.
-    async fn stop_delivery(&self, uid: &str) {
-        let Some(notices) = &self.0.notices else { return };
-        let (done, stopped) = oneshot::channel();
-        if notices.send(Notice::Closed { uid: uid.to_owned(), done }).await.is_ok() {
-            let _sink_ended = tokio::time::timeout(END_TIMEOUT, stopped).await;
-        }
-    }
-
-    /// Runs a verb on a task of its own, so that a client that hangs up does not leave it half done.
-    async fn finish<F>(&self, verb: F) -> Result<(), EndError>
-    where
-        F: Future<Output = Result<(), EndError>> + Send + 'static,
-    {
-        match self.0.tracker.spawn(verb).await {
-            Ok(result) => result,
-            Err(error) => resume(error),
-        }
-    }
-
-=======
->>>>>>> sends
     fn entry(&self, name: &str) -> Option<Arc<Entry>> {
         self.lock().by_name.get(name).cloned()
     }

@@ -1,19 +1,12 @@
 //! Files on their way out: by URL, in base64 and uploaded; what arrives at the contact is what was given.
 
-<<<<<<< HEAD
-=======
 use std::time::{Duration, Instant};
 
->>>>>>> sends
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image::ImageFormat;
 use serde_json::{Value, json};
-<<<<<<< HEAD
-use whatsapp_simulator::{Options, Phone, Simulator};
-=======
 use whatsapp_simulator::{Fault, Options, Phone, Simulator};
->>>>>>> sends
 
 use super::support::{Answer, Files, Process, Receiver, STEP, TestGateway, base_settings, picture, voice};
 
@@ -184,10 +177,7 @@ async fn documents_videos_sounds_and_stickers_arrive() {
 async fn what_can_not_be_sent_is_refused_with_its_reason() {
     let settings = [("MEDIA_MAX_BYTES", "5000"), ("MEDIA_TIMEOUT_SECS", "1")];
     let gateway = TestGateway::start_with(Options::default(), &settings).await;
-<<<<<<< HEAD
-=======
     gateway.simulator.phone(ANI);
->>>>>>> sends
     gateway.pair("a", NUMBER).await;
     let files = Files::start().await;
     let (large, page) = (files.put("large", "image/png", vec![0; 6000]), files.put("page", "text/html", "<html>hi"));
@@ -239,8 +229,6 @@ async fn what_can_not_be_sent_is_refused_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-<<<<<<< HEAD
-=======
 async fn a_file_that_whatsapp_does_not_take_is_told_as_not_sent() {
     let settings = [("SEND_TIMEOUT_SECS", "3")];
     let gateway = TestGateway::start_with(Options::default(), &settings).await;
@@ -277,7 +265,6 @@ async fn a_caption_is_typed_while_the_file_is_made_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
->>>>>>> sends
 async fn a_large_document_passes_through_a_small_memory() {
     const BYTES: usize = 64 * 1024 * 1024;
     let simulator = Simulator::start(Options::default()).await.unwrap();
