@@ -6,12 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
 
 mod decision;
+mod documents;
 mod files;
 mod golden;
 mod incoming;
 mod pattern;
 mod replay;
 mod stage;
+mod startup;
 mod wire;
 mod world;
 
