@@ -15,6 +15,9 @@ use whatsapp_rust::waproto::whatsapp as wa;
 
 use crate::message::{Incoming, Media};
 
+#[cfg(test)]
+mod reported;
+
 /// A received message, still without what only the session knows (`session`, `event_id`).
 #[derive(Clone, Debug)]
 pub struct Received {

@@ -247,7 +247,10 @@ async fn fire(client: &reqwest::Client, base: &str, shot: Shot, document: &Value
     let status = response.status().as_u16();
     let kind = response.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
     let text = response.text().await.unwrap_or_default();
-    let operation = &document["paths"][&template][method.as_str().to_ascii_lowercase()];
+    // An id may be the name of another route.
+    let path = target.split('?').next().unwrap();
+    let path = if document["paths"][path].is_null() { template.as_str() } else { path };
+    let operation = &document["paths"][path][method.as_str().to_ascii_lowercase()];
     if operation.is_null() {
         return (status != 405).then(|| format!("{told}: {status}, not 405"));
     }

@@ -14,6 +14,19 @@ use super::world::{Hook, World, number};
 /// The group that the recorded requests name.
 const GROUP: &str = "120363012345678901@g.us";
 
+/// Recorded numbers that are too short for an account, and the ones that take their place.
+const NUMBERS: [(&str, &str); 9] = [
+    ("\"to\":\"628\"", "\"to\":\"62800\""),
+    ("to=628&", "to=62800&"),
+    ("\"628@s.", "\"62800@s."),
+    ("\"6281@s.", "\"62810@s."),
+    ("x628@s.", "x62800@s."),
+    ("\"62777@s.", "\"6277700@s."),
+    ("\"62888@s.", "\"6288800@s."),
+    ("\"to\":\"62-81-2\"", "\"to\":\"62-81-200\""),
+    ("\"62812@g.us", "\"6281200@g.us"),
+];
+
 /// How long the receiver may be without a call that it is owed.
 const NOTICE: Duration = Duration::from_secs(8);
 
@@ -59,6 +72,9 @@ impl Stage {
         if let Some(group) = &self.group {
             text = text.replace(GROUP, group);
         }
+        if ["send", "profile"].contains(&self.script.as_str()) {
+            text = NUMBERS.iter().fold(text, |text, (recorded, ours)| text.replace(recorded, ours));
+        }
         if let Some(cookie) = &self.cookie {
             text = text.replace("key=secret.<signature>", cookie).replace("key=secret.<valid-signature>", cookie);
         }
@@ -67,6 +83,9 @@ impl Stage {
 
     /// The answer with what [`Self::fill`] has put in taken out again, so that the table need not know it.
     pub(crate) fn generalize(&self, mut answer: Answer) -> Answer {
+        if ["send", "profile"].contains(&self.script.as_str()) {
+            answer.body = NUMBERS.iter().fold(answer.body, |text, (recorded, ours)| text.replace(ours, recorded));
+        }
         answer.body = answer.body.replace(&format!("http://{}", self.media_server), "<media-server>");
         answer.body = answer.body.replace(&self.media_server, "<media-server-host>");
         if let Some(group) = &self.group {
@@ -124,10 +143,11 @@ impl Stage {
                     self.world.waits(id).await;
                 }
             }
-            ("start" | "profile", 1) => {
+            ("start", 1) => {
                 self.world.connected("ok1").await;
                 self.others().await;
             }
+            ("profile", 1) => self.profiles().await,
             ("send", 1) => self.contacts().await,
             // A server that says nothing, while an unscanned session is started.
             ("start", 3) | ("offline", 1) => self.fault = Some(self.world.simulator.inject(Fault::SilentAccept)),
@@ -233,10 +253,29 @@ impl Stage {
     async fn contacts(&mut self) {
         self.world.connected("ok1").await;
         self.others().await;
-        for contact in ["6281234567890", "62812", "081234567890", "62812345", "123456"] {
+        for contact in ["6281234567890", "62812", "62800", "62812345", "123456"] {
             self.world.simulator.phone(contact);
         }
         self.group = Some(self.world.simulator.create_group("Friends", &[&number("ok1"), "6281234567890"], false));
+    }
+
+    /// The people and the group whose profiles were looked up: one shows all, one nothing, one has no picture.
+    async fn profiles(&mut self) {
+        self.world.connected("ok1").await;
+        self.others().await;
+        let simulator = &self.world.simulator;
+        let set = 1_700_000_000;
+        for shown in ["62810", "62800"] {
+            let phone = simulator.phone(shown);
+            phone.set_picture(Some(b"a picture")).await.unwrap();
+            phone.set_about("Available", set).await.unwrap();
+        }
+        simulator.phone("6277700");
+        simulator.phone("6288800").set_about("Available", set).await.unwrap();
+        let own = number("ok1");
+        let group = simulator.create_group("Friends", &[&own, "62810"], false);
+        simulator.phone(&own).set_group_picture(&group, Some(b"a picture")).await.unwrap();
+        self.group = Some(group);
     }
 
     async fn signed_in(&mut self) {

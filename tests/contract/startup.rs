@@ -19,6 +19,8 @@ impl Drop for Process {
 fn gateway(folder: &std::path::Path, variables: &[(&str, &str)]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wa-gateway"));
     command.current_dir(folder).env_clear().envs(variables.iter().copied()).env("HOST", "127.0.0.1");
+    // Nothing is dialled: no session is started.
+    command.env("WHATSAPP_WS_URL", "ws://127.0.0.1:9/");
     Process(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
