@@ -87,7 +87,10 @@ async fn arrive(stage: &Stage, entry: &Entry) {
     let sender = simulator.account(SENDER, "Sari").unwrap();
     let own = number("ok1");
     match kind(entry) {
-        "group message" => drop(sender.says(stage.group().unwrap(), "hi all").await.unwrap()),
+        "group message" => {
+            let group = format!("{}@g.us", stage.group().unwrap());
+            sender.says(&group, "hi all").await.unwrap();
+        }
         "fromMe" => drop(simulator.phone(&own).says(SENDER, "mine").await.unwrap()),
         "own API send" => {
             let body = serde_json::json!({ "session": "ok1", "to": SENDER, "text": "x" });

@@ -12,7 +12,7 @@ use super::wire::Answer;
 use super::world::{Hook, World, number};
 
 /// The group that the recorded requests name.
-const GROUP: &str = "120363012345678901@g.us";
+const GROUP: &str = "120363012345678901";
 
 /// Recorded numbers that are too short for an account, and the ones that take their place.
 const NUMBERS: [(&str, &str); 9] = [
@@ -71,6 +71,9 @@ impl Stage {
             .replace("<media-server>", &format!("http://{}", self.media_server));
         if let Some(group) = &self.group {
             text = text.replace(GROUP, group);
+        }
+        if let Some(device) = self.world.simulator.devices(&number("ok1")).last() {
+            text = text.replace("6281234500001:7@", &format!("6281234500001:{}@", device.device));
         }
         if ["send", "profile"].contains(&self.script.as_str()) {
             text = NUMBERS.iter().fold(text, |text, (recorded, ours)| text.replace(recorded, ours));
@@ -210,8 +213,7 @@ impl Stage {
             ("webhook", 1) => {
                 self.world.connected("ok1").await;
                 self.world.simulator.account("6281111111111", "Sari").unwrap();
-                let own = number("ok1");
-                self.group = Some(self.world.simulator.create_group("Friends", &[&own, "6281111111111"], false));
+                self.group = Some(self.found(&["6281111111111"]));
             }
             ("dashboard", 1) => self.signed_in().await,
             ("static", 1) | ("auth-key", 89) => self.lay_out_files(),
@@ -256,7 +258,14 @@ impl Stage {
         for contact in ["6281234567890", "62812", "62800", "62812345", "123456"] {
             self.world.simulator.phone(contact);
         }
-        self.group = Some(self.world.simulator.create_group("Friends", &[&number("ok1"), "6281234567890"], false));
+        self.group = Some(self.found(&["6281234567890"]));
+    }
+
+    /// A group of the connected account and these numbers: its id.
+    fn found(&self, members: &[&str]) -> String {
+        let own = number("ok1");
+        let group = self.world.simulator.create_group("Friends", &[&[own.as_str()], members].concat(), false);
+        group.trim_end_matches("@g.us").to_owned()
     }
 
     /// The people and the group whose profiles were looked up: one shows all, one nothing, one has no picture.
@@ -272,9 +281,9 @@ impl Stage {
         }
         simulator.phone("6277700");
         simulator.phone("6288800").set_about("Available", set).await.unwrap();
-        let own = number("ok1");
-        let group = simulator.create_group("Friends", &[&own, "62810"], false);
-        simulator.phone(&own).set_group_picture(&group, Some(b"a picture")).await.unwrap();
+        let group = self.found(&["62810"]);
+        let own = simulator.phone(&number("ok1"));
+        own.set_group_picture(&format!("{group}@g.us"), Some(b"a picture")).await.unwrap();
         self.group = Some(group);
     }
 
