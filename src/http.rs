@@ -17,6 +17,7 @@ use crate::session::SessionManager;
 
 mod asset;
 mod auth;
+mod body;
 mod dashboard;
 mod error;
 mod extract;
@@ -24,6 +25,7 @@ mod files;
 mod layer;
 mod login;
 mod message;
+mod openapi;
 mod page;
 mod profile;
 mod route;
@@ -64,6 +66,7 @@ fn routes(state: &AppState) -> Routes {
     use Scope::{Dashboard, Manage, Public, Read, Send};
     Routes::new(state)
         .add(Route::new("/health").get(Public, health))
+        .add(Route::new("/openapi.json").get(Public, openapi::serve))
         // wa-gateway 4.7.1 documents the answer to a missing id; clients build the path from an empty variable.
         .add(Route::new("/session").get(Read, session::list).on(Method::DELETE, Manage, session::missing_id))
         .add(Route::new("/session/").get(Read, session::missing_id).on(Method::DELETE, Manage, session::missing_id))
@@ -146,7 +149,7 @@ pub fn router(state: AppState) -> Router {
 }
 
 async fn health() -> Response {
-    axum::Json(serde_json::json!({ "status": "ok" })).into_response()
+    axum::Json(body::Health { status: "ok" }).into_response()
 }
 
 fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {

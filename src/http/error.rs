@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::body::Failure;
 use crate::event::SessionNameError;
 use crate::media::MediaError;
 use crate::message::RecipientError;
@@ -162,13 +163,11 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         self.log();
-        let mut body = json!({ "message": self.message });
-        if let Some(data) = self.data {
-            body["data"] = data;
-        }
+        let text = self.message.clone();
+        let body = Failure { message: self.message, data: self.data };
         let mut response = (self.status, axum::Json(body)).into_response();
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
-            let inner = self.source.map_or_else(|| self.message.into_owned(), |source| chain(source.as_ref()));
+            let inner = self.source.map_or_else(|| text.into_owned(), |source| chain(source.as_ref()));
             response.extensions_mut().insert(Inner(inner));
         }
         response

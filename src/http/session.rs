@@ -5,29 +5,41 @@ use axum::body::Body;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, SecondsFormat, Utc};
-use serde::ser::SerializeMap as _;
-use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use chrono::Utc;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::AppState;
+use super::body::{Deleted, Detail, LoggedOut, Row, Sessions, StartedBody};
 use super::error::ApiError;
 use super::extract::{self, Fields, Kind, SessionId};
 use super::page;
-use crate::event::{SessionName, Status};
-use crate::session::{Details, SessionSummary, Started};
+use crate::event::SessionName;
+use crate::session::Started;
+
+/// The member that names a session.
+#[derive(ToSchema)]
+pub(super) struct NamedSession {
+    /// Any text but `start`, `stop`, `logout` and `status`, up to 256 bytes.
+    session: String,
+}
+
+impl NamedSession {
+    fn read(fields: &Fields) -> Result<Self, ApiError> {
+        Ok(Self { session: fields.string("session")? })
+    }
+}
 
 /// `GET /session`.
 pub(super) async fn list(State(state): State<AppState>) -> Response {
     let rows = state.sessions.list();
-    let data: Vec<_> = rows.iter().map(Row).collect();
-    Json(Data { data }).into_response()
+    Json(Sessions { data: rows.iter().map(Row::new).collect() }).into_response()
 }
 
 /// `GET /session/{session}`.
 pub(super) async fn detail(State(state): State<AppState>, SessionId(id): SessionId) -> Result<Response, ApiError> {
     let summary = state.sessions.find(&id).ok_or_else(|| ApiError::session_not_found(&id))?;
-    Ok(Json(detail_body(&summary)).into_response())
+    Ok(Json(Detail::new(&summary)).into_response())
 }
 
 /// `GET` and `DELETE` without an id.
@@ -37,30 +49,23 @@ pub(super) async fn missing_id() -> ApiError {
 
 /// `POST /session/start`.
 pub(super) async fn start(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
-    let name = SessionName::parse(&fields.string("session")?)?;
-    Ok(match state.sessions.start(name).await? {
-        Started::Qr(qr) => Json(json!({ "qr": qr })).into_response(),
-        Started::Connected => connected(),
-    })
+    let name = SessionName::parse(&NamedSession::read(&fields)?.session)?;
+    Ok(Json(StartedBody::from(state.sessions.start(name).await?)).into_response())
 }
 
 /// `GET /session/start`: a page for people, which may stand in an iframe.
 pub(super) async fn start_page(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
-    let name = SessionName::parse(&fields.string("session")?)?;
+    let name = SessionName::parse(&NamedSession::read(&fields)?.session)?;
     Ok(match state.sessions.start(name.clone()).await? {
         Started::Qr(qr) => page::qr(name.as_str(), &qr).map_err(ApiError::internal)?,
-        Started::Connected => connected(),
+        Started::Connected => Json(StartedBody::CONNECTED).into_response(),
     })
-}
-
-fn connected() -> Response {
-    Json(json!({ "data": { "message": "Connected" } })).into_response()
 }
 
 /// `DELETE /session/{session}`.
 pub(super) async fn delete(State(state): State<AppState>, SessionId(id): SessionId) -> Result<Response, ApiError> {
     state.sessions.delete(&id).await.map_err(|error| ApiError::from_delete(&id, error))?;
-    Ok(Json(deleted_body(&id, Utc::now())).into_response())
+    Ok(Json(Deleted::new(&id, Utc::now())).into_response())
 }
 
 /// Every method on `/session/logout`.
@@ -68,7 +73,7 @@ pub(super) async fn logout(State(state): State<AppState>, request: Request) -> R
     if let Some(id) = named_by(request).await? {
         state.sessions.logout(&id).await.or_else(ApiError::from_logout)?;
     }
-    Ok(Json(json!({ "data": "success" })).into_response())
+    Ok(Json(LoggedOut { data: "success" }).into_response())
 }
 
 /// The session of a logout: of the query unless that is empty, else of the body, whatever type the body announces.
@@ -108,70 +113,18 @@ async fn named_by(request: Request) -> Result<Option<String>, ApiError> {
     }
 }
 
-#[derive(Serialize)]
-struct Data<T> {
-    data: T,
-}
-
-/// One session of the list. Contract section 2: the order of its members is part of the bytes.
-struct Row<'a>(&'a SessionSummary);
-
-impl Serialize for Row<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let SessionSummary { session, status, details, .. } = self.0;
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("session", session)?;
-        if *status == Status::Connected {
-            map.serialize_entry("status", status)?;
-            map.serialize_entry("details", details.as_ref().unwrap_or(&Details::default()))?;
-        } else {
-            if let Some(details) = details {
-                map.serialize_entry("details", details)?;
-            }
-            map.serialize_entry("status", status)?;
-        }
-        map.end()
-    }
-}
-
-/// `serde_json` keeps the order in which members are written here.
-fn detail_body(summary: &SessionSummary) -> Value {
-    let details = summary.details.clone().unwrap_or_default();
-    json!({
-        "success": true,
-        "data": {
-            "session": summary.session,
-            "status": summary.status,
-            "details": { "name": details.name, "phoneNumber": details.phone_number },
-            "connection": {
-                "isConnected": summary.status == Status::Connected,
-                "lastUpdate": iso8601(summary.since),
-            },
-            "metadata": {
-                "platform": summary.platform.as_deref().unwrap_or("unknown"),
-                "deviceManufacturer": "unknown",
-                "deviceModel": "unknown",
-            },
-        },
-    })
-}
-
-fn deleted_body(id: &str, at: DateTime<Utc>) -> Value {
-    json!({
-        "success": true,
-        "message": format!("Session '{id}' deleted successfully"),
-        "data": { "session": id, "deletedAt": iso8601(at) },
-    })
-}
-
-/// As JavaScript's `toISOString` writes it: UTC, milliseconds, `Z`.
-fn iso8601(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Millis, true)
-}
-
 #[cfg(test)]
 mod tests {
+    use chrono::{DateTime, Utc};
+
     use super::*;
+    use crate::event::Status;
+    use crate::http::body::iso8601;
+    use crate::session::{Details, SessionSummary};
+
+    fn json_of(value: &impl serde::Serialize) -> String {
+        serde_json::to_string(value).unwrap()
+    }
 
     fn summary(status: Status, details: Option<(&str, &str)>, platform: Option<&str>) -> SessionSummary {
         SessionSummary {
@@ -205,33 +158,32 @@ mod tests {
             ),
             (summary(Status::Connecting, None, None), r#"{"session":"ok 1","status":"connecting"}"#),
         ] {
-            assert_eq!(serde_json::to_string(&Row(&row)).unwrap(), bytes);
+            assert_eq!(json_of(&Row::new(&row)), bytes);
         }
-        let empty: Vec<Row<'_>> = Vec::new();
-        assert_eq!(serde_json::to_string(&Data { data: empty }).unwrap(), r#"{"data":[]}"#);
+        assert_eq!(json_of(&Sessions { data: Vec::new() }), r#"{"data":[]}"#);
     }
 
     #[test]
     fn a_detail_has_the_contracts_bytes() {
-        let fresh = detail_body(&summary(Status::Connecting, None, None));
+        let fresh = summary(Status::Connecting, None, None);
         assert_eq!(
-            fresh.to_string(),
+            json_of(&Detail::new(&fresh)),
             r#"{"success":true,"data":{"session":"ok 1","status":"connecting","details":{"name":"","phoneNumber":""},"connection":{"isConnected":false,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"unknown","deviceManufacturer":"unknown","deviceModel":"unknown"}}}"#
         );
-        let known = detail_body(&summary(Status::Connected, Some(("Budi", "628")), Some("android")));
+        let known = summary(Status::Connected, Some(("Budi", "628")), Some("android"));
         assert_eq!(
-            known.to_string(),
+            json_of(&Detail::new(&known)),
             r#"{"success":true,"data":{"session":"ok 1","status":"connected","details":{"name":"Budi","phoneNumber":"628"},"connection":{"isConnected":true,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"android","deviceManufacturer":"unknown","deviceModel":"unknown"}}}"#
         );
-        let gone = detail_body(&summary(Status::Disconnected, Some(("Budi", "628")), None));
-        assert_eq!(gone["data"]["status"], "disconnected");
+        let gone = summary(Status::Disconnected, Some(("Budi", "628")), None);
+        assert!(json_of(&Detail::new(&gone)).contains(r#""status":"disconnected""#));
     }
 
     #[test]
     fn a_deletion_answers_as_documented() {
-        let body = deleted_body("a/\"b", "2026-02-03T04:52:38.123Z".parse().unwrap());
+        let at: DateTime<Utc> = "2026-02-03T04:52:38.123Z".parse().unwrap();
         assert_eq!(
-            body.to_string(),
+            json_of(&Deleted::new("a/\"b", at)),
             r#"{"success":true,"message":"Session 'a/\"b' deleted successfully","data":{"session":"a/\"b","deletedAt":"2026-02-03T04:52:38.123Z"}}"#
         );
         assert_eq!(iso8601("2026-01-01T00:00:00Z".parse().unwrap()), "2026-01-01T00:00:00.000Z");

@@ -105,6 +105,8 @@ async fn every_guarded_endpoint_asks_for_the_key_first() {
     let expected = [
         "GET /health",
         "HEAD /health",
+        "GET /openapi.json",
+        "HEAD /openapi.json",
         "GET /media/{*name}",
         "HEAD /media/{*name}",
         "GET /assets/{*path}",
@@ -420,4 +422,26 @@ async fn a_handler_that_never_ends_is_given_up() {
         .layer(axum::middleware::from_fn(layer::cors));
     let answer = ask_router(router, request("GET", "/")).await;
     assert_eq!((answer.status, answer.body.as_str()), (504, r#"{"message":"The request took too long"}"#));
+}
+
+#[tokio::test]
+async fn the_table_and_the_description_agree() {
+    let served = endpoints(&state(Some("secret")));
+    openapi::tests::agree(&served);
+    let answer = ask(None, request("GET", "/openapi.json")).await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
+    let document: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(document, openapi::tests::of(&served));
+    openapi::tests::references_hold(&document, &document);
+    assert_eq!(document["openapi"], "3.1.0");
+    let described = document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap());
+    let operations: Vec<_> = described.collect();
+    assert_eq!(operations.len(), served.len());
+    let mut ids: Vec<&str> = Vec::new();
+    for (method, operation) in operations {
+        let id = operation["operationId"].as_str().unwrap();
+        assert!(id.starts_with(method.as_str()) && !ids.contains(&id), "{id}");
+        ids.push(id);
+        assert!(!operation["responses"].as_object().unwrap().is_empty(), "{id}");
+    }
 }

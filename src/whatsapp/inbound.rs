@@ -19,6 +19,9 @@ mod content;
 /// The largest file that WhatsApp takes; a larger claim is not worth a try.
 pub(super) const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
+#[cfg(test)]
+mod reported;
+
 /// A received message, still without what only the session knows (`session`, `event_id`).
 #[derive(Clone, Debug)]
 pub struct Received {

@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
 
+mod clients;
 mod dashboard;
 mod delete;
 mod faults;
 mod files;
+mod fuzz;
 mod group;
 mod inbound;
 mod kill;

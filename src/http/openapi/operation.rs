@@ -1,0 +1,211 @@
+//! What each endpoint is for, takes and answers.
+
+use axum::http::Method;
+
+use super::super::body::{Deleted, Detail, Failure, Health, LoggedOut, Sessions, StartedBody};
+use super::super::session::NamedSession;
+use super::{Operation, Shape, Takes, Type, schema};
+
+const FAILURE: Shape = Shape::Json(Type::of::<Failure>());
+const SENT: Shape = Shape::Json(Type::of::<schema::Sent>());
+const TEXT: Type = Type::of::<schema::SendText>();
+
+/// What every send may come to: no connection, no answer from WhatsApp, no store.
+const SEND: &[(u16, Shape)] = &[(200, SENT), (409, FAILURE), (502, FAILURE), (503, FAILURE), (504, FAILURE)];
+const DELETE: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Deleted<'static>>())), (404, FAILURE), (503, FAILURE)];
+const LOGOUT: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<LoggedOut>())), (503, FAILURE)];
+const PROFILE: &[(u16, Shape)] = &[
+    (200, Shape::Json(Type::of::<schema::Profile>())),
+    (403, FAILURE),
+    (404, FAILURE),
+    (409, FAILURE),
+    (502, FAILURE),
+    (503, FAILURE),
+    (504, FAILURE),
+];
+const MISSING: &[(u16, Shape)] = &[(400, FAILURE)];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation {
+        methods: &[Method::GET],
+        path: "/health",
+        summary: "Whether the process answers",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::Json(Type::of::<Health>()))],
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/openapi.json",
+        summary: "This description",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::Any)],
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/session",
+        summary: "All sessions with their status",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::Json(Type::of::<Sessions<'static>>()))],
+    },
+    Operation {
+        methods: &[Method::DELETE],
+        path: "/session",
+        summary: "Refused: the id is missing",
+        takes: Takes::Nothing,
+        answers: MISSING,
+    },
+    Operation {
+        methods: &[Method::GET, Method::DELETE],
+        path: "/session/",
+        summary: "Refused: the id is missing",
+        takes: Takes::Nothing,
+        answers: MISSING,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/session/start",
+        summary: "Starts a session and shows its code as a page, which may stand in an iframe",
+        takes: Takes::Query(Type::of::<NamedSession>()),
+        answers: &[(200, Shape::PageOr(Type::of::<StartedBody>())), (409, FAILURE), (503, FAILURE), (504, FAILURE)],
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/session/start",
+        summary: "Starts a session and answers its code; the same one while nobody has scanned it",
+        takes: Takes::Body(Type::of::<NamedSession>()),
+        answers: &[(200, Shape::Json(Type::of::<StartedBody>())), (409, FAILURE), (503, FAILURE), (504, FAILURE)],
+    },
+    Operation {
+        methods: &[Method::DELETE],
+        path: "/session/start",
+        summary: "Deletes a session of that name; none can be made",
+        takes: Takes::Nothing,
+        answers: DELETE,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/session/logout",
+        summary: "Unlinks a session from its phone; an unknown one is a success too",
+        takes: Takes::Query(Type::of::<NamedSession>()),
+        answers: LOGOUT,
+    },
+    Operation {
+        methods: &[Method::POST, Method::PUT, Method::PATCH, Method::DELETE],
+        path: "/session/logout",
+        summary: "Unlinks a session from its phone; an unknown one is a success too",
+        takes: Takes::Either(Type::of::<NamedSession>()),
+        answers: LOGOUT,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/session/{session}",
+        summary: "One session with its account and connection",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::Json(Type::of::<Detail<'static>>())), (404, FAILURE)],
+    },
+    Operation {
+        methods: &[Method::DELETE],
+        path: "/session/{session}",
+        summary: "Unlinks a session where that is possible and forgets it; its name is free again",
+        takes: Takes::Nothing,
+        answers: DELETE,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/message/send-text",
+        summary: "Sends a text without showing the typing indicator first",
+        takes: Takes::Query(TEXT),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-text",
+        summary: "Sends a text after showing the typing indicator: 100 ms for each character, 5 s at most",
+        takes: Takes::Body(TEXT),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-image",
+        summary: "Sends a picture",
+        takes: Takes::File(Type::of::<schema::SendImage>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-document",
+        summary: "Sends a document",
+        takes: Takes::File(Type::of::<schema::SendDocument>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-video",
+        summary: "Sends a video",
+        takes: Takes::File(Type::of::<schema::SendVideo>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-sticker",
+        summary: "Sends a picture as a sticker",
+        takes: Takes::File(Type::of::<schema::SendSticker>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-audio",
+        summary: "Sends a sound or a voice note",
+        takes: Takes::File(Type::of::<schema::SendAudio>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-location",
+        summary: "Sends a place",
+        takes: Takes::Body(Type::of::<schema::SendLocation>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-contact",
+        summary: "Sends one contact or several",
+        takes: Takes::Body(Type::of::<schema::SendContact>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-poll",
+        summary: "Sends a poll",
+        takes: Takes::Body(Type::of::<schema::SendPoll>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/send-reaction",
+        summary: "Reacts to a message",
+        takes: Takes::Body(Type::of::<schema::SendReaction>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/edit",
+        summary: "Gives a message of this session a new text",
+        takes: Takes::Body(Type::of::<schema::Edit>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/message/delete",
+        summary: "Deletes a message for everyone",
+        takes: Takes::Body(Type::of::<schema::Delete>()),
+        answers: SEND,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/profile",
+        summary: "The picture and the about of an account or a group; 400 for what is not on WhatsApp",
+        takes: Takes::Body(Type::of::<schema::ProfileTarget>()),
+        answers: PROFILE,
+    },
+];

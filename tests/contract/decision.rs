@@ -1,0 +1,73 @@
+//! The reviewed table of what this gateway answers otherwise than the original, and why.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::golden::Setting;
+use super::pattern::body_matches;
+use super::wire::Answer;
+
+/// The table as it stands in `decisions.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Table {
+    /// The largest number of entries that each class may hold.
+    pub(crate) maxima: BTreeMap<Class, usize>,
+    #[serde(rename = "decision")]
+    pub(crate) decisions: Vec<Decision>,
+    /// Entries that no single request replays, with the test that does.
+    pub(crate) covered_by: BTreeMap<String, String>,
+}
+
+/// Why an answer may differ; there is no other reason.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Class {
+    /// The tolerance list and the orders of the issues ask for it.
+    Ordered,
+    /// The recorded answer is one of the engine that stood in for WhatsApp.
+    StandIn,
+    /// The recorded answer harms.
+    Security,
+}
+
+/// What is answered instead, for each of some entries.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Decision {
+    pub(crate) class: Class,
+    /// One sentence for the page of differences.
+    pub(crate) why: String,
+    /// Only with this `KEY`.
+    pub(crate) key: Option<String>,
+    /// Only with this `NODE_ENV`.
+    pub(crate) env: Option<String>,
+    pub(crate) status: u16,
+    /// The body as recorded ones are written; absent: empty.
+    #[serde(default)]
+    pub(crate) body: String,
+    /// Headers that the answer must have.
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) entries: Vec<String>,
+}
+
+impl Decision {
+    pub(crate) fn is_about(&self, entry: &str, setting: Setting) -> bool {
+        self.key.as_deref().is_none_or(|key| key == setting.key)
+            && self.env.as_deref().is_none_or(|env| env == setting.env)
+            && self.entries.iter().any(|name| name == entry)
+    }
+
+    pub(crate) fn accepts(&self, answer: &Answer) -> bool {
+        let header = |(name, value): (&String, &String)| {
+            answer.header(name).is_some_and(|given| body_matches(value, given, &[]))
+        };
+        self.status == answer.status && self.headers.iter().all(header) && body_matches(&self.body, &answer.body, &[])
+    }
+}
+
+pub(crate) fn table() -> Table {
+    toml::from_str(include_str!("decisions.toml")).unwrap()
+}

@@ -1,0 +1,139 @@
+//! Every recorded exchange of wa-gateway 4.7.1, replayed against this gateway over the simulator.
+//!
+//! `golden.json` holds requests and answers, `decisions.toml` each answer that differs, with its reason. An entry either
+//! gets the recorded answer or the decided one; none is left out.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
+
+mod decision;
+mod documents;
+mod files;
+mod golden;
+mod incoming;
+mod pattern;
+mod replay;
+mod stage;
+mod startup;
+mod wire;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use decision::{Class, Decision, Table};
+use golden::{Entry, SETTINGS, Setting};
+use replay::Outcome;
+
+/// Holds outcomes against the table; panics with every one that is neither the recorded nor the decided answer.
+fn judge(groups: &[&str], outcomes: &[Outcome]) {
+    let table = decision::table();
+    let mut problems = String::new();
+    let mut used: BTreeSet<(usize, &str)> = BTreeSet::new();
+    for outcome in outcomes.iter().filter(|outcome| !outcome.is_as_recorded) {
+        let name = outcome.entry.as_str();
+        let fits = |decision: &Decision| decision.is_about(name, outcome.setting) && decision.accepts(&outcome.answer);
+        match table.decisions.iter().position(fits) {
+            Some(at) => drop(used.insert((at, name))),
+            None => writeln!(problems, "{outcome}").unwrap(),
+        }
+    }
+    let played: BTreeSet<&str> = outcomes.iter().map(|outcome| outcome.entry.as_str()).collect();
+    for (at, decision) in table.decisions.iter().enumerate() {
+        for name in decision.entries.iter().filter(|name| played.contains(name.as_str())) {
+            if !used.contains(&(at, name.as_str())) {
+                writeln!(problems, "a decision that is not needed: {name}: {}", decision.why).unwrap();
+            }
+        }
+    }
+    if !problems.is_empty() {
+        let lines = outcomes.iter().filter(|outcome| !outcome.is_as_recorded).map(Outcome::to_json);
+        let report = format!("{}/{}.json", env!("CARGO_TARGET_TMPDIR"), groups.join("+"));
+        std::fs::write(&report, serde_json::Value::from_iter(lines).to_string()).unwrap();
+    }
+    assert!(problems.is_empty(), "neither as recorded nor as decided in decisions.toml:\n{problems}");
+}
+
+async fn replays(groups: &[&str]) {
+    let entries = golden::entries();
+    let runs = groups.iter().flat_map(|group| SETTINGS.map(|setting| (*group, setting)));
+    let mut outcomes = Vec::new();
+    // One gateway after the other: the tests of this binary run side by side already.
+    for (group, setting) in runs {
+        let asked: Vec<&Entry> =
+            entries.iter().filter(|entry| entry.group == group && entry.config.covers(setting)).collect();
+        outcomes.extend(replay::play(group, setting, &asked).await);
+    }
+    judge(groups, &outcomes);
+}
+
+macro_rules! replay {
+    ($($test:ident: $($group:literal),+;)+) => {
+        /// The groups that the tests below replay.
+        const REPLAYED: &[&str] = &[$($($group),+),+];
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                replays(&[$($group),+]).await;
+            }
+        )+
+    };
+}
+
+replay! {
+    routes_and_keys: "http", "auth-key";
+    sessions: "session", "documented", "restart";
+    starts: "start", "start-race", "start-flow", "offline";
+    logouts: "logout";
+    deletions: "delete";
+    sends: "send";
+    profiles: "profile";
+    files_of_the_gateway: "static";
+    dashboard: "dashboard";
+    webhooks: "webhook";
+}
+
+/// Every entry is replayed, or names a test that exists.
+#[test]
+fn no_entry_is_left_out() {
+    let table = decision::table();
+    for entry in golden::entries() {
+        let name = entry.name.as_str();
+        let Some(test) = table.covered_by.get(name) else {
+            let played = REPLAYED.contains(&entry.group.as_str());
+            let is_played = entry.is_asked() || replay::plays(&entry);
+            assert!(played && is_played, "{name} is neither replayed nor covered by a test");
+            continue;
+        };
+        let (file, function) = test.split_once("::").unwrap_or_else(|| panic!("{name}: {test} names no test"));
+        let source = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let stands = ["fn ", "test(\""].iter().any(|before| source.contains(&format!("{before}{function}")));
+        assert!(stands, "{name}: there is no {function} in {file}");
+    }
+}
+
+/// Decisions are about entries that exist, and no class has grown.
+#[test]
+fn the_classes_stay_within_their_maxima() {
+    let Table { maxima, decisions, .. } = decision::table();
+    let names: BTreeSet<String> = golden::entries().into_iter().map(|entry| entry.name).collect();
+    let mut classes: BTreeMap<Class, BTreeSet<&str>> = BTreeMap::new();
+    for decision in &decisions {
+        assert!(!decision.why.is_empty());
+        for entry in &decision.entries {
+            assert!(names.contains(entry), "{entry} is no entry of golden.json");
+            classes.entry(decision.class).or_default().insert(entry);
+        }
+    }
+    for (class, entries) in &classes {
+        println!("{class:?}: {} entries of {}", entries.len(), names.len());
+        assert!(entries.len() <= maxima[class], "{class:?} has grown to {}", entries.len());
+    }
+}
+
+#[test]
+fn every_setting_is_asked_for() {
+    for setting in SETTINGS {
+        let Setting { key, env } = setting;
+        assert!(golden::entries().iter().any(|entry| entry.config.covers(setting)), "{key} {env}");
+    }
+}

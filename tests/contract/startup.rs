@@ -1,0 +1,67 @@
+//! Entries about the process: its port, its settings file, its log.
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use super::wire;
+use super::world::eventually;
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+fn gateway(folder: &std::path::Path, variables: &[(&str, &str)]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wa-gateway"));
+    command.current_dir(folder).env_clear().envs(variables.iter().copied()).env("HOST", "127.0.0.1");
+    // Nothing is dialled: no session is started.
+    command.env("WHATSAPP_WS_URL", "ws://127.0.0.1:9/");
+    Process(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+async fn end(process: &mut Process) -> i32 {
+    let ended = || {
+        let status = process.0.try_wait().unwrap();
+        async move { status }
+    };
+    eventually("the process to end", ended).await.code().unwrap()
+}
+
+#[tokio::test]
+async fn a_taken_port_ends_it_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mut process = gateway(folder.path(), &[("KEY", "secret"), ("PORT", &port)]);
+    assert_eq!(end(&mut process).await, 1);
+}
+
+/// The original's log held query strings, keys included.
+#[tokio::test]
+async fn a_settings_file_is_read_the_environment_wins_and_the_log_keeps_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, other) = (free_port(), free_port());
+    std::fs::write(folder.path().join(".env"), format!("KEY=from-the-file\nPORT={other}\n")).unwrap();
+    let mut process =
+        gateway(folder.path(), &[("PORT", &port.to_string()), ("RUST_LOG", "wa_gateway=trace"), ("NO_COLOR", "1")]);
+    let up = || async { std::net::TcpStream::connect(("127.0.0.1", port)).ok() };
+    eventually("the gateway to listen", up).await;
+    let answer = wire::ask(port, "GET", "/session?key=from-the-file", &[], None).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(wire::ask(port, "GET", "/session?key=a-guess", &[], None).await.status, 401);
+    process.0.kill().unwrap();
+    let mut log = String::new();
+    process.0.stdout.take().unwrap().read_to_string(&mut log).unwrap();
+    process.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains(&format!("Server is running on port {port}")), "{log}");
+    assert!(!log.contains("from-the-file") && !log.contains("a-guess"), "{log}");
+}
