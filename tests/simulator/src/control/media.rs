@@ -107,7 +107,9 @@ async fn upload(
     }
     let object = intake.finish(&kind);
     if token != URL_SAFE_NO_PAD.encode(object.sha256) {
-        return wrong("an upload whose token is not the hash of its body", StatusCode::BAD_REQUEST);
+        let what =
+            format!("an upload of {:?} whose token is not the hash of its {} bytes", client.client, object.length);
+        return wrong(&what, StatusCode::BAD_REQUEST);
     }
     core.with(|state| {
         state.counters.media_uploads += 1;
