@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method, Response, redirect};
 use serde_json::{Value, json};
+use whatsapp_simulator::Phone;
+use whatsapp_simulator::phone::MediaInfo;
 
-use super::support::{KEY, STEP, TestGateway, encode, eventually};
+use super::support::{KEY, STEP, TestGateway, encode, eventually, picture};
 
 mod admin;
 mod laravel;
@@ -64,6 +66,21 @@ pub(crate) async fn json_of(response: Response) -> Value {
 pub(crate) async fn sent_id(response: Response) -> String {
     assert_eq!(response.status(), 200);
     json_of(response).await["data"]["key"]["id"].as_str().unwrap().to_owned()
+}
+
+/// What the customer got: what is told of the file, and the file.
+pub(crate) async fn attachment(customer: &Phone) -> (MediaInfo, Vec<u8>) {
+    let got = customer.next_message(STEP).await.unwrap();
+    let info = got.media().unwrap_or_else(|| panic!("no file in {got:?}"));
+    (info, customer.download(&got).unwrap())
+}
+
+pub(crate) fn photo() -> Vec<u8> {
+    picture(24, 16, image::ImageFormat::Jpeg)
+}
+
+pub(crate) fn pdf() -> Vec<u8> {
+    b"%PDF-1.4 an invoice".to_vec()
 }
 
 /// A bot that asks for things that are not there, and lives on webhooks.

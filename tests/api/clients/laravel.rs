@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::support::{STEP, TestGateway, encode};
-use super::{CUSTOMER, NUMBER, Program, json_of, sent_id};
+use super::super::support::{Files, STEP, TestGateway, encode};
+use super::{CUSTOMER, NUMBER, Program, attachment, json_of, pdf, photo, sent_id};
 
 /// An owner without a key, as this program sends none.
 async fn open_gateway() -> TestGateway {
@@ -28,6 +28,22 @@ async fn laravel_service() {
     let text = json!({ "session": session, "to": CUSTOMER, "text": "Pesanan siap" });
     assert!(service.post("/message/send-text", text).await.status().is_success());
     assert_eq!(customer.next_message(STEP).await.unwrap().text.as_deref(), Some("Pesanan siap"));
+
+    let files = Files::start().await;
+    let image_url = files.put("nota.jpg", "image/jpeg", photo());
+    let image = json!({ "session": session, "to": CUSTOMER, "text": "Nota", "image_url": image_url });
+    assert!(service.post("/message/send-image", image).await.status().is_success());
+    let (nota, bytes) = attachment(&customer).await;
+    assert_eq!(bytes, photo());
+    assert_eq!((nota.mimetype.as_deref(), nota.caption.as_deref()), (Some("image/jpeg"), Some("Nota")));
+    let document_url = files.put("unduh", "application/octet-stream", pdf());
+    let document = json!({
+        "session": session, "to": CUSTOMER, "text": "Faktur", "document_url": document_url, "document_name": "faktur 7.pdf",
+    });
+    assert!(service.post("/message/send-document", document).await.status().is_success());
+    let (invoice, bytes) = attachment(&customer).await;
+    assert_eq!(bytes, pdf());
+    assert_eq!((invoice.file_name.as_deref(), invoice.caption.as_deref()), (Some("faktur 7.pdf"), Some("Faktur")));
     gateway.finish().await;
 }
 
@@ -41,6 +57,20 @@ async fn queue_job() {
     let body = json!({ "session": "toko", "to": CUSTOMER, "text": "Tagihan", "is_group": false });
     sent_id(job.post("/message/send-text", body).await).await;
     assert_eq!(customer.next_message(STEP).await.unwrap().text.as_deref(), Some("Tagihan"));
+
+    let files = Files::start().await;
+    let (photo_url, pdf_url) =
+        (files.put("a.jpg", "image/jpeg", photo()), files.put("a.pdf", "application/pdf", pdf()));
+    let image = json!({ "session": "toko", "to": CUSTOMER, "text": "", "image_url": photo_url, "is_group": false });
+    let id = sent_id(job.post("/message/send-image", image).await).await;
+    assert_eq!(attachment(&customer).await.1, photo());
+    let document = json!({
+        "session": "toko", "to": CUSTOMER, "text": "", "document_url": pdf_url, "document_name": "a.pdf", "is_group": false,
+    });
+    assert_ne!(sent_id(job.post("/message/send-document", document).await).await, id);
+    let (file, bytes) = attachment(&customer).await;
+    assert_eq!((file.file_name.as_deref(), bytes), (Some("a.pdf"), pdf()));
+
     for (hopeless, part) in [
         (json!({ "session": "gone", "to": CUSTOMER, "text": "x", "is_group": false }), "Session does not exist"),
         (json!({ "session": "toko", "to": "", "text": "x", "is_group": false }), "\"to\""),
@@ -49,6 +79,23 @@ async fn queue_job() {
     ] {
         let refused = job.post("/message/send-text", hopeless.clone()).await;
         assert_eq!(refused.status(), 400, "{hopeless}");
+        let message = json_of(refused).await["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(part), "{message}");
+    }
+    for (path, hopeless, part) in [
+        (
+            "/message/send-image",
+            json!({ "session": "toko", "to": CUSTOMER, "text": "", "is_group": false }),
+            "image_url",
+        ),
+        (
+            "/message/send-document",
+            json!({ "session": "toko", "to": CUSTOMER, "text": "", "document_url": pdf_url, "is_group": false }),
+            "document_name",
+        ),
+    ] {
+        let refused = job.post(path, hopeless).await;
+        assert_eq!(refused.status(), 400, "{path}");
         let message = json_of(refused).await["message"].as_str().unwrap().to_owned();
         assert!(message.contains(part), "{message}");
     }

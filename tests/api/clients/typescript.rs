@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::support::{KEY, STEP, TestGateway};
-use super::{CUSTOMER, NUMBER, Program, json_of, sent_id};
+use super::super::support::{Files, KEY, STEP, TestGateway};
+use super::{CUSTOMER, NUMBER, Program, attachment, json_of, pdf, photo, sent_id};
 
 /// Sends its key twice, takes a redirect for a bad key, and logs out what already exists until it gets a code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,6 +63,34 @@ async fn typescript_client() {
     let text = json!({ "session": "main", "to": CUSTOMER, "text": "Hi" });
     sent_id(class.post("/message/send-text", text).await).await;
     assert_eq!(customer.next_message(STEP).await.unwrap().text.as_deref(), Some("Hi"));
+
+    let files = Files::start().await;
+    let image_url = files.put("photo.jpg", "image/jpeg", photo());
+    let image = json!({ "session": "main", "to": CUSTOMER, "text": "Look", "image_url": image_url });
+    sent_id(class.post("/message/send-image", image).await).await;
+    let (info, bytes) = attachment(&customer).await;
+    assert_eq!((info.caption.as_deref(), bytes), (Some("Look"), photo()));
+    let document_url = files.put("terms.pdf", "application/pdf", pdf());
+    let document = json!({
+        "session": "main", "to": CUSTOMER, "text": "Read", "document_url": document_url, "document_name": "Terms.pdf",
+    });
+    sent_id(class.post("/message/send-document", document).await).await;
+    let (info, bytes) = attachment(&customer).await;
+    assert_eq!((info.file_name.as_deref(), bytes), (Some("Terms.pdf"), pdf()));
+
+    // Its number check: an error of any kind means that the number is not on WhatsApp.
+    let check = async |number: &str| {
+        let target = format!("{number}@s.whatsapp.net");
+        class.post("/profile", json!({ "session": "main", "target": target })).await
+    };
+    let known = check(CUSTOMER).await;
+    assert_eq!(known.status(), 200);
+    let shown = json_of(known).await["data"].clone();
+    assert_eq!(shown.as_object().unwrap().keys().collect::<Vec<_>>(), ["profilePictureUrl", "status"]);
+    let unknown = check("6289999999999").await;
+    assert_eq!(unknown.status(), 400);
+    assert_eq!(json_of(unknown).await["message"], "Target is not registered");
+
     let out = class.post("/session/logout", json!({ "session": "main" })).await;
     assert_eq!(json_of(out).await, json!({ "data": "success" }));
     let deleted = class.delete("/session/main").await;

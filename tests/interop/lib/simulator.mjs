@@ -143,6 +143,11 @@ export class Simulator {
     return this.get(`/devices?phone=${phone}`)
   }
 
+  /** The phone logs all its companions out. */
+  async unlinkAll(phone) {
+    for (const { device } of await this.devices(phone)) await this.post('/unlink', { phone, device })
+  }
+
   features() {
     return this.get('/features')
   }
