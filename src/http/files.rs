@@ -182,6 +182,31 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_from_the_future_is_not_believed() {
+        for (date, is_false) in
+            [("Wed, 21 Oct 2099 07:28:00 GMT", true), ("Wed, 21 Oct 2015 07:28:00 GMT", false), ("soon", false)]
+        {
+            let headers = HeaderMap::from_iter([(header::IF_MODIFIED_SINCE, HeaderValue::from_static(date))]);
+            assert_eq!(is_from_the_future(&headers), is_false, "{date}");
+        }
+    }
+
+    #[tokio::test]
+    async fn slashes_in_front_do_not_lead_out_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let media = folder.path().join("media");
+        std::fs::create_dir(&media).unwrap();
+        std::fs::write(media.join("a.jpg"), "abc").unwrap();
+        std::fs::write(folder.path().join("secret"), "outside").unwrap();
+        let outside = folder.path().join("secret").display().to_string();
+        for (name, size) in
+            [("a.jpg", Some(3)), ("/a.jpg", Some(3)), ("//a.jpg", Some(3)), (outside.as_str(), None), ("/", None)]
+        {
+            assert_eq!(find(&media, name).await.map(|(_, size)| size), size, "{name}");
+        }
+    }
+
+    #[test]
     fn one_range_of_bytes_is_used_and_others_are_ignored() {
         for (range, used) in [
             ("bytes=0-0", Some(Forward)),
