@@ -162,6 +162,7 @@ impl WhatsApp {
     }
 
     /// Builds a connection over a session's stored device and begins to dial; it goes on dialling until closed or ended.
+    /// Once `cut` is cancelled nothing leaves on it any more, not even what the library has ready.
     ///
     /// # Errors
     /// When the store can't be read or written.
@@ -171,10 +172,11 @@ impl WhatsApp {
         commit: Commit,
         signals: mpsc::Sender<Signal>,
         late: mpsc::Sender<Vec<Received>>,
+        cut: &CancellationToken,
         tracker: &TaskTracker,
     ) -> anyhow::Result<(Connection, Lease)> {
         let shared = Arc::clone(&self.0);
-        let link = Arc::new(Link::default());
+        let link = Arc::new(Link::new(cut.child_token()));
         let store = Arc::new(PersistenceManager::new(backend).await.context("the device can't be loaded")?);
         let client = Client::builder()
             .with_runtime_arc(Arc::clone(&shared.runtime))
@@ -225,6 +227,7 @@ impl WhatsApp {
         );
         let (run, lease) = (CancellationToken::new(), CancellationToken::new());
         let (looping, ended, dropped) = (Arc::clone(&client), run.clone().drop_guard(), lease.clone());
+        let abandoned = Arc::clone(&link);
         tracker.spawn(async move {
             tokio::select! {
                 () = looping.run() => {}
@@ -232,6 +235,7 @@ impl WhatsApp {
                 () = dropped.cancelled() => {
                     let _stalled = tokio::time::timeout(ABANDON, looping.disconnect()).await;
                     looping.signal_shutdown_sync();
+                    abandoned.cut();
                 }
             }
             drop(ended);
@@ -382,12 +386,13 @@ impl Connection {
         tokio::time::timeout(limit, poll).await.is_ok()
     }
 
-    /// Closes the connection, flushing what is to be kept; past the limit it is dropped as it is.
+    /// Closes the connection, flushing what is to be kept; past the limit it is dropped as it is. Nothing leaves after it.
     pub async fn close(&self, limit: Duration) {
         if tokio::time::timeout(limit, self.client.disconnect()).await.is_err() {
             tracing::warn!(limit_ms = limit.as_millis(), "the connection did not close in time");
         }
         self.client.signal_shutdown_sync();
+        self.link.cut();
         self.acks.clear();
     }
 }

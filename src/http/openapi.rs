@@ -60,6 +60,12 @@ enum Shape {
     Any,
     /// A page with the code, or JSON once there is none to scan.
     PageOr(Type),
+    /// A page for people.
+    Page,
+    /// The bytes of a file, of its own type.
+    File,
+    /// Nothing.
+    Empty,
 }
 
 /// A type that stands below `components/schemas`.
@@ -110,7 +116,7 @@ fn document(endpoints: &[Endpoint]) -> Value {
     let mut paths: Map<String, Value> = Map::new();
     let mut schemas = BTreeMap::new();
     Type::of::<Failure>().collect(&mut schemas);
-    for endpoint in endpoints {
+    for endpoint in api(endpoints) {
         let Some(operation) = find(endpoint) else { continue };
         let described = operation.describe(endpoint, &mut schemas);
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
@@ -136,6 +142,11 @@ fn document(endpoints: &[Endpoint]) -> Value {
             },
         },
     })
+}
+
+/// Without what only the dashboard's own pages ask.
+fn api(endpoints: &[Endpoint]) -> impl Iterator<Item = &Endpoint> {
+    endpoints.iter().filter(|endpoint| endpoint.scope != Scope::Dashboard)
 }
 
 /// The description of an endpoint; HEAD is described with its GET.
@@ -219,7 +230,10 @@ impl Shape {
         let description = match status {
             200 => "Done",
             206 => "A part of the file",
-            302 | 303 => "Go there",
+            302 => "Go to the address in `location`",
+            304 => "Not changed",
+            416 => "The file has no such part",
+            429 => "Too many wrong keys; `retry-after` says when to come back",
             404 => "Not found",
             409 => "Not in the state that this needs",
             502 => "WhatsApp refused, or the connection failed",
@@ -240,6 +254,9 @@ impl Shape {
                 content["text/html"] = page();
                 json!({ "description": description, "content": content })
             }
+            Self::Page => json!({ "description": description, "content": { "text/html": page() } }),
+            Self::File => json!({ "description": description, "content": { "*/*": {} } }),
+            Self::Empty => json!({ "description": description }),
         }
     }
 }
@@ -259,7 +276,7 @@ pub(super) mod tests {
 
     /// Every endpoint of the table is described, and nothing else.
     pub(in crate::http) fn agree(endpoints: &[Endpoint]) {
-        for endpoint in endpoints {
+        for endpoint in api(endpoints) {
             assert!(find(endpoint).is_some(), "{} {} is not described", endpoint.method, endpoint.path);
         }
         for operation in OPERATIONS {

@@ -436,7 +436,8 @@ async fn the_table_and_the_description_agree() {
     assert_eq!(document["openapi"], "3.1.0");
     let described = document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap());
     let operations: Vec<_> = described.collect();
-    assert_eq!(operations.len(), served.len());
+    // The dashboard's pages are no API.
+    assert_eq!(operations.len(), served.iter().filter(|endpoint| endpoint.scope != Scope::Dashboard).count());
     let mut ids: Vec<&str> = Vec::new();
     for (method, operation) in operations {
         let id = operation["operationId"].as_str().unwrap();

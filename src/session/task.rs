@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -134,13 +134,12 @@ impl Task {
         self.entry.set_state(if paired { State::Connecting } else { State::Starting }).await;
         let (signals, signals_in) = mpsc::channel(SIGNALS);
         let (late, late_in) = mpsc::channel(LATE);
-        let (failed, lost) = (backend.failed(), backend.lost());
-        let (connection, lease) = self
-            .manager
-            .whatsapp
-            .connect(Arc::clone(&backend) as _, self.commit(&backend), signals, late, &self.manager.tracker)
-            .await?;
-        Ok((connection, backend, Inputs { signals: signals_in, late: late_in, lost, failed }, lease))
+        let lost = backend.lost();
+        let (commit, cut, tracker) = (self.commit(&backend), backend.failed(), &self.manager.tracker);
+        let whatsapp = &self.manager.whatsapp;
+        let (connection, lease) =
+            whatsapp.connect(Arc::clone(&backend) as _, commit, signals, late, &cut, tracker).await?;
+        Ok((connection, backend, Inputs { signals: signals_in, late: late_in, lost, failed: cut }, lease))
     }
 
     /// The closure that makes messages durable before WhatsApp is told of their arrival.
@@ -189,7 +188,8 @@ impl Task {
                 None
             }
             Outcome::StoreFailed => {
-                // The ratchets in memory are ahead of the store: nothing of them may be written any more.
+                // The link is cut already. The ratchets in memory are ahead of the store: nothing of them may be written
+                // any more.
                 backend.close().await;
                 connection.close(CLOSE_FAST).await;
                 Some(Outcome::StoreFailed)
@@ -307,7 +307,7 @@ struct Inputs {
     signals: mpsc::Receiver<Signal>,
     late: mpsc::Receiver<Vec<Received>>,
     lost: mpsc::Receiver<Lost>,
-    failed: watch::Receiver<bool>,
+    failed: CancellationToken,
 }
 
 /// The events of received messages, named as this session's.
@@ -350,7 +350,8 @@ pub(super) async fn unlink_deleted(manager: &Manager, backend: &Arc<SessionBacke
     let (signals, _signals_in) = mpsc::channel(SIGNALS);
     let (late, _late_in) = mpsc::channel(LATE);
     let refuse: Commit = Arc::new(|_received| Box::pin(async { Err(anyhow!("the session is being deleted")) }));
-    let connected = manager.whatsapp.connect(Arc::clone(backend) as _, refuse, signals, late, &manager.tracker).await;
+    let (whatsapp, cut) = (&manager.whatsapp, backend.failed());
+    let connected = whatsapp.connect(Arc::clone(backend) as _, refuse, signals, late, &cut, &manager.tracker).await;
     let Ok((connection, _lease)) = connected else { return false };
     let login = tokio::select! {
         () = manager.token.cancelled() => false,

@@ -6,8 +6,10 @@
 //! the engine never reorders it before an earlier write.
 //!
 //! A failed read or write poisons the backend: the library nacks messages whose keys it can't read, and after a failed
-//! write its ratchet has moved on in memory, and a later flush of it must not reach the store. The session task sees that in [`SessionBackend::failed`], closes the connection and drops the client;
-//! a new backend over the same namespace starts from what is stored.
+//! write its ratchet has moved on in memory, and a later flush of it must not reach the store. The token of
+//! [`SessionBackend::failed`] is cancelled before the library hears of the failure: the connection, which holds it, lets
+//! nothing out from then on, and the session task closes it and drops the client. A new backend over the same namespace
+//! starts from what is stored.
 
 mod app_sync;
 mod device;
@@ -25,7 +27,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, RwLock, mpsc, watch};
+use tokio::sync::{Mutex, RwLock, mpsc};
+use tokio_util::sync::CancellationToken;
 use whatsapp_rust::wacore::store::error::{Result, StoreError};
 
 pub use inbound::Lost;
@@ -45,7 +48,7 @@ pub struct SessionBackend {
     kv: RwLock<Option<Arc<dyn Kv>>>,
     ns: Namespace,
     fence: Option<u64>,
-    failed: watch::Sender<bool>,
+    failed: CancellationToken,
     lid_mappings: Mutex<()>,
     tc_tokens: Mutex<()>,
     sent_messages: Mutex<()>,
@@ -63,9 +66,6 @@ struct Busy {
     at: Option<Instant>,
     several_until: Option<Instant>,
 }
-
-/// How long a failed read is held back: longer than the session task takes to cut the connection.
-const HELD_BACK: Duration = Duration::from_secs(3);
 
 /// Rows of two chats within so long are traffic at the same time.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -90,7 +90,7 @@ impl SessionBackend {
             kv: RwLock::new(Some(kv)),
             ns,
             fence,
-            failed: watch::Sender::new(false),
+            failed: CancellationToken::new(),
             lid_mappings: Mutex::new(()),
             tc_tokens: Mutex::new(()),
             sent_messages: Mutex::new(()),
@@ -101,9 +101,10 @@ impl SessionBackend {
         })
     }
 
-    /// Turns `true` when a write failed: the client built on this backend must be dropped, and its connection closed unacked.
-    pub fn failed(&self) -> watch::Receiver<bool> {
-        self.failed.subscribe()
+    /// Cancelled when a read or a write failed, before its caller knows: whatever would be said to WhatsApp from then on may
+    /// be untrue, and the client built on this backend must be dropped.
+    pub fn failed(&self) -> CancellationToken {
+        self.failed.clone()
     }
 
     /// Refuses everything from now on, and returns when no write is under way: after it nothing of this session can come back into
@@ -130,7 +131,7 @@ impl SessionBackend {
                 Err(closed) => Err(closed),
             }
         };
-        self.read(read).await
+        self.read(read)
     }
 
     async fn get_many(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>> {
@@ -141,7 +142,7 @@ impl SessionBackend {
                 Err(closed) => Err(closed),
             }
         };
-        self.read(read).await
+        self.read(read)
     }
 
     async fn range(&self, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>> {
@@ -152,19 +153,16 @@ impl SessionBackend {
                 Err(closed) => Err(closed),
             }
         };
-        self.read(read).await
+        self.read(read)
     }
 
-    /// Holds a failed read back until the session task had the time to cut the connection: the library answers it with a
-    /// nack, and WhatsApp takes a message that is refused so for handled. Must be called without `kv` locked.
-    async fn read<T>(&self, read: Result<T>) -> Result<T> {
-        if let Err(StoreError::Database(error)) = &read {
-            if !matches!(error.downcast_ref::<Refused>(), Some(Refused::Closed)) {
-                self.poison();
-            }
-            if *self.failed.borrow() {
-                tokio::time::sleep(HELD_BACK).await;
-            }
+    /// A failed read poisons too: the library answers it with a nack, and WhatsApp takes a message that is refused so for
+    /// handled.
+    fn read<T>(&self, read: Result<T>) -> Result<T> {
+        if let Err(StoreError::Database(error)) = &read
+            && !matches!(error.downcast_ref::<Refused>(), Some(Refused::Closed))
+        {
+            self.poison();
         }
         read
     }
@@ -185,7 +183,7 @@ impl SessionBackend {
         }
         let kv = self.kv.read().await;
         let kv = open(kv.as_ref())?;
-        if *self.failed.borrow() {
+        if self.failed.is_cancelled() {
             return Err(StoreError::Database(Box::new(Refused::Failed)));
         }
         batch.fence = self.fence;
@@ -218,7 +216,7 @@ impl SessionBackend {
 
     /// Marks the backend failed, as a failed write does: for writes beside it that belong to the same step.
     pub fn poison(&self) {
-        self.failed.send_replace(true);
+        self.failed.cancel();
     }
 
     async fn put(&self, key: Bytes, value: Bytes) -> Result<()> {

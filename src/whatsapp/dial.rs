@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_websockets::ClientBuilder;
 use whatsapp_rust::async_channel;
 use whatsapp_rust::transport::{Transport, TransportEvent, TransportFactory, from_websocket};
@@ -74,8 +75,10 @@ fn tls_connector(extra_root: Option<&[u8]>) -> anyhow::Result<TlsConnector> {
 }
 
 /// What is known of a session's stream at this moment; read by status, written by the stream itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Link {
+    /// Cancelled: no byte leaves any more, and no stream is dialled.
+    cut: CancellationToken,
     /// The stream that is in use, by number; 0: none. An older stream's late end must not close a newer one.
     open: AtomicU64,
     /// The number of the last stream that was dialled.
@@ -85,6 +88,20 @@ pub(super) struct Link {
 }
 
 impl Link {
+    pub(super) fn new(cut: CancellationToken) -> Self {
+        Self { cut, open: AtomicU64::default(), last: AtomicU64::default(), unanswered_ms: AtomicI64::default() }
+    }
+
+    /// Ends the stream at once and for good.
+    pub(super) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Waits until it is cut.
+    pub(super) async fn until_cut(&self) {
+        self.cut.cancelled().await;
+    }
+
     /// Whether the stream is there, as far as this end can know.
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire) != 0
@@ -127,6 +144,9 @@ impl Dial {
     }
 
     async fn dial(&self) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+        if self.link.cut.is_cancelled() {
+            bail!("the session has given this connection up");
+        }
         let Endpoint { uri, host, port, tls } = &self.endpoint;
         let tcp =
             TcpStream::connect((host.as_ref(), *port)).await.with_context(|| format!("can't connect to {host}"))?;
@@ -150,8 +170,14 @@ impl Dial {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let number = self.link.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let watched =
-            Watched { inner: stream, number, link: Arc::clone(&self.link), signals: self.signals.clone(), stall: None };
+        let watched = Watched {
+            inner: stream,
+            number,
+            link: Arc::clone(&self.link),
+            signals: self.signals.clone(),
+            cut: Box::pin(self.link.cut.clone().cancelled_owned()),
+            stall: None,
+        };
         let (websocket, _response) = ClientBuilder::from_uri(uri.clone())
             .add_header(http::header::ORIGIN, http::HeaderValue::from_static(ORIGIN))?
             .connect_on(watched)
@@ -177,12 +203,14 @@ impl TransportFactory for Dial {
     }
 }
 
-/// A stream that reports its end and does not let a write stall for ever.
+/// A stream that reports its end, does not let a write stall for ever, and lets nothing out once it is cut.
 struct Watched<S> {
     inner: S,
     number: u64,
     link: Arc<Link>,
     signals: mpsc::Sender<Signal>,
+    /// Wakes the reader, so that the library hears of the cut at once.
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     stall: Option<Pin<Box<Sleep>>>,
 }
 
@@ -193,6 +221,14 @@ impl<S> Watched<S> {
         if self.link.open.compare_exchange(self.number, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let _full = self.signals.try_send(Signal::LinkDown);
         }
+    }
+
+    /// What a write gets once the link is cut.
+    fn refusal(&self) -> Option<io::Error> {
+        self.link.cut.is_cancelled().then(|| {
+            self.closed();
+            cut_off()
+        })
     }
 
     fn guard_write<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -218,6 +254,10 @@ impl<S> Watched<S> {
     }
 }
 
+fn cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the session has given this connection up")
+}
+
 impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
         self.closed();
@@ -226,6 +266,10 @@ impl<S> Drop for Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            self.closed();
+            return Poll::Ready(Err(cut_off()));
+        }
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.inner).poll_read(context, buf);
         match &poll {
@@ -241,6 +285,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.refusal() {
+            return Poll::Ready(Err(error));
+        }
         let poll = Pin::new(&mut self.inner).poll_write(context, bytes);
         if matches!(poll, Poll::Ready(Ok(_))) {
             self.link.written(self.number);
@@ -263,6 +310,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.refusal() {
+            return Poll::Ready(Err(error));
+        }
         let poll = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
         if matches!(poll, Poll::Ready(Ok(_))) {
             self.link.written(self.number);
@@ -272,5 +322,54 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    fn watched(token: &CancellationToken) -> (Watched<DuplexStream>, DuplexStream, mpsc::Receiver<Signal>) {
+        let (near, far) = tokio::io::duplex(64);
+        let link = Arc::new(Link::new(token.child_token()));
+        link.open.store(1, Ordering::Release);
+        let (signals, received) = mpsc::channel(1);
+        let cut = Box::pin(link.cut.clone().cancelled_owned());
+        (Watched { inner: near, number: 1, link, signals, cut, stall: None }, far, received)
+    }
+
+    #[tokio::test]
+    async fn nothing_leaves_once_it_is_cut() {
+        let token = CancellationToken::new();
+        let (mut stream, mut far, mut signals) = watched(&token);
+        stream.write_all(b"before").await.unwrap();
+        token.cancel();
+        assert_eq!(stream.write_all(b"after").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert!(!stream.link.is_open());
+        assert_eq!(signals.try_recv(), Ok(Signal::LinkDown));
+        drop(stream);
+        let mut left = Vec::new();
+        far.read_to_end(&mut left).await.unwrap();
+        assert_eq!(left, b"before");
+        assert!(signals.try_recv().is_err(), "its end is told once");
+    }
+
+    #[tokio::test]
+    async fn a_cut_wakes_who_reads() {
+        let token = CancellationToken::new();
+        let (mut stream, _far, _signals) = watched(&token);
+        let cutting = Arc::clone(&stream.link);
+        let read = tokio::time::timeout(Duration::from_secs(10), async {
+            let mut byte = [0];
+            let (read, ()) = tokio::join!(stream.read(&mut byte), async {
+                tokio::task::yield_now().await;
+                cutting.cut();
+            });
+            read
+        });
+        assert_eq!(read.await.expect("it is woken").unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert!(!token.is_cancelled(), "only this connection was given up");
     }
 }

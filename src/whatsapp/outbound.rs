@@ -22,6 +22,8 @@ pub use upload::Open;
 
 /// A look-up of a number takes no longer; past it the send goes on unchecked.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A send over a connection that was given up may take so long to tell by itself what became of it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long "is on WhatsApp" is believed.
 const KNOWN_FOR: Duration = Duration::from_hours(24);
 /// How long "is not on WhatsApp" is believed: short, since people join.
@@ -226,7 +228,7 @@ impl Connection {
         getrandom::fill(&mut secret).map_err(|error| OutboundError::Connection(error.into()))?;
         let composed = compose::compose(&sent, secret);
         let (_expected, acknowledged) = self.acks.expect(id);
-        let outcome = tokio::time::timeout_at(deadline, async {
+        let work = tokio::time::timeout_at(deadline, async {
             let options = SendOptions::default().with_message_id(id);
             self.client.send_message_with_options(jid, composed, options).await.map_err(|error| {
                 match error.server_rejection() {
@@ -236,8 +238,16 @@ impl Connection {
             })?;
             // A closed channel: the connection went away before the acknowledgement.
             acknowledged.await.map_err(|_closed| OutboundError::Unacknowledged)
-        })
-        .await;
+        });
+        // The library may wait long for answers that a given-up connection can't bring.
+        let given_up = async {
+            self.link.until_cut().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = given_up => return Err(OutboundError::Unacknowledged),
+        };
         let ack = outcome.map_err(|_elapsed| OutboundError::Unacknowledged)??;
         if let Some(code) = ack.error {
             return Err(OutboundError::Refused(code));

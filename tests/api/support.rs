@@ -293,6 +293,11 @@ pub(crate) fn base_settings(simulator: &Simulator, receiver: &Receiver, folder: 
 }
 
 async fn bind(settings: &[(String, String)]) -> Gateway {
+    // With RUST_LOG set, tests tell what goes on in the gateway.
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
+        let _another_test_did =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    }
     let config = Config::from_vars(settings.iter().cloned()).unwrap();
     Gateway::bind(config).await.unwrap()
 }

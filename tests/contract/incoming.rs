@@ -40,7 +40,7 @@ pub(crate) async fn receive(stage: &Stage, entry: &Entry) -> Outcome {
         let before = stage.world.hooks(MESSAGES).len();
         arrive(stage, entry).await;
         let hook = stage.hook(MESSAGES, before, |_| true).await;
-        let is_marker = hook.as_ref().is_some_and(|hook| text_of(hook) == Value::from("marker"));
+        let is_marker = hook.as_ref().is_some_and(|hook| text_of(hook) == "marker");
         return outcome(stage, entry, hook, is_marker, "not reported".to_owned());
     };
     let body = stage.fill(request.body.as_deref().unwrap_or_default());
@@ -108,7 +108,7 @@ async fn arrive(stage: &Stage, entry: &Entry) {
             for text in ["one", "two", "three"] {
                 sender.says(&own, text).await.unwrap();
             }
-            let has_text = |text: &'static str| move |hook: &Hook| text_of(hook) == Value::from(text);
+            let has_text = |text: &'static str| move |hook: &Hook| text_of(hook) == text;
             assert!(stage.hook(MESSAGES, 0, has_text("three")).await.is_some(), "all of a batch are reported");
         }
         name => drop(sender.sends_message(&own, sent(name, Some((stage, &sender))).unwrap()).await.unwrap()),
@@ -127,7 +127,7 @@ fn sent(name: &str, stage: Option<(&Stage, &Phone)>) -> Option<wa::Message> {
     use wa::message as m;
     let text = |text: &str| Some(text.to_owned());
     let point = (Some(-6.2), Some(106.8));
-    let wrapped = |message: wa::Message| some(m::FutureProofMessage { message: some(message), ..Default::default() });
+    let wrapped = |message: wa::Message| some(m::FutureProofMessage { message: some(message) });
     let upload = |kind: MediaType| stage.map(|(stage, _)| Uploaded::new(stage, kind)).unwrap_or_default();
     let mut message = wa::Message::default();
     match name {

@@ -48,7 +48,7 @@ fn judge(groups: &[&str], outcomes: &[Outcome]) {
     if !problems.is_empty() {
         let lines = outcomes.iter().filter(|outcome| !outcome.is_as_recorded).map(Outcome::to_json);
         let report = format!("{}/{}.json", env!("CARGO_TARGET_TMPDIR"), groups.join("+"));
-        std::fs::write(&report, serde_json::Value::from_iter(lines).to_string()).unwrap();
+        std::fs::write(&report, lines.collect::<serde_json::Value>().to_string()).unwrap();
     }
     assert!(problems.is_empty(), "neither as recorded nor as decided in decisions.toml:\n{problems}");
 }

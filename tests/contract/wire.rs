@@ -1,5 +1,6 @@
 //! One request on a raw socket, so that nothing is tidied on its way.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -32,10 +33,10 @@ pub(crate) async fn ask(
 ) -> Answer {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost:5001\r\nConnection: close\r\n");
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        write!(head, "{name}: {value}\r\n").unwrap();
     }
     if let Some(body) = body {
-        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        write!(head, "Content-Length: {}\r\n", body.len()).unwrap();
     }
     let request = format!("{head}\r\n{}", body.unwrap_or_default());
     let exchange = async {

@@ -12,6 +12,7 @@ use wa_gateway::store::{Batch, KeyRange, Kv, KvError, Namespace};
 pub(crate) struct Faulty {
     inner: Arc<dyn Kv>,
     pub(crate) fail_writes: AtomicBool,
+    pub(crate) fail_reads: AtomicBool,
     pub(crate) conflict_writes: AtomicBool,
     /// Changes (writes and drops) still let through; the ones after fail.
     pub(crate) changes_left: AtomicUsize,
@@ -22,9 +23,14 @@ impl Faulty {
         Arc::new(Self {
             inner,
             fail_writes: AtomicBool::new(false),
+            fail_reads: AtomicBool::new(false),
             conflict_writes: AtomicBool::new(false),
             changes_left: AtomicUsize::new(usize::MAX),
         })
+    }
+
+    fn read(&self) -> Result<(), KvError> {
+        if self.fail_reads.load(Ordering::SeqCst) { Err(KvError::engine("told to fail")) } else { Ok(()) }
     }
 
     fn change(&self) -> Result<(), KvError> {
@@ -39,12 +45,15 @@ impl Faulty {
 #[async_trait]
 impl Kv for Faulty {
     async fn get(&self, ns: &Namespace, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.read()?;
         self.inner.get(ns, key).await
     }
     async fn get_many(&self, ns: &Namespace, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, KvError> {
+        self.read()?;
         self.inner.get_many(ns, keys).await
     }
     async fn range(&self, ns: &Namespace, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+        self.read()?;
         self.inner.range(ns, range).await
     }
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {

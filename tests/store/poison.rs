@@ -14,6 +14,7 @@ use crate::faulty::Faulty;
 
 over_both!(
     a_failed_write_ends_all_writes_of_that_backend,
+    a_failed_read_is_known_before_its_reader_hears_of_it,
     a_newer_owner_ends_all_writes,
     conditions_that_never_hold_end_all_writes,
     nothing_comes_back_after_close,
@@ -22,8 +23,8 @@ over_both!(
 const DEADLINE: Duration = Duration::from_secs(10);
 
 async fn told(backend: &SessionBackend) {
-    let mut failed = backend.failed();
-    tokio::time::timeout(DEADLINE, failed.wait_for(|failed| *failed)).await.expect("the failure is signalled").unwrap();
+    let failed = backend.failed();
+    tokio::time::timeout(DEADLINE, failed.cancelled()).await.expect("the failure is signalled");
 }
 
 async fn a_failed_write_ends_all_writes_of_that_backend(home: Home) {
@@ -33,7 +34,7 @@ async fn a_failed_write_ends_all_writes_of_that_backend(home: Home) {
     let backend = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
     let other = SessionBackend::new(Arc::clone(&kv), Namespace::credentials("v"), None);
     backend.put_session("a@lid.0", b"one").await.unwrap();
-    assert!(!*backend.failed().borrow());
+    assert!(!backend.failed().is_cancelled());
 
     faulty.fail_writes.store(true, Ordering::SeqCst);
     backend.put_sessions_batch(&[("a@lid.0".into(), Bytes::from_static(b"two"))]).await.unwrap_err();
@@ -45,12 +46,31 @@ async fn a_failed_write_ends_all_writes_of_that_backend(home: Home) {
     backend.remove_prekey(1).await.unwrap_err();
     backend.store_sent_message("c", "id", b"x").await.unwrap_err();
     assert_eq!(backend.get_session("a@lid.0").await.unwrap().as_deref(), Some(&b"one"[..]), "reads go on");
-    assert!(!*other.failed().borrow(), "other sessions go on");
+    assert!(!other.failed().is_cancelled(), "other sessions go on");
     other.put_session("a@lid.0", b"one").await.unwrap();
 
     let fresh = SessionBackend::new(kv, ns, None);
     fresh.put_session("a@lid.0", b"again").await.unwrap();
     assert_eq!(fresh.get_session("a@lid.0").await.unwrap().as_deref(), Some(&b"again"[..]));
+}
+
+async fn a_failed_read_is_known_before_its_reader_hears_of_it(home: Home) {
+    let faulty = Faulty::new(home.open().await);
+    let ns = Namespace::credentials("u");
+    let failing = || {
+        let backend = SessionBackend::new(faulty.clone(), ns.clone(), None);
+        faulty.fail_reads.store(true, Ordering::SeqCst);
+        backend
+    };
+    let backend = failing();
+    backend.get_session("a@lid.0").await.unwrap_err();
+    assert!(backend.failed().is_cancelled());
+    let backend = failing();
+    backend.load_prekeys_batch(&[1, 2]).await.unwrap_err();
+    assert!(backend.failed().is_cancelled());
+    faulty.fail_reads.store(false, Ordering::SeqCst);
+    backend.put_session("a@lid.0", b"late").await.unwrap_err();
+    assert_eq!(backend.get_session("a@lid.0").await.unwrap(), None, "nothing was written");
 }
 
 async fn a_newer_owner_ends_all_writes(home: Home) {
@@ -63,7 +83,7 @@ async fn a_newer_owner_ends_all_writes(home: Home) {
     old.put_session("a@lid.0", b"late").await.unwrap_err();
     told(&old).await;
     assert_eq!(new.get_session("a@lid.0").await.unwrap().as_deref(), Some(&b"new"[..]));
-    assert!(!*new.failed().borrow());
+    assert!(!new.failed().is_cancelled());
 }
 
 async fn conditions_that_never_hold_end_all_writes(home: Home) {
@@ -85,6 +105,6 @@ async fn nothing_comes_back_after_close(home: Home) {
     backend.put_session("a@lid.0", b"late").await.unwrap_err();
     backend.create().await.unwrap_err();
     assert!(!kv.namespaces().await.unwrap().contains(&ns));
-    assert!(!*backend.failed().borrow(), "closing is not failing");
+    assert!(!backend.failed().is_cancelled(), "closing is not failing");
     kv.write(&ns, Batch::new().put("a", "1")).await.unwrap();
 }

@@ -23,6 +23,8 @@ const PROFILE: &[(u16, Shape)] = &[
     (503, FAILURE),
     (504, FAILURE),
 ];
+const FILE: &[(u16, Shape)] =
+    &[(200, Shape::File), (206, Shape::File), (304, Shape::Empty), (404, FAILURE), (412, Shape::Empty), (416, FAILURE)];
 const MISSING: &[(u16, Shape)] = &[(400, FAILURE)];
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -39,6 +41,34 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "This description",
         takes: Takes::Nothing,
         answers: &[(200, Shape::Any)],
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/media/{*name}",
+        summary: "A received file, by the name that its webhook told; ranges and conditions are understood",
+        takes: Takes::Nothing,
+        answers: FILE,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/assets/{*path}",
+        summary: "A file of the dashboard's pages",
+        takes: Takes::Nothing,
+        answers: FILE,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/auth/login",
+        summary: "The dashboard's page to sign in",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::Page), (302, Shape::Empty)],
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/auth/login",
+        summary: "Signs in to the dashboard with a key; a wrong one gets the page again",
+        takes: Takes::File(Type::of::<schema::SignIn>()),
+        answers: &[(200, Shape::Page), (302, Shape::Empty), (403, FAILURE), (429, Shape::Page), (503, Shape::Page)],
     },
     Operation {
         methods: &[Method::GET],

@@ -207,3 +207,11 @@ struct About {
     status: String,
     set_at: String,
 }
+
+/// What the dashboard's login page sends.
+#[derive(ToSchema)]
+pub(super) struct SignIn {
+    /// The API key.
+    #[expect(dead_code, reason = "described, not read")]
+    password: String,
+}

@@ -90,9 +90,7 @@ impl Task {
                     }
                     None => return Outcome::Cancelled,
                 },
-                Ok(()) = inputs.failed.changed() => if *inputs.failed.borrow() {
-                    return Outcome::StoreFailed;
-                },
+                () = inputs.failed.cancelled() => return Outcome::StoreFailed,
                 Some(signal) = inputs.signals.recv() => {
                     if let Some(outcome) = self.follow(connection, &signal).await {
                         return outcome;

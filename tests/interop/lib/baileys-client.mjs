@@ -50,7 +50,7 @@ export class BaileysClient {
     this.lib = VERSIONS[version]
     this.name = name
     this.tail = new Tail(`Baileys ${version} "${name}"`)
-    /** Texts of others: {id, chat, chatAlt, participant, participantAlt, text, offline, key}. */
+    /** Texts of others: {id, chat, chatAlt, participant, participantAlt, text, context, …}; `context` tells of replies and mentions. */
     this.texts = new Journal(`texts that ${name} decrypted`)
     /** Attachments of others: {id, chat, kind, media, message}; `media` is the part that describes the file. */
     this.media = new Journal(`attachments that ${name} got`)
@@ -213,6 +213,7 @@ export class BaileysClient {
       participant: key.participant || undefined,
       participantAlt: key.participantAlt,
       text,
+      context: content.extendedTextMessage?.contextInfo ?? undefined,
       pushName: message.pushName,
       timestamp: Number(message.messageTimestamp),
     }
@@ -286,11 +287,24 @@ export class BaileysClient {
   }
 
   /** Sends anything that Baileys knows, as {image: bytes, caption}; the message id. */
-  async sendContent(to, content) {
+  async sendContent(to, content, options) {
     const jid = to.includes('@') ? to : `${to}@s.whatsapp.net`
-    const sent = await within(`${this.name} to send ${Object.keys(content)[0]}`, this.sock.sendMessage(jid, content))
+    const sent = await within(`${this.name} to send ${Object.keys(content)[0]}`, this.sock.sendMessage(jid, content, options))
     this.#sent.set(sent.key.id, sent.message)
     return sent.key.id
+  }
+
+  /** Sends a message as it is written, in wrappers that Baileys does not make by itself; the message id. */
+  async relay(to, message) {
+    const jid = to.includes('@') ? to : `${to}@s.whatsapp.net`
+    const id = this.lib.generateMessageIDV2(this.sock.user.id)
+    this.#sent.set(id, message)
+    return within(`${this.name} to relay ${Object.keys(message)[0]}`, this.sock.relayMessage(jid, message, { messageId: id }))
+  }
+
+  /** Waits for a message of somebody else that is neither text nor attachment. */
+  other(id, options) {
+    return this.others.find(`${this.name} to get the message ${id}`, (entry) => entry.id === id, options)
   }
 
   /** Waits for an attachment of somebody else. */

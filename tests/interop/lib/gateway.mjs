@@ -95,6 +95,29 @@ export class Gateway {
     return data.key.id
   }
 
+  /** Sends what `/message/<path>` takes, as JSON; the answer's `data`. */
+  async message(path, body) {
+    return (await this.#ok('POST', `/message/${path}`, body)).data
+  }
+
+  /** The same as multipart, `part` being {field, bytes, type, name}; the answer's `data`. */
+  async upload(path, fields, part) {
+    const form = new FormData()
+    for (const [name, value] of Object.entries(fields)) form.append(name, String(value))
+    form.append(part.field, new Blob([part.bytes], { type: part.type }), part.name)
+    const url = `http://127.0.0.1:${this.port}/message/${path}`
+    const answer = await fetch(url, { method: 'POST', headers: { key: KEY }, body: form, signal: AbortSignal.timeout(30_000) })
+    const text = await answer.text()
+    if (answer.status !== 200) throw new Error(`gateway, POST /message/${path}: ${answer.status} ${text}`)
+    return JSON.parse(text).data
+  }
+
+  /** What `GET /media/<name>` answers: {status, type, bytes}. */
+  async file(name) {
+    const answer = await fetch(`http://127.0.0.1:${this.port}/media/${encodeURIComponent(name)}`, { signal: AbortSignal.timeout(30_000) })
+    return { status: answer.status, type: answer.headers.get('content-type'), bytes: Buffer.from(await answer.arrayBuffer()) }
+  }
+
   remove(session) {
     return this.#ok('DELETE', `/session/${session}`)
   }

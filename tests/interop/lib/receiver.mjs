@@ -51,6 +51,11 @@ export class Receiver {
     )
   }
 
+  /** The message webhook of `session` for the message of this id. */
+  event(session, id, options) {
+    return this.messages.find(`a webhook of session ${session} for ${id}`, (body) => body.session === session && body.id === id, options)
+  }
+
   status(session, status, options) {
     return this.statuses.find(
       `a webhook that session ${session} is ${status}`,

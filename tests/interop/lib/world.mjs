@@ -5,6 +5,7 @@ import { BaileysClient } from './baileys-client.mjs'
 import { Gateway } from './gateway.mjs'
 import { redirectMediaHosts } from './media-hosts.mjs'
 import { Receiver } from './receiver.mjs'
+import { FileServer } from './samples.mjs'
 import { Simulator } from './simulator.mjs'
 
 let numbers = 0
@@ -47,6 +48,13 @@ export class World {
     const gateway = await Gateway.start(this.simulator, receiver)
     this.#closing.push(() => gateway.stop())
     return gateway
+  }
+
+  /** A server of files to be fetched. */
+  async files() {
+    const files = await FileServer.start()
+    this.#closing.push(() => files.stop())
+    return files
   }
 
   /** Ends all in reverse order, every one of them even when one fails. */
