@@ -8,6 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use mime_guess::mime;
 use tower::ServiceExt as _;
 use tower_http::services::ServeFile;
@@ -31,6 +32,9 @@ pub(super) async fn media(
         Err(_not_utf8) => None,
     };
     let Some((path, size)) = found else { return ApiError::route_not_found().into_response() };
+    if is_from_the_future(request.headers()) {
+        request.headers_mut().remove(header::IF_MODIFIED_SINCE);
+    }
     let range = usable_range(request.headers());
     match range {
         None => drop(request.headers_mut().remove(header::RANGE)),
@@ -71,6 +75,12 @@ pub(super) async fn media(
     response
 }
 
+/// Whether the client claims a copy that nobody can have yet; wa-gateway 4.7.1 sends the file.
+fn is_from_the_future(headers: &HeaderMap) -> bool {
+    let date = headers.get(header::IF_MODIFIED_SINCE).and_then(|date| date.to_str().ok());
+    date.and_then(|date| DateTime::parse_from_rfc2822(date).ok()).is_some_and(|date| date > Utc::now())
+}
+
 fn not_satisfiable(size: HeaderValue) -> Response {
     let refused = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "Requested range not satisfiable");
     let mut response = refused.into_response();
@@ -80,6 +90,8 @@ fn not_satisfiable(size: HeaderValue) -> Response {
 
 /// The regular file of this name inside the folder, and its size; hidden ones, which unfinished files are too, don't count.
 async fn find(folder: &FilePath, name: &str) -> Option<(PathBuf, u64)> {
+    // wa-gateway 4.7.1 takes several slashes for one; the name stays below the folder.
+    let name = name.trim_start_matches('/');
     if !name.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0'])) {
         return None;
     }
@@ -166,6 +178,31 @@ mod tests {
         ] {
             let (told, in_place) = kind_of(FilePath::new(name));
             assert_eq!((told.to_str().unwrap(), in_place), (kind, shown), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_copy_from_the_future_is_not_believed() {
+        for (date, is_false) in
+            [("Wed, 21 Oct 2099 07:28:00 GMT", true), ("Wed, 21 Oct 2015 07:28:00 GMT", false), ("soon", false)]
+        {
+            let headers = HeaderMap::from_iter([(header::IF_MODIFIED_SINCE, HeaderValue::from_static(date))]);
+            assert_eq!(is_from_the_future(&headers), is_false, "{date}");
+        }
+    }
+
+    #[tokio::test]
+    async fn slashes_in_front_do_not_lead_out_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let media = folder.path().join("media");
+        std::fs::create_dir(&media).unwrap();
+        std::fs::write(media.join("a.jpg"), "abc").unwrap();
+        std::fs::write(folder.path().join("secret"), "outside").unwrap();
+        let outside = folder.path().join("secret").display().to_string();
+        for (name, size) in
+            [("a.jpg", Some(3)), ("/a.jpg", Some(3)), ("//a.jpg", Some(3)), (outside.as_str(), None), ("/", None)]
+        {
+            assert_eq!(find(&media, name).await.map(|(_, size)| size), size, "{name}");
         }
     }
 

@@ -110,7 +110,8 @@ async fn nothing_outside_hidden_or_missing_is_served() {
         "/media/sub",
         "/media/sub/",
         "/media/a.jpg/",
-        "/media//a.jpg",
+        "/media//secret.txt",
+        "/media//.part",
         "/media/.part",
         "/media/%2epart",
         "/media/sub/.c",
@@ -130,6 +131,8 @@ async fn nothing_outside_hidden_or_missing_is_served() {
         assert!(got.ends_with(r#"{"message":"Route not found"}"#), "{path}: {got}");
     }
     assert_eq!(ask(&gateway, "GET", "/media/sub/b.jpg", &[]).await.body, b"y");
+    // wa-gateway 4.7.1 takes several slashes for one.
+    assert!(raw(&gateway, "/media//a.jpg").await.starts_with("HTTP/1.1 200 "));
     for method in ["POST", "PUT", "PATCH", "DELETE"] {
         let got = ask(&gateway, method, "/media/a.jpg", &[("key", KEY)]).await;
         assert_eq!((got.status, got.header("allow")), (405, "GET, HEAD"), "{method}");

@@ -5,6 +5,7 @@ use std::fmt;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
+use super::decision;
 use super::golden::{Entry, Response, Setting};
 use super::incoming;
 use super::pattern::{body_matches, expand, text_matches};
@@ -79,7 +80,8 @@ pub(crate) async fn play(group: &str, setting: Setting, entries: &[&Entry]) -> V
         outcomes = futures::stream::iter(asks).buffered(SIDE_BY_SIDE).collect().await;
     } else {
         let mut done = 0;
-        for entry in entries {
+        let covered = decision::table().covered_by;
+        for entry in entries.iter().filter(|entry| !covered.contains_key(&entry.name)) {
             while done < entry.step {
                 done += 1;
                 stage.prepare(done).await;

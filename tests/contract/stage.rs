@@ -11,6 +11,8 @@ use super::golden::Setting;
 use super::wire::Answer;
 use super::world::{Hook, World, number};
 
+mod dashboard;
+
 /// The group that the recorded requests name.
 const GROUP: &str = "120363012345678901";
 
@@ -36,6 +38,8 @@ pub(crate) struct Stage {
     script: String,
     group: Option<String>,
     cookie: Option<String>,
+    /// The login's, while a forged one is tried.
+    genuine: Option<String>,
     fault: Option<FaultId>,
     mark: usize,
     media_server: String,
@@ -51,6 +55,7 @@ impl Stage {
             script: script.to_owned(),
             group: None,
             cookie: None,
+            genuine: None,
             fault: None,
             mark: 0,
             media_server,
@@ -75,18 +80,19 @@ impl Stage {
         if let Some(device) = self.world.simulator.devices(&number("ok1")).last() {
             text = text.replace("6281234500001:7@", &format!("6281234500001:{}@", device.device));
         }
-        if ["send", "profile"].contains(&self.script.as_str()) {
+        if ["send", "profile", "dashboard"].contains(&self.script.as_str()) {
             text = NUMBERS.iter().fold(text, |text, (recorded, ours)| text.replace(recorded, ours));
         }
         if let Some(cookie) = &self.cookie {
-            text = text.replace("key=secret.<signature>", cookie).replace("key=secret.<valid-signature>", cookie);
+            let whole = ["key=secret.<signature>", "key=secret.<signature, not percent-encoded>"];
+            text = whole.iter().fold(text, |text, recorded| text.replace(recorded, cookie));
         }
         text
     }
 
     /// The answer with what [`Self::fill`] has put in taken out again, so that the table need not know it.
     pub(crate) fn generalize(&self, mut answer: Answer) -> Answer {
-        if ["send", "profile"].contains(&self.script.as_str()) {
+        if ["send", "profile", "dashboard"].contains(&self.script.as_str()) {
             answer.body = NUMBERS.iter().fold(answer.body, |text, (recorded, ours)| text.replace(ours, recorded));
         }
         answer.body = answer.body.replace(&format!("http://{}", self.media_server), "<media-server>");
@@ -215,7 +221,7 @@ impl Stage {
                 self.world.simulator.account("6281111111111", "Sari").unwrap();
                 self.group = Some(self.found(&["6281111111111"]));
             }
-            ("dashboard", 1) => self.signed_in().await,
+            ("dashboard", step) => self.prepare_dashboard(step).await,
             ("static", 1) | ("auth-key", 89) => self.lay_out_files(),
             _ => {}
         }
@@ -224,10 +230,15 @@ impl Stage {
     /// The sessions that most setups have beside the connected one.
     async fn others(&self) {
         self.world.waits("qr1").await;
-        let fault = self.world.simulator.inject(Fault::SilentAccept);
-        self.world.ask("POST", "/session/start", Some(json!({ "session": "stuck1" }))).await;
-        self.world.simulator.clear(fault);
+        self.silent("stuck1").await;
         self.world.unlinked("dead1").await;
+    }
+
+    /// A session that the server leaves without a word.
+    async fn silent(&self, id: &str) {
+        let fault = self.world.simulator.inject(Fault::SilentAccept);
+        self.world.ask("POST", "/session/start", Some(json!({ "session": id }))).await;
+        self.world.simulator.clear(fault);
     }
 
     /// How many status events there were, once the last connection has been told.
@@ -287,18 +298,6 @@ impl Stage {
         self.group = Some(group);
     }
 
-    async fn signed_in(&mut self) {
-        self.world.connected("ok1").await;
-        self.others().await;
-        if self.world.setting.key.is_empty() {
-            return;
-        }
-        let form = [("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned())];
-        let answer = super::wire::ask(self.world.port, "POST", "/auth/login", &form, Some("password=secret")).await;
-        let cookie = answer.header("set-cookie").and_then(|cookie| cookie.split(';').next());
-        self.cookie = cookie.map(str::to_owned);
-    }
-
     fn lay_out_files(&self) {
         let media = self.world.media();
         std::fs::create_dir_all(media.join("sub")).unwrap();
@@ -306,7 +305,7 @@ impl Stage {
             ("a.jpg", "JPGDATA"),
             ("b.pdf", "PDFDATA"),
             ("noext", "NOEXT"),
-            ("c.mp3", "MP3"),
+            ("c.mp3", "MP3DATA-0123456789"),
             ("v.mp4", "MP4DATA"),
             ("sp ace.txt", "space"),
             ("x.html", "<script>1</script>"),

@@ -1,6 +1,6 @@
 //! Entries about the process: its port, its settings file, its log.
 
-use std::io::Read as _;
+use std::fs::File;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
@@ -21,7 +21,9 @@ fn gateway(folder: &std::path::Path, variables: &[(&str, &str)]) -> Process {
     command.current_dir(folder).env_clear().envs(variables.iter().copied()).env("HOST", "127.0.0.1");
     // Nothing is dialled: no session is started.
     command.env("WHATSAPP_WS_URL", "ws://127.0.0.1:9/");
-    Process(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    let log = File::create(folder.join("log")).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    Process(command.spawn().unwrap())
 }
 
 fn free_port() -> u16 {
@@ -58,10 +60,11 @@ async fn a_settings_file_is_read_the_environment_wins_and_the_log_keeps_secrets(
     let answer = wire::ask(port, "GET", "/session?key=from-the-file", &[], None).await;
     assert_eq!(answer.status, 200);
     assert_eq!(wire::ask(port, "GET", "/session?key=a-guess", &[], None).await.status, 401);
+    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap();
+    let line = format!("Server is running on port {port}");
+    // It listens a moment before it says so.
+    eventually("the log to tell the port", || async { log().contains(&line).then_some(()) }).await;
     process.0.kill().unwrap();
-    let mut log = String::new();
-    process.0.stdout.take().unwrap().read_to_string(&mut log).unwrap();
-    process.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    assert!(log.contains(&format!("Server is running on port {port}")), "{log}");
+    let log = log();
     assert!(!log.contains("from-the-file") && !log.contains("a-guess"), "{log}");
 }

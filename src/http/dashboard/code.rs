@@ -79,6 +79,9 @@ mod tests {
         let later = shown.body("a", Status::Connected, None, begun + KEPT).unwrap();
         assert_eq!(later, json!({"status": "connected"}));
         ask(Status::Connecting, Some("three"));
+        let later = shown.body("a", Status::Connecting, None, begun + KEPT).unwrap();
+        assert_eq!(later, json!({"status": "connecting"}), "a minute after the code");
+        ask(Status::Connecting, Some("four"));
         assert_eq!(ask(Status::Disconnected, None), json!({"status": "disconnected"}));
         assert_eq!(ask(Status::Connecting, None), json!({"status": "connecting"}), "forgotten with the end");
     }
