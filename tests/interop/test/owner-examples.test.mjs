@@ -27,7 +27,7 @@ function block(language, ...words) {
   return found[0].text
 }
 
-const world = await World.open('70')
+const world = await World.open('90')
 const { simulator } = world
 const gateway = await world.gateway()
 const base = `http://127.0.0.1:${gateway.port}`

@@ -105,6 +105,10 @@ async fn upload(
             return Err(StatusCode::PAYLOAD_TOO_LARGE);
         }
     }
+    if intake.length() == 0 {
+        // Baileys 7 (`uploadWithNodeHttp`) may measure its file before that is written out. It goes on to the next host.
+        return Err(StatusCode::BAD_REQUEST);
+    }
     let object = intake.finish(&kind);
     if token != URL_SAFE_NO_PAD.encode(object.sha256) {
         let what =
