@@ -225,7 +225,7 @@ impl Connection {
             participant: recipient.is_group().then(|| own.to_string()),
         };
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|error| OutboundError::Connection(error.into()))?;
+        getrandom::fill(&mut secret).map_err(|error| OutboundError::Connection(anyhow::Error::msg(error)))?;
         let composed = compose::compose(&sent, secret);
         let (_expected, acknowledged) = self.acks.expect(id);
         let work = tokio::time::timeout_at(deadline, async {
