@@ -30,6 +30,8 @@ pub struct Config {
     pub port: u16,
     /// `None`: no webhooks are sent.
     pub webhook_base_url: Option<Url>,
+    /// Which events are posted.
+    pub webhook_events: WebhookEvents,
     /// Signs every webhook; `None`: they are not signed.
     pub webhook_secret: Option<SecretString>,
     /// The Redis that keeps the sessions, with its password; `None`: they are kept in [`credentials_dir`](Self::credentials_dir).
@@ -79,6 +81,17 @@ pub enum KeySetting {
     Generated,
     /// Everybody who can reach the port.
     Open,
+}
+
+/// Which events are posted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WebhookEvents {
+    /// Received messages.
+    pub message: bool,
+    /// Changes of a session's status.
+    pub session: bool,
+    /// What becomes of sent messages.
+    pub ack: bool,
 }
 
 /// The form of the log lines.
@@ -187,6 +200,7 @@ impl Config {
             host: reader.parsed("HOST", "is no IP address").unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             port,
             webhook_base_url: reader.url("WEBHOOK_BASE_URL", &["http", "https"]),
+            webhook_events: reader.webhook_events(),
             webhook_secret: reader.text("WEBHOOK_SECRET").map(SecretString::from),
             redis_url: reader.url("REDIS_URL", &["redis", "rediss"]).map(|url| SecretString::from(url.as_str())),
             redis_allow_no_aof: reader.boolean("REDIS_ALLOW_NO_AOF"),
@@ -308,6 +322,23 @@ impl Reader {
         }
         self.refuse(name, "names an address other than 127.0.0.0/8, ::1 or localhost");
         None
+    }
+
+    fn webhook_events(&mut self) -> WebhookEvents {
+        let value = self.text_or_default("WEBHOOK_EVENTS");
+        let mut events = WebhookEvents::default();
+        for word in value.split(',') {
+            match word.trim().to_ascii_lowercase().as_str() {
+                "message" => events.message = true,
+                "session" => events.session = true,
+                "ack" => events.ack = true,
+                _ => {
+                    self.refuse("WEBHOOK_EVENTS", format!("\"{value}\" is no list of message, session and ack"));
+                    break;
+                }
+            }
+        }
+        events
     }
 
     fn log_format(&mut self) -> LogFormat {

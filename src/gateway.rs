@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, KeySetting, keyfile};
+use crate::config::{Config, KeySetting, WebhookEvents, keyfile};
 use crate::event::SessionName;
 use crate::http::{self, AppState, Auth, Dashboard, Limits, Uploads};
 use crate::media::{self, Fetcher, Folder};
-use crate::outbox::{NewEvent, Notice};
+use crate::outbox::{Kinds, NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
 use crate::store::redis::RedisStore;
@@ -114,6 +114,7 @@ impl Gateway {
                 start_timeout: config.start_timeout,
                 send_timeout: config.send_timeout,
                 qr_idle: config.qr_idle,
+                webhook_events: kinds(config.webhook_events),
                 restore_concurrency: config.restore_concurrency,
             },
             Arc::clone(&kv),
@@ -183,6 +184,11 @@ impl Gateway {
             tracing::error!(%error, "the store could not be flushed");
         }
     }
+}
+
+fn kinds(events: WebhookEvents) -> Kinds {
+    let WebhookEvents { message, session, ack } = events;
+    Kinds { session, message, ack }
 }
 
 fn whatsapp_settings(config: &Config) -> anyhow::Result<whatsapp::Settings> {

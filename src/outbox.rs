@@ -28,7 +28,7 @@ mod notice;
 mod tests;
 
 use event::{Attempt, Meta};
-pub use event::{Entry, Kind, NewEvent, event_id, message_body, session_body};
+pub use event::{Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};
 pub use notice::Notice;
 
 /// How many ids of events that are done are remembered: more than WhatsApp's server replays after a lost ack.
@@ -42,7 +42,7 @@ const CONFLICT_TRIES: usize = 8;
 pub struct Depth {
     /// Messages.
     pub messages: u64,
-    /// Status events.
+    /// Status events, of sessions and of sent messages.
     pub statuses: u64,
     /// Bytes of all their bodies.
     pub bytes: u64,

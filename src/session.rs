@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
 use crate::media::{Fetcher, Folder};
-use crate::outbox::{Notice, Outbox};
+use crate::outbox::{Kind, Kinds, Notice, Outbox};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
@@ -103,6 +103,8 @@ pub struct Settings {
     pub send_timeout: Duration,
     /// How long codes are renewed after somebody last asked for one.
     pub qr_idle: Duration,
+    /// Which events are kept for the webhook.
+    pub webhook_events: Kinds,
     /// Restored sessions that dial at the same time.
     pub restore_concurrency: usize,
 }
@@ -126,6 +128,13 @@ struct Manager {
     files: media::Files,
     tracker: TaskTracker,
     token: CancellationToken,
+}
+
+impl Manager {
+    /// Whether the last event of a deleted session is posted.
+    fn tells(&self) -> bool {
+        self.notices.is_some() && self.settings.webhook_events.contains(Kind::Session)
+    }
 }
 
 #[derive(Default)]
@@ -187,7 +196,7 @@ impl SessionManager {
     /// When the store can't be read or written.
     pub async fn restore(&self) -> Result<(), KvError> {
         let manager = &self.0;
-        let tells = manager.notices.is_some();
+        let tells = manager.tells();
         let mut taken = Vec::new();
         for record in manager.registry.deletions().await? {
             let credentials = Namespace::credentials(&record.uid);
@@ -323,7 +332,7 @@ impl SessionManager {
             }
         };
         let sequence = record.sequence;
-        let entry = Arc::new(Entry::new(record, View::new(state), outbox));
+        let entry = Arc::new(Entry::new(record, View::new(state), outbox, self.0.settings.webhook_events));
         let mut sessions = self.lock();
         sessions.by_name.insert(name, Arc::clone(&entry));
         sessions.in_order.insert(sequence, Arc::clone(&entry));

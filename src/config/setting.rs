@@ -45,7 +45,13 @@ pub const SETTINGS: &[Setting] = &[
         "WEBHOOK_BASE_URL",
         "",
         "http(s) URL",
-        "Events are posted to `/session` and `/message` below it. Empty: no webhooks.",
+        "Events are posted to `/session`, `/message` and `/ack` below it. Empty: no webhooks.",
+    ),
+    Setting::new(
+        "WEBHOOK_EVENTS",
+        "message,session",
+        "list of message, session, ack",
+        "Which events are posted, separated by commas. `ack` tells what becomes of sent messages.",
     ),
     Setting::new(
         "WEBHOOK_SECRET",

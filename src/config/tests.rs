@@ -26,6 +26,7 @@ fn defaults_hold_for_unset_and_for_empty() {
         assert!(matches!(config.key, KeySetting::Generated));
         assert_eq!((config.host.to_string().as_str(), config.port), ("0.0.0.0", 5001));
         assert_eq!(config.webhook_base_url, None);
+        assert_eq!(config.webhook_events, WebhookEvents { message: true, session: true, ack: false });
         assert!(config.redis_url.is_none() && !config.redis_allow_no_aof);
         assert!(!config.development && config.check_numbers && config.color);
         assert_eq!(config.credentials_dir, Path::new("./wa_credentials"));
@@ -49,6 +50,7 @@ fn every_setting_is_taken() {
         ("PORT", " 5015 "),
         ("HOST", "::1"),
         ("WEBHOOK_BASE_URL", "http://bot:3000"),
+        ("WEBHOOK_EVENTS", "Ack, message"),
         ("REDIS_URL", "rediss://user:pass@redis:6380/2"),
         ("REDIS_ALLOW_NO_AOF", "yes"),
         ("NODE_ENV", "development"),
@@ -72,6 +74,7 @@ fn every_setting_is_taken() {
     assert_eq!(key.expose_secret(), "secret");
     assert_eq!((config.host.to_string().as_str(), config.port), ("::1", 5015));
     assert_eq!(config.webhook_base_url.unwrap().as_str(), "http://bot:3000/");
+    assert_eq!(config.webhook_events, WebhookEvents { message: true, session: false, ack: true });
     assert_eq!(config.redis_url.unwrap().expose_secret(), "rediss://user:pass@redis:6380/2");
     assert!(config.redis_allow_no_aof);
     assert!(config.development && !config.check_numbers && !config.color);
@@ -92,6 +95,7 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
         ("PORT", "70000"),
         ("HOST", "example.com"),
         ("WEBHOOK_BASE_URL", "ftp://user:hunter2@host"),
+        ("WEBHOOK_EVENTS", "message,acks"),
         ("REDIS_URL", "https://:hunter2@host"),
         ("REDIS_ALLOW_NO_AOF", "perhaps"),
         ("ALLOW_NO_KEY", "maybe"),
@@ -111,7 +115,7 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
     ])
     .unwrap_err();
     let text = error.to_string();
-    assert_eq!(error.problems.len(), 19, "{text}");
+    assert_eq!(error.problems.len(), 20, "{text}");
     for (name, _) in &error.problems {
         assert!(text.contains(&format!("\n  {name}: ")), "{text}");
     }

@@ -20,6 +20,7 @@ use crate::whatsapp::{self, WhatsApp};
 fn sessions() -> SessionManager {
     let kv = Arc::new(MemoryKv::default());
     let settings = session::Settings {
+        webhook_events: crate::outbox::Kinds::default(),
         check_numbers: false,
         start_timeout: Duration::from_secs(8),
         send_timeout: Duration::from_secs(25),

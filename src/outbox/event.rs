@@ -25,6 +25,8 @@ pub enum Kind {
     Session,
     /// A message came in.
     Message,
+    /// A message that was sent went a step further.
+    Ack,
 }
 
 impl Kind {
@@ -33,7 +35,37 @@ impl Kind {
         match self {
             Self::Session => "session",
             Self::Message => "message",
+            Self::Ack => "ack",
         }
+    }
+}
+
+/// Which events are kept for the webhook; the others are never committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds {
+    /// Changes of status.
+    pub session: bool,
+    /// Received messages.
+    pub message: bool,
+    /// What becomes of sent messages.
+    pub ack: bool,
+}
+
+impl Kinds {
+    /// Whether events of this kind are kept.
+    pub fn contains(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Session => self.session,
+            Kind::Message => self.message,
+            Kind::Ack => self.ack,
+        }
+    }
+}
+
+impl Default for Kinds {
+    /// What the original posts.
+    fn default() -> Self {
+        Self { session: true, message: true, ack: false }
     }
 }
 
@@ -236,7 +268,7 @@ impl Meta {
 
     fn count(&mut self, kind: Kind) -> &mut u64 {
         match kind {
-            Kind::Session => &mut self.depth.statuses,
+            Kind::Session | Kind::Ack => &mut self.depth.statuses,
             Kind::Message => &mut self.depth.messages,
         }
     }

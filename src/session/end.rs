@@ -135,7 +135,7 @@ impl Manager {
     async fn erase(&self, record: &SessionRecord) -> Result<(), KvError> {
         self.registry.erase(&record.uid).await?;
         let (event, at) = (farewell(record), Utc::now());
-        let kept = self.notices.is_some().then(|| event.encode(at));
+        let kept = self.tells().then(|| event.encode(at));
         let key = self.registry.forget(&record.uid, kept).await?;
         if let (Some(notices), Some(key)) = (&self.notices, key) {
             let session = record.name.clone();

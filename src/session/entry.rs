@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::state::State;
 use super::{Details, SendError, SessionSummary, StartError, Started};
 use crate::event::{SessionName, Status};
-use crate::outbox::{NewEvent, Outbox};
+use crate::message::Attachment;
+use crate::outbox::{Kinds, NewEvent, Outbox};
 use crate::store::KvError;
 use crate::store::backend::SessionBackend;
 use crate::store::registry::SessionRecord;
@@ -57,6 +58,8 @@ pub(super) struct Entry {
     /// Taken off the list by a delete.
     pub(super) gone: AtomicBool,
     pub(super) outbox: Outbox,
+    /// Which events are kept for the webhook.
+    wanted: Kinds,
     record: Mutex<SessionRecord>,
     view: watch::Sender<View>,
     asked: Mutex<Instant>,
@@ -76,7 +79,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Entry {
-    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox) -> Self {
+    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox, wanted: Kinds) -> Self {
         Self {
             name: record.name.clone(),
             uid: record.uid.clone(),
@@ -84,6 +87,7 @@ impl Entry {
             verbs: tokio::sync::Mutex::new(()),
             gone: AtomicBool::new(false),
             outbox,
+            wanted,
             record: Mutex::new(record),
             view: watch::Sender::new(view),
             asked: Mutex::new(Instant::now()),
@@ -170,9 +174,15 @@ impl Entry {
     pub(super) async fn tell(&self, status: Status) {
         tracing::info!(session = %self.name, status = status.as_str(), "status changed");
         let event = NewEvent::status(&self.uid, &self.name, status);
-        if let Err(error) = self.outbox.commit(vec![event]).await {
+        if let Err(error) = self.commit(vec![(event, None)]).await {
             tracing::warn!(session = %self.name, %error, "a status event was not kept for the webhook");
         }
+    }
+
+    /// Makes those events durable that the webhook is to have; a message is acknowledged to WhatsApp after it only.
+    pub(super) async fn commit(&self, mut events: Vec<(NewEvent, Option<Attachment>)>) -> Result<(), KvError> {
+        events.retain(|(event, _file)| self.wanted.contains(event.kind));
+        self.outbox.commit_with_files(events).await
     }
 
     /// Notes that somebody wants this session now.

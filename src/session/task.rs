@@ -150,7 +150,7 @@ impl Task {
             let (entry, backend) = (entry.clone(), backend.clone());
             Box::pin(async move {
                 let entry = entry.upgrade().ok_or_else(|| anyhow!("the session is gone"))?;
-                if let Err(error) = entry.outbox.commit_with_files(events(&entry, received)).await {
+                if let Err(error) = entry.commit(events(&entry, received)).await {
                     // Nothing is acknowledged: the session reconnects and WhatsApp sends it again.
                     if let Some(backend) = backend.upgrade() {
                         backend.poison();

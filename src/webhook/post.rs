@@ -33,6 +33,7 @@ pub(super) struct Poster {
     client: Client,
     session: Url,
     message: Url,
+    ack: Url,
     /// `None`: attempts are not signed.
     secret: Option<SecretString>,
     attempt_limit: Duration,
@@ -66,8 +67,8 @@ impl Poster {
             .pool_max_idle_per_host(MAX_IDLE)
             .build()
             .map_err(WebhookError::Client)?;
-        let [session, message] = [Kind::Session, Kind::Message].map(|kind| endpoint(base, kind.path()));
-        Ok(Self { client, session, message, secret, attempt_limit: policy.attempt_limit })
+        let [session, message, ack] = [Kind::Session, Kind::Message, Kind::Ack].map(|kind| endpoint(base, kind.path()));
+        Ok(Self { client, session, message, ack, secret, attempt_limit: policy.attempt_limit })
     }
 
     /// Posts once; cancelling it closes the connection.
@@ -75,6 +76,7 @@ impl Poster {
         let url = match event.kind {
             Kind::Session => &self.session,
             Kind::Message => &self.message,
+            Kind::Ack => &self.ack,
         };
         let mut request = self.client.post(url.clone()).header(EVENT_ID, &event.event_id).body(event.body.clone());
         if let Some(secret) = &self.secret {

@@ -107,7 +107,7 @@ impl Task {
                     }
                 }
                 Some(received) = inputs.late.recv() => {
-                    if let Err(error) = self.entry.outbox.commit_with_files(events(&self.entry, received)).await {
+                    if let Err(error) = self.entry.commit(events(&self.entry, received)).await {
                         tracing::warn!(%error, "a message outside the durable path was lost: the store refused it");
                         backend.poison();
                     }
