@@ -42,7 +42,7 @@ fn convert(spool: &Spool, found: Option<&'static str>, folder: &Path) -> Result<
     let Decoded { image, orientation } =
         decode(spool, format).ok_or_else(|| unreadable(Kind::Image, found.unwrap_or_default()))?;
     let image = upright(image, orientation);
-    // Not copied to look at it: GIF and WebP are decoded to 8 bits.
+    // Not copied to look at it: GIF, WebP and BMP are decoded to 8 bits.
     let transparent = image.as_rgba8().is_some_and(|image| image.pixels().any(|pixel| pixel.0[3] != u8::MAX));
     let (bytes, mime) =
         if transparent { (png(&image), "image/png") } else { (jpeg(&image, JPEG_QUALITY), "image/jpeg") };
@@ -70,6 +70,7 @@ pub(super) fn decodable(found: Option<&'static str>) -> Option<(ImageFormat, &'s
         "image/png" => ImageFormat::Png,
         "image/gif" => ImageFormat::Gif,
         "image/webp" => ImageFormat::WebP,
+        "image/bmp" => ImageFormat::Bmp,
         _ => return None,
     };
     Some((format, found?))

@@ -11,6 +11,8 @@ use super::kind::described;
 use super::picture::{decodable, decode, shown_size, unreadable, upright};
 use super::{Kind, MediaError, Prepared, Spool};
 
+mod moving;
+
 /// Side of the square. WhatsApp's sticker guide: exactly 512 × 512.
 const SIDE: u32 = 512;
 
@@ -27,6 +29,11 @@ pub(super) fn prepare(spool: Spool, found: Option<&'static str>, folder: &Path) 
         let (width, height) = shown_size(&spool, format).unzip();
         return Ok(Prepared { spool, mime: mime.to_owned(), width, height, thumbnail: None, seconds: None });
     }
+    if format == ImageFormat::Gif
+        && let Some((side, bytes)) = moving::encode(&spool)
+    {
+        return finished(side, bytes, folder);
+    }
     let decoded = decode(&spool, format).ok_or_else(|| unreadable(Kind::Sticker, mime))?;
     let image = upright(decoded.image, decoded.orientation);
     // Scaled before it is made RGBA: a large picture is not copied.
@@ -35,13 +42,17 @@ pub(super) fn prepare(spool: Spool, found: Option<&'static str>, folder: &Path) 
     } else {
         image.resize(SIDE, SIDE, FilterType::CatmullRom)
     };
-    let square = centred(&image.to_rgba8());
-    let bytes = encode(&square).ok_or_else(|| unreadable(Kind::Sticker, mime))?;
+    let square = centred(&image.to_rgba8(), SIDE);
+    let (side, bytes) = encode(&square).ok_or_else(|| unreadable(Kind::Sticker, mime))?;
+    finished(side, bytes, folder)
+}
+
+fn finished(side: u32, bytes: Vec<u8>, folder: &Path) -> Result<Prepared, MediaError> {
     Ok(Prepared {
-        spool: Spool::from_bytes(bytes.1, folder)?,
+        spool: Spool::from_bytes(bytes, folder)?,
         mime: "image/webp".to_owned(),
-        width: Some(bytes.0),
-        height: Some(bytes.0),
+        width: Some(side),
+        height: Some(side),
         thumbnail: None,
         seconds: None,
     })
@@ -55,9 +66,9 @@ fn is_finished(spool: &Spool) -> Result<bool, MediaError> {
 }
 
 /// The picture in the middle of a transparent square.
-fn centred(image: &RgbaImage) -> RgbaImage {
-    let mut square = RgbaImage::new(SIDE, SIDE);
-    let [left, top] = [image.width(), image.height()].map(|side| i64::from(SIDE.saturating_sub(side) / 2));
+fn centred(image: &RgbaImage, side: u32) -> RgbaImage {
+    let mut square = RgbaImage::new(side, side);
+    let [left, top] = [image.width(), image.height()].map(|part| i64::from(side.saturating_sub(part) / 2));
     imageops::replace(&mut square, image, left, top);
     square
 }

@@ -95,6 +95,7 @@ async fn what_phones_take_as_no_picture_is_made_one() {
     let webp = |image: &DynamicImage| encoded(image, ImageFormat::WebP);
     for (bytes, mime) in [
         (encoded(&halves(60, 30), ImageFormat::Gif), "image/jpeg"),
+        (encoded(&halves(60, 30), ImageFormat::Bmp), "image/jpeg"),
         (webp(&halves(60, 30)), "image/jpeg"),
         (webp(&transparent(60, 30)), "image/png"),
     ] {
@@ -118,7 +119,8 @@ async fn what_is_no_picture_is_refused_by_name() {
     for (bytes, declared, found) in [
         (b"<html><body>404</body></html>".to_vec(), Some("image/png"), "text/html"),
         (b"%PDF-1.7".to_vec(), None, "application/pdf"),
-        (b"BM\0\0\0\0".to_vec(), None, "image/bmp"),
+        (b"BM\0\0\0\0".to_vec(), None, "image/bmp that is broken or too large"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".to_vec(), None, "image/heif"),
         (
             b"{\"error\":1}".to_vec(),
             Some("application/json; charset=utf-8"),
@@ -196,6 +198,60 @@ fn animated() -> Vec<u8> {
         frame(&transparent(20, 20)),
     ];
     chunk(b"RIFF", &body.concat())
+}
+
+/// A GIF of these frames, each with its time in milliseconds.
+fn gif(frames: &[(DynamicImage, u32)]) -> Vec<u8> {
+    use image::codecs::gif::GifEncoder;
+    let mut bytes = Vec::new();
+    let mut encoder = GifEncoder::new(&mut bytes);
+    for (image, ms) in frames {
+        let delay = image::Delay::from_numer_denom_ms(*ms, 1);
+        encoder.encode_frame(image::Frame::from_parts(image.to_rgba8(), 0, 0, delay)).unwrap();
+    }
+    drop(encoder);
+    bytes
+}
+
+/// The frames of a WebP, with their times in milliseconds.
+fn frames(webp: &[u8]) -> Vec<(RgbaImage, u32)> {
+    use image::AnimationDecoder as _;
+    let decoder = image::codecs::webp::WebPDecoder::new(Cursor::new(webp)).unwrap();
+    assert!(decoder.has_animation());
+    let time = |frame: &image::Frame| frame.delay().numer_denom_ms().0 / frame.delay().numer_denom_ms().1;
+    decoder.into_frames().map(|frame| frame.unwrap()).map(|frame| (frame.buffer().clone(), time(&frame))).collect()
+}
+
+#[tokio::test]
+async fn a_moving_gif_becomes_a_moving_sticker() {
+    let bench = Bench::roomy();
+    let moves = gif(&[(halves(60, 30), 200), (halves(60, 30), 300), (transparent(60, 30), 0), (halves(60, 30), 500)]);
+    let prepared = bench.prepare(moves, Kind::Sticker, None).await.unwrap();
+    assert_eq!((prepared.mime.as_str(), prepared.width, prepared.height), ("image/webp", Some(512), Some(512)));
+    let bytes = prepared.spool.read_to_vec().unwrap();
+    assert_eq!(kind::content_type(&bytes), Some("image/webp"));
+    let frames = frames(&bytes);
+    let times: Vec<u32> = frames.iter().map(|(_, ms)| *ms).collect();
+    assert_eq!(times, [500, 100, 500], "what does not change is one frame; no time is a tenth of a second");
+    let pixel = |at: usize, x, y| frames[at].0.get_pixel(x, y).0;
+    for (image, _) in &frames {
+        assert_eq!((image.width(), image.height()), (512, 512));
+        assert_eq!(image.get_pixel(256, 20).0[3], 0, "nothing above it");
+    }
+    let near = |found: [u8; 4], wanted: [u8; 4]| found.iter().zip(wanted).all(|(a, b)| a.abs_diff(b) < 16);
+    assert!(near(pixel(0, 100, 256), [255, 0, 0, 255]) && near(pixel(0, 400, 256), [0, 0, 255, 255]));
+    assert!(near(pixel(1, 400, 256), [0, 200, 0, 255]), "{:?}", pixel(1, 400, 256));
+    assert!(near(pixel(2, 100, 256), [255, 0, 0, 255]) && near(pixel(2, 400, 256), [0, 0, 255, 255]));
+}
+
+#[tokio::test]
+async fn a_moving_sticker_that_codes_badly_is_made_coarser_and_smaller() {
+    let noisy: Vec<_> =
+        (0..12).map(|turn| (noise(300, 300).huerotate(turn * 30), 100)).chain([(halves(300, 300), 100)]).collect();
+    let prepared = Bench::roomy().prepare(gif(&noisy), Kind::Sticker, None).await.unwrap();
+    assert!(prepared.spool.len() <= 1_000_000, "{} bytes", prepared.spool.len());
+    let times: u32 = frames(&prepared.spool.read_to_vec().unwrap()).iter().map(|(_, ms)| *ms).sum();
+    assert_eq!(times, 1300, "it takes as long as before");
 }
 
 #[tokio::test]
