@@ -7,13 +7,35 @@ use std::sync::Arc;
 
 pub mod incoming;
 mod outgoing;
+mod poll;
 
 pub use incoming::{Attachment, FileKind, Incoming, Media};
 pub use outgoing::{About, Author, Contact, Content, File, Location, Outgoing, Poll, Profile, Quote, Sent, Target};
+pub use poll::KnownPoll;
 
-/// A validated target of an outgoing message: a JID, spelt as the contract builds it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Recipient(String);
+/// A validated target of an outgoing message.
+#[derive(Clone, Debug)]
+pub struct Recipient {
+    /// The account's or group's JID.
+    address: String,
+    /// As the contract builds it from what the client wrote, when that is another spelling of the address.
+    spelt: Option<String>,
+}
+
+impl PartialEq for Recipient {
+    /// However it was spelt.
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
+}
+
+impl Eq for Recipient {}
+
+impl std::hash::Hash for Recipient {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.address.hash(state);
+    }
+}
 
 /// Why a `to` can't be sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +83,7 @@ impl Recipient {
     }
 
     fn check(user: &str, server: &str) -> Result<Self, RecipientError> {
-        let (user, server, fits) = match server {
+        let (account, at, fits) = match server {
             "g.us" => (user, "g.us", GROUP_CHARS.contains(&user.len()) && is_group_id(user)),
             // whatsmeow: c.us is the old spelling of s.whatsapp.net.
             "s.whatsapp.net" | "c.us" | "lid" => {
@@ -75,17 +97,26 @@ impl Recipient {
             }
             _ => return Err(RecipientError::UnknownServer),
         };
-        if fits { Ok(Self(format!("{user}@{server}"))) } else { Err(RecipientError::Malformed) }
+        if !fits {
+            return Err(RecipientError::Malformed);
+        }
+        let (address, spelt) = (format!("{account}@{at}"), format!("{user}@{server}"));
+        Ok(Self { spelt: Some(spelt).filter(|spelt| *spelt != address), address })
     }
 
     /// The address as `user@server`.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.address
+    }
+
+    /// The address as answers repeat it: with `c.us` or a device when the client wrote so.
+    pub fn spelt(&self) -> &str {
+        self.spelt.as_deref().unwrap_or(&self.address)
     }
 
     /// Whether the target is a group.
     pub fn is_group(&self) -> bool {
-        self.0.ends_with("@g.us")
+        self.address.ends_with("@g.us")
     }
 }
 
@@ -174,6 +205,15 @@ mod tests {
             let recipient = Recipient::parse(to, is_group).unwrap_or_else(|error| panic!("{to:?} {is_group}: {error}"));
             assert_eq!(recipient.as_str(), address, "{to:?} {is_group}");
             assert_eq!(recipient.is_group(), address.ends_with("@g.us"), "{to:?} {is_group}");
+        }
+        for (to, spelt) in [
+            ("62812", "62812@s.whatsapp.net"),
+            ("62 812@c.us", "62812@c.us"),
+            ("62812:5@s.whatsapp.net", "62812:5@s.whatsapp.net"),
+        ] {
+            let recipient = Recipient::parse(to, false).unwrap();
+            assert_eq!((recipient.spelt(), recipient.as_str()), (spelt, "62812@s.whatsapp.net"));
+            assert_eq!(recipient, Recipient::parse("62812", false).unwrap());
         }
     }
 

@@ -27,6 +27,7 @@ use crate::whatsapp::WhatsApp;
 mod end;
 mod entry;
 mod media;
+mod poll;
 mod send;
 mod state;
 mod task;

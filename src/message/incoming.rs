@@ -94,6 +94,9 @@ pub struct Content {
     /// The file's length in bytes, as its sender names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// How long a video or a sound runs, as its sender says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u32>,
     /// Why there is no file although the message has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_error: Option<String>,
@@ -177,7 +180,7 @@ pub struct Reaction {
 }
 
 /// A poll.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Poll {
     /// For a vote, the id of the poll's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,6 +191,9 @@ pub struct Poll {
     /// The answers to choose from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// What a vote chooses now, none: it is taken back; absent when the poll is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selected: Option<Vec<String>>,
 }
 
 /// A chosen button or row.

@@ -249,6 +249,8 @@ pub struct File {
 pub struct Sent {
     /// The chat it went to, as `user@server`.
     pub remote_jid: String,
+    /// The same as the client spelt it, which answers repeat.
+    pub spelt_jid: String,
     /// The message id that we chose.
     pub id: String,
     /// What was sent.

@@ -208,6 +208,11 @@ impl Entry {
         *lock(&self.task) = Some(Task { commands, handle });
     }
 
+    /// The storage of the connection that is there or was last.
+    pub(super) fn backend(&self) -> Option<Arc<SessionBackend>> {
+        lock(&self.backend).clone()
+    }
+
     pub(super) fn set_backend(&self, backend: &Arc<SessionBackend>) {
         *lock(&self.backend) = Some(Arc::clone(backend));
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::entry::Entry;
-use super::{SessionManager, resume};
+use super::{SessionManager, poll, resume};
 use crate::event::SessionName;
 use crate::media::{self, Fetcher, Kind, MediaError, Spool};
 use crate::message::{Content, File, MediaSource, Outgoing, Profile, Recipient, Sent};
@@ -174,7 +174,19 @@ impl SessionManager {
             AttachError::Outbound(error) => failed(&entry, &to, "", error),
         })?;
         let id = connection.message_id();
-        connection.send(&to, message, file, &id, deadline).await.map_err(|error| failed(&entry, &to, &id, error))
+        let poll = match &message.content {
+            Content::Poll(poll) => Some(connection.poll(poll).map_err(|error| failed(&entry, &to, &id, error))?),
+            _ => None,
+        };
+        if let Some(poll) = &poll {
+            // Before it is sent: the first vote may be there before the acknowledgement.
+            poll::keep(&entry.backend().ok_or(SendError::Store)?, &id, poll)
+                .await
+                .map_err(|_error| SendError::Store)?;
+        }
+        let secret = poll.as_ref().map(|poll| &*poll.secret);
+        let sent = connection.send(&to, message, file, &id, secret, deadline).await;
+        sent.map_err(|error| failed(&entry, &to, &id, error))
     }
 
     /// Brings a message's file, if it has one, to WhatsApp's media servers.
@@ -313,7 +325,7 @@ fn failed(entry: &Entry, to: &Recipient, id: &str, error: OutboundError) -> Send
         }
         OutboundError::Refused(code) => SendError::Refused { code, id: id.to_owned() },
         OutboundError::Unacknowledged => {
-            SendError::Unacknowledged { id: id.to_owned(), remote_jid: to.as_str().to_owned() }
+            SendError::Unacknowledged { id: id.to_owned(), remote_jid: to.spelt().to_owned() }
         }
         OutboundError::NotConnected => SendError::NotReady(entry.name.clone()),
         OutboundError::TimedOut => SendError::TimedOut,

@@ -16,6 +16,7 @@ mod drive;
 use super::Manager;
 use super::entry::{Command, Owner};
 use super::media;
+use super::poll;
 use super::state::{State, pause};
 use crate::message::Attachment;
 use crate::outbox::{NewEvent, event_id};
@@ -146,10 +147,13 @@ impl Task {
     fn commit(&self, backend: &Arc<SessionBackend>) -> Commit {
         // Weak: the library's timers keep a closed client for a while, and it shall not keep the store open.
         let (entry, backend) = (Arc::downgrade(&self.entry), Arc::downgrade(backend));
-        Arc::new(move |received| {
+        Arc::new(move |mut received| {
             let (entry, backend) = (entry.clone(), backend.clone());
             Box::pin(async move {
                 let entry = entry.upgrade().ok_or_else(|| anyhow!("the session is gone"))?;
+                let storage = backend.upgrade().ok_or_else(|| anyhow!("the session's connection is gone"))?;
+                poll::settle(&storage, &mut received).await?;
+                drop(storage);
                 if let Err(error) = entry.commit(events(&entry, received)).await {
                     // Nothing is acknowledged: the session reconnects and WhatsApp sends it again.
                     if let Some(backend) = backend.upgrade() {

@@ -16,6 +16,7 @@ mod device;
 mod draft;
 mod inbound;
 mod key;
+mod poll;
 mod protocol;
 mod secret;
 mod signal;
@@ -55,6 +56,8 @@ pub struct SessionBackend {
     secrets: Mutex<()>,
     /// The next turn in the ring of handled messages, once known.
     turn: Mutex<Option<u32>>,
+    /// The next turn in the ring of polls, once known.
+    poll_turn: Mutex<Option<u32>>,
     lost: std::sync::Mutex<Option<mpsc::Sender<Lost>>>,
     /// The chat of the last pending row, and until when several chats count as busy.
     busy: std::sync::Mutex<Busy>,
@@ -96,6 +99,7 @@ impl SessionBackend {
             sent_messages: Mutex::new(()),
             secrets: Mutex::new(()),
             turn: Mutex::new(None),
+            poll_turn: Mutex::new(None),
             lost: std::sync::Mutex::new(None),
             busy: std::sync::Mutex::default(),
         })

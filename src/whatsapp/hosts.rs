@@ -34,8 +34,9 @@ impl Hosts {
             Self::StandIn(None) => bail!("no stand-in for WhatsApp's media hosts is set"),
             Self::StandIn(Some(base)) => {
                 let rest = url.split_once("://").map_or(url.as_str(), |(_scheme, rest)| rest);
-                let path = rest.find('/').map_or("/", |slash| &rest[slash..]);
-                Ok(format!("{}{path}", base.trim_end_matches('/')))
+                let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
+                let slash = if path.starts_with('/') { "" } else { "/" };
+                Ok(format!("{}{slash}{path}", base.trim_end_matches('/')))
             }
         }
     }
@@ -112,6 +113,11 @@ mod tests {
         let hosts = Hosts::StandIn(Some("http://127.0.0.1:9/".into()));
         assert_eq!(hosts.rewrite("https://mmg.whatsapp.net/a/b?c=1").unwrap(), "http://127.0.0.1:9/a/b?c=1");
         assert_eq!(hosts.rewrite("https://web.whatsapp.com").unwrap(), "http://127.0.0.1:9/");
+        assert_eq!(hosts.rewrite("https://a.example?b=/c").unwrap(), "http://127.0.0.1:9/?b=/c");
+        assert_eq!(hosts.rewrite("https://a.example:8443/b?c=d%2Fe&f=").unwrap(), "http://127.0.0.1:9/b?c=d%2Fe&f=");
+        assert_eq!(hosts.rewrite("https://[::1]:1/b").unwrap(), "http://127.0.0.1:9/b");
+        let below = Hosts::StandIn(Some("http://127.0.0.1:9/media".into()));
+        assert_eq!(below.rewrite("https://mmg.whatsapp.net/a").unwrap(), "http://127.0.0.1:9/media/a");
         assert!(Hosts::StandIn(None).rewrite("https://web.whatsapp.com/sw.js").is_err());
         assert_eq!(Hosts::Real.rewrite("https://a/b").unwrap(), "https://a/b");
     }

@@ -12,9 +12,12 @@ use whatsapp_rust::types::message::{MessageCategory, MessageInfo};
 use whatsapp_rust::wacore::types::events::InboundMessage;
 use whatsapp_rust::waproto::whatsapp as wa;
 
-use crate::message::{Attachment, FileKind, Incoming, Media};
+use crate::message::{Attachment, FileKind, Incoming, KnownPoll, Media};
 
 mod content;
+mod vote;
+
+pub use vote::Vote;
 
 /// The largest file that WhatsApp takes; a larger claim is not worth a try.
 pub(super) const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -33,6 +36,10 @@ pub struct Received {
     pub incoming: Incoming,
     /// The file to download, if there is one that can be.
     pub attachment: Option<Attachment>,
+    /// What a poll's votes will be told by.
+    pub poll: Option<KnownPoll>,
+    /// A vote, whose poll the session may know.
+    pub vote: Option<Vote>,
 }
 
 /// The messages of a batch that the contract reports, in order.
@@ -94,6 +101,8 @@ async fn receive(client: &Client, message: &Arc<wa::Message>, info: &MessageInfo
         }
     };
     Received {
+        poll: vote::known(client, message, opened.message, info).await,
+        vote: vote::vote(client, opened.message, info).await,
         chat,
         sender,
         incoming: Incoming {
@@ -185,6 +194,7 @@ mod tests {
             mimetype: None,
             name: Some("a.b.pdf"),
             length: Some(3),
+            seconds: None,
             direct_path: Some(direct_path),
             url: Some(url),
             static_url: None,

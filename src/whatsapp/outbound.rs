@@ -12,7 +12,7 @@ use whatsapp_rust::wacore::types::events::ServerAck;
 use whatsapp_rust::{Jid, SendOptions};
 
 use super::Connection;
-use crate::message::{File, Outgoing, Recipient, Sent};
+use crate::message::{File, KnownPoll, Outgoing, Poll, Recipient, Sent};
 
 mod compose;
 mod upload;
@@ -189,7 +189,19 @@ impl Connection {
         self.client.generate_message_id()
     }
 
-    /// Sends a message under this id and waits for the server's acknowledgement until the deadline.
+    /// What is to be remembered of a poll, with a new secret for its votes.
+    ///
+    /// # Errors
+    /// `NotConnected`, or `Connection` without randomness.
+    pub fn poll(&self, poll: &Poll) -> Result<KnownPoll, OutboundError> {
+        let mut secret = vec![0; 32];
+        getrandom::fill(&mut secret).map_err(|error| OutboundError::Connection(anyhow::Error::msg(error)))?;
+        let own = self.client.pn().ok_or(OutboundError::NotConnected)?;
+        let authors = [Some(own), self.client.lid()].into_iter().flatten().map(|jid| jid.to_non_ad_string()).collect();
+        Ok(KnownPoll { secret, authors, question: poll.question.clone(), options: poll.options.clone() })
+    }
+
+    /// Sends a message under this id and waits for the server's acknowledgement until the deadline; `secret` is a poll's.
     ///
     /// A cancelled call may have sent the message.
     ///
@@ -201,6 +213,7 @@ impl Connection {
         message: Outgoing,
         file: Option<File>,
         id: &str,
+        secret: Option<&[u8]>,
         deadline: Instant,
     ) -> Result<Sent, OutboundError> {
         // In here, since thiserror's derive above would find its methods ambiguous.
@@ -216,6 +229,7 @@ impl Connection {
         let own = self.client.pn().ok_or(OutboundError::NotConnected)?;
         let mut sent = Sent {
             remote_jid: recipient.as_str().to_owned(),
+            spelt_jid: recipient.spelt().to_owned(),
             id: id.to_owned(),
             message,
             file,
@@ -224,8 +238,6 @@ impl Connection {
             own_jid: own.to_non_ad().to_string(),
             participant: recipient.is_group().then(|| own.to_string()),
         };
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|error| OutboundError::Connection(anyhow::Error::msg(error)))?;
         let composed = compose::compose(&sent, secret);
         let (_expected, acknowledged) = self.acks.expect(id);
         let work = tokio::time::timeout_at(deadline, async {

@@ -11,7 +11,7 @@ use crate::message::{Author, Contact, Content, File, Sent, Target};
 /// The whole body.
 pub(super) fn body(sent: &Sent) -> Value {
     let mut data = Map::new();
-    data.insert("key".to_owned(), json!({ "remoteJid": sent.remote_jid, "fromMe": true, "id": sent.id }));
+    data.insert("key".to_owned(), json!({ "remoteJid": sent.spelt_jid, "fromMe": true, "id": sent.id }));
     data.insert("message".to_owned(), message(sent));
     data.insert("messageTimestamp".to_owned(), sent.timestamp.to_string().into());
     data.insert("status".to_owned(), "PENDING".into());

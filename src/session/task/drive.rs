@@ -8,8 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument as _;
 
 use super::super::entry::Command;
-use super::super::media;
 use super::super::state::{State, Step, next};
+use super::super::{media, poll};
 use super::{Inputs, Outcome, Task, events};
 use crate::store::backend::{Lost, SessionBackend};
 use crate::store::registry::AccountDetails;
@@ -106,7 +106,9 @@ impl Task {
                         _ => {}
                     }
                 }
-                Some(received) = inputs.late.recv() => {
+                Some(mut received) = inputs.late.recv() => {
+                    // A failure has poisoned the backend, and is told below as the commit's.
+                    let _failed = poll::settle(backend, &mut received).await;
                     if let Err(error) = self.entry.commit(events(&self.entry, received)).await {
                         tracing::warn!(%error, "a message outside the durable path was lost: the store refused it");
                         backend.poison();

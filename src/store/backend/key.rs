@@ -37,7 +37,14 @@ pub(super) const HANDLED_RING: u8 = b'h';
 /// Digest of a lost message's pending key, to how often it was asked for.
 pub(super) const ASKED: u8 = b'A';
 
+/// Id of a poll's message, to what is remembered of it.
+pub(super) const POLL: u8 = b'W';
+/// Place in the ring of polls, to the id.
+pub(super) const POLL_RING: u8 = b'w';
+
 pub(super) const DEVICE: &[u8] = b"Z";
+/// Holds the next place in the ring of polls.
+pub(super) const POLL_TURN: &[u8] = b"z";
 /// Holds the id of the app-state sync key that was set last.
 pub(super) const LATEST_SYNC_KEY: &[u8] = b"y";
 

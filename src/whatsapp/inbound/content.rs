@@ -111,6 +111,7 @@ pub(super) fn content(opened: &Opened<'_>) -> Content {
         content.mimetype = file.mimetype.map(str::to_owned);
         content.file_name = file.name.map(str::to_owned);
         content.size = file.length;
+        content.seconds = file.seconds;
     }
     content
 }
@@ -156,7 +157,7 @@ fn contacts(m: &wa::Message) -> Vec<Contact> {
     one.chain(many).take(MAX_ITEMS).map(card).collect()
 }
 
-fn created_poll(m: &wa::Message) -> Option<&wa::message::PollCreationMessage> {
+pub(super) fn created_poll(m: &wa::Message) -> Option<&wa::message::PollCreationMessage> {
     let versions = [
         &m.poll_creation_message,
         &m.poll_creation_message_v2,
@@ -169,12 +170,16 @@ fn created_poll(m: &wa::Message) -> Option<&wa::message::PollCreationMessage> {
 
 fn poll(m: &wa::Message) -> Option<Poll> {
     if let Some(poll) = created_poll(m) {
-        let options = poll.options.iter().take(MAX_ITEMS).filter_map(|option| option.option_name.clone()).collect();
-        return Some(Poll { id: None, name: poll.name.clone(), options });
+        return Some(Poll { name: poll.name.clone(), options: options(poll), ..Poll::default() });
     }
     let vote = m.poll_update_message.as_option()?;
     let id = vote.poll_creation_message_key.as_option().and_then(|key| key.id.clone());
-    Some(Poll { id, name: None, options: Vec::new() })
+    Some(Poll { id, ..Poll::default() })
+}
+
+/// The names of a poll's options.
+pub(super) fn options(poll: &wa::message::PollCreationMessage) -> Vec<String> {
+    poll.options.iter().take(MAX_ITEMS).filter_map(|option| option.option_name.clone()).collect()
 }
 
 fn choice(m: &wa::Message) -> Option<Choice> {
@@ -225,6 +230,7 @@ pub(super) struct File<'a> {
     pub(super) mimetype: Option<&'a str>,
     pub(super) name: Option<&'a str>,
     pub(super) length: Option<u64>,
+    pub(super) seconds: Option<u32>,
     pub(super) direct_path: Option<&'a str>,
     pub(super) url: Option<&'a str>,
     pub(super) static_url: Option<&'a str>,
@@ -235,8 +241,9 @@ pub(super) struct File<'a> {
 
 /// The members that all kinds of files have under the same names.
 macro_rules! file {
-    ($kind:ident, $m:expr, name: $name:expr, static_url: $static_url:expr) => {
+    ($kind:ident, $m:expr, name: $name:expr, seconds: $seconds:expr, static_url: $static_url:expr) => {
         File {
+            seconds: $seconds,
             kind: FileKind::$kind,
             mimetype: $m.mimetype.as_deref(),
             name: $name,
@@ -254,20 +261,20 @@ macro_rules! file {
 /// The file of an opened message.
 pub(super) fn file(m: &wa::Message) -> Option<File<'_>> {
     if let Some(m) = m.image_message.as_option() {
-        return Some(file!(Image, m, name: None, static_url: m.static_url.as_deref()));
+        return Some(file!(Image, m, name: None, seconds: None, static_url: m.static_url.as_deref()));
     }
     if let Some(m) = m.video_message.as_option().or_else(|| m.ptv_message.as_option()) {
-        return Some(file!(Video, m, name: None, static_url: m.static_url.as_deref()));
+        return Some(file!(Video, m, name: None, seconds: m.seconds, static_url: m.static_url.as_deref()));
     }
     if let Some(m) = m.document_message.as_option() {
         let name = m.file_name.as_deref().or(m.title.as_deref());
-        return Some(file!(Document, m, name: name, static_url: None));
+        return Some(file!(Document, m, name: name, seconds: None, static_url: None));
     }
     if let Some(m) = m.audio_message.as_option() {
-        return Some(file!(Audio, m, name: None, static_url: None));
+        return Some(file!(Audio, m, name: None, seconds: m.seconds, static_url: None));
     }
     let m = m.sticker_message.as_option()?;
-    Some(file!(Sticker, m, name: None, static_url: None))
+    Some(file!(Sticker, m, name: None, seconds: None, static_url: None))
 }
 
 #[cfg(test)]

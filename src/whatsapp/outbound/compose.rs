@@ -7,7 +7,7 @@ use whatsapp_rust::waproto::whatsapp as wa;
 use crate::message::{Author, Contact, Content, File, Outgoing, Poll, Sent, Target};
 
 /// Writes the message; `secret` is what votes on a poll are encrypted with.
-pub(super) fn compose(sent: &Sent, secret: [u8; 32]) -> wa::Message {
+pub(super) fn compose(sent: &Sent, secret: Option<&[u8]>) -> wa::Message {
     let file = || sent.file.clone().unwrap_or_default();
     let mut message = match &sent.message.content {
         Content::Text(text) => extended_text(text),
@@ -189,7 +189,7 @@ fn cards(contacts: &[Contact]) -> wa::Message {
     }
 }
 
-fn question(poll: &Poll, secret: [u8; 32]) -> wa::Message {
+fn question(poll: &Poll, secret: Option<&[u8]>) -> wa::Message {
     let option = |name: &String| wa::message::poll_creation_message::Option {
         option_name: Some(name.clone()),
         ..Default::default()
@@ -202,7 +202,7 @@ fn question(poll: &Poll, secret: [u8; 32]) -> wa::Message {
         poll_content_type: Some(wa::message::PollContentType::TEXT),
         ..Default::default()
     });
-    let context = wa::MessageContextInfo { message_secret: Some(secret.to_vec()), ..Default::default() };
+    let context = wa::MessageContextInfo { message_secret: secret.map(<[u8]>::to_vec), ..Default::default() };
     let mut message = wa::Message { message_context_info: MessageField::some(context), ..Default::default() };
     // The same source: the third form is for one choice, the first for several.
     if poll.selectable == 1 {

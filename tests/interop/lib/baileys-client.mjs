@@ -2,6 +2,7 @@
 // Keeps its credentials in memory, in the very JSON that Baileys' own file store writes, and loads them from
 // there at every connection: a reconnection can never see more than was saved, nor less.
 
+import { createCipheriv, createHash, createHmac, randomBytes } from 'node:crypto'
 import * as rc14 from 'baileys-rc14'
 import * as rc6 from 'baileys-rc6'
 import { Journal, Tail, waitedInVain, within } from './journal.mjs'
@@ -225,7 +226,7 @@ export class BaileysClient {
     const kind = this.lib.getContentType(content)
     const { id, remoteJid: chat } = message.key
     if (content[kind]?.mediaKey) this.media.push({ id, chat, kind: kind.replace('Message', ''), media: content[kind], message })
-    else if (kind) this.others.push({ id, chat, kind, content: content[kind] })
+    else if (kind) this.others.push({ id, chat, kind, content: content[kind], secret: content.messageContextInfo?.messageSecret })
   }
 
   #receipt(key, status) {
@@ -300,6 +301,24 @@ export class BaileysClient {
     const id = this.lib.generateMessageIDV2(this.sock.user.id)
     this.#sent.set(id, message)
     return within(`${this.name} to relay ${Object.keys(message)[0]}`, this.sock.relayMessage(jid, message, { messageId: id }))
+  }
+
+  /**
+   * Votes in a poll as an app does, which Baileys can read but not cast; the message id. `author`: the address that the
+   * poll's author goes by in this chat.
+   */
+  vote(to, { id, secret, author, fromMe = false }, chosen) {
+    const hashes = chosen.map((name) => createHash('sha256').update(name).digest())
+    const plain = this.lib.proto.Message.PollVoteMessage.encode({ selectedOptions: hashes }).finish()
+    const [voter, iv] = [this.jid, randomBytes(12)]
+    const hmac = (key, data) => createHmac('sha256', key).update(data).digest()
+    const key = hmac(hmac(Buffer.alloc(32), secret), Buffer.concat([Buffer.from(`${id}${author}${voter}Poll Vote`), Buffer.from([1])]))
+    const cipher = createCipheriv('aes-256-gcm', key, iv).setAAD(Buffer.from(`${id}\0${voter}`))
+    const encPayload = Buffer.concat([cipher.update(plain), cipher.final(), cipher.getAuthTag()])
+    const remoteJid = to.includes('@') ? to : `${to}@s.whatsapp.net`
+    const pollCreationMessageKey = { remoteJid, fromMe, id, ...(remoteJid.endsWith('@g.us') ? { participant: author } : {}) }
+    const pollUpdateMessage = { pollCreationMessageKey, vote: { encPayload, encIv: iv }, senderTimestampMs: Date.now() }
+    return this.relay(to, this.lib.proto.Message.fromObject({ pollUpdateMessage }))
   }
 
   /** Waits for a message of somebody else that is neither text nor attachment. */

@@ -1,6 +1,10 @@
-// Files that are what they say they are, as far as their signatures and heads go, and a server that hands them out.
+// Files that are what they say they are, no two of them equal, and a server that hands them out.
+//
+// Those of ../sample were made by ffmpeg 5.1 of its own test sources (`testsrc`, `sine`): 64 × 48 pixels and 2 s of H.264,
+// 3 s of MP3, 3 s of Opus, 48 × 32 pixels and 4 frames of GIF.
 
 import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { deflateSync } from 'node:zlib'
 
@@ -38,20 +42,35 @@ export function png(width = 40, height = 30) {
   ])
 }
 
+const sample = (name) => readFileSync(new URL(`../sample/${name}`, import.meta.url))
+const FILM = sample('film.mp4')
+const SOUND = sample('sound.mp3')
+const VOICE = sample('voice.ogg')
+const MOVING = sample('move.gif')
+
+/** What the containers of the three tell. */
+export const FACTS = { mp4: { seconds: 2, width: 64, height: 48 }, mp3: { seconds: 3 }, opus: { seconds: 3 } }
+
+/** A film, and behind it a box that players skip. */
 export function mp4(bytes = 600_000) {
-  const head = Buffer.from('\0\0\0\x18ftypmp42\0\0\0\0mp42isom', 'latin1')
-  return Buffer.concat([head, word(bytes + 8), Buffer.from('mdat'), randomBytes(bytes)])
+  return Buffer.concat([FILM, word(bytes + 8), Buffer.from('free'), randomBytes(bytes)])
 }
 
+/** A sound, and before it a tag (ID3v2.4) with a private frame. */
 export function mp3(bytes = 20_000) {
-  return Buffer.concat([Buffer.from('ID3\x03\0\0\0\0\0\0', 'latin1'), randomBytes(bytes)])
+  const safe = (value) => Buffer.from([value >> 21, value >> 14, value >> 7, value].map((part) => part & 0x7f))
+  const frame = Buffer.concat([Buffer.from('PRIV'), safe(bytes + 2), Buffer.from([0, 0]), Buffer.from('x\0', 'latin1'), randomBytes(bytes)])
+  return Buffer.concat([Buffer.from('ID3\x04\0\0', 'latin1'), safe(frame.length), frame, SOUND])
 }
 
-/** The first page of an Ogg file with Opus in it, and then anything. */
-export function opus(bytes = 20_000) {
-  const page = Buffer.from('OggS\0\x02\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x01\x13', 'latin1')
-  const head = Buffer.from('OpusHead\x01\x01\x38\x01\x80\xbb\0\0\0\0\0', 'latin1')
-  return Buffer.concat([page, head, randomBytes(bytes)])
+/** A voice note: Opus in an Ogg file. */
+export function opus() {
+  return Buffer.from(VOICE)
+}
+
+/** A picture of four frames. */
+export function gif() {
+  return Buffer.from(MOVING)
 }
 
 export function pdf(bytes = 30_000) {

@@ -1,7 +1,8 @@
 // What either Baileys version makes the gateway tell its webhook: every kind of message, and files with equal bytes.
 
 import assert from 'node:assert/strict'
-import { mp3, mp4, opus, pdf, png } from '../lib/samples.mjs'
+import { randomBytes } from 'node:crypto'
+import { FACTS, mp3, mp4, opus, pdf, png } from '../lib/samples.mjs'
 import { story } from '../lib/story.mjs'
 import { World } from '../lib/world.mjs'
 
@@ -21,9 +22,9 @@ let group
 const kinds = {
   image: { make: () => png(), content: { caption: 'a picture' }, mimetype: 'image/png', extension: 'jpg', served: 'image/jpeg' },
   'image without caption': { kind: 'image', make: () => png(), content: {}, mimetype: 'image/jpeg', extension: 'jpg', served: 'image/jpeg' },
-  video: { make: () => mp4(), content: { caption: 'a film' }, mimetype: 'video/mp4', extension: 'mp4', served: 'video/mp4' },
-  audio: { make: () => mp3(), content: {}, mimetype: 'audio/mpeg', extension: 'mp3', served: 'audio/mpeg' },
-  'voice note': { kind: 'audio', make: () => opus(), content: { ptt: true }, mimetype: 'audio/ogg; codecs=opus', extension: 'mp3', served: 'audio/mpeg' },
+  video: { make: () => mp4(), content: { caption: 'a film', seconds: 2 }, mimetype: 'video/mp4', extension: 'mp4', served: 'video/mp4' },
+  audio: { make: () => mp3(), content: { seconds: FACTS.mp3.seconds }, mimetype: 'audio/mpeg', extension: 'mp3', served: 'audio/mpeg' },
+  'voice note': { kind: 'audio', make: () => opus(), content: { ptt: true, seconds: FACTS.opus.seconds }, mimetype: 'audio/ogg; codecs=opus', extension: 'mp3', served: 'audio/mpeg' },
   document: { make: () => pdf(), content: { fileName: 'Laporan Q3 é.pdf' }, mimetype: 'application/pdf', extension: 'pdf', served: 'application/pdf' },
   'document with caption': {
     kind: 'document',
@@ -72,6 +73,7 @@ async function toldFile(client, chat, id, wanted, kind, bytes) {
   assert.equal(body.file_name, content.fileName)
   assert.equal(body.size, bytes.length)
   assert.equal(body.view_once, once)
+  assert.equal(body.seconds, content.seconds)
   await served(name, type, bytes)
   if (isDocument) await served(id, 'application/octet-stream', bytes)
   return body
@@ -141,6 +143,30 @@ for (const client of clients) {
 
       const poll = await told(client, chat, await client.sendContent(to(), { poll: { name: 'Lunch?', values: ['yes', 'no'], selectableCount: 1 } }))
       assert.deepEqual([poll.type, poll.message, poll.poll], ['poll', null, { name: 'Lunch?', options: ['yes', 'no'] }])
+    })
+
+    then.also(`votes in a poll of the gateway and in its own ${of}`, async () => {
+      const poll = { question: 'Dinner?', options: ['soto', 'bakso', 'rawon'] }
+      const sent = await gateway.message('send-poll', { session, to: chat.is_group ? group : client.phone, is_group: chat.is_group, max_selections: 2, ...poll })
+      const { secret } = await client.other(sent.key.id)
+      const asked = { id: sent.key.id, secret, author: `${phone}@s.whatsapp.net` }
+      const seen = async (chosen, of = asked) => {
+        const body = await told(client, chat, await client.vote(to(), of, chosen))
+        assert.deepEqual([body.type, body.message], ['poll_vote', null])
+        return body.poll
+      }
+      const known = { id: asked.id, name: poll.question, options: poll.options }
+      assert.deepEqual(await seen(['rawon', 'soto']), { ...known, selected: ['soto', 'rawon'] })
+      assert.deepEqual(await seen([]), { ...known, selected: [] })
+      // With another secret nothing can be read, and nothing is made up.
+      assert.deepEqual(await seen(['soto'], { ...asked, secret: Buffer.alloc(32) }), { id: asked.id })
+
+      const messageSecret = randomBytes(32)
+      const own = await client.sendContent(to(), { poll: { name: 'Lunch?', values: ['yes', 'no'], selectableCount: 1, messageSecret } })
+      await told(client, chat, own)
+      assert.deepEqual(await seen(['no'], { id: own, secret: messageSecret, author: client.jid, fromMe: true }), {
+        id: own, name: 'Lunch?', options: ['yes', 'no'], selected: ['no'],
+      })
     })
 
     then.also(`reply, mention, reaction, edit and deletion ${of}`, async () => {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { within } from '../lib/journal.mjs'
-import { mp3, mp4, opus, pdf, png } from '../lib/samples.mjs'
+import { FACTS, gif, mp3, mp4, opus, pdf, png } from '../lib/samples.mjs'
 import { story } from '../lib/story.mjs'
 import { World } from '../lib/world.mjs'
 
@@ -21,15 +21,15 @@ let group
 /** The endpoint of each kind, what is sent, and what must arrive. `extra` goes along, `seen` arrives. */
 const kinds = {
   image: { bytes: () => png(), mimetype: 'image/png', extra: { text: 'a picture' }, seen: { caption: 'a picture', width: 40, height: 30 } },
-  video: { bytes: () => mp4(), mimetype: 'video/mp4', extra: { text: 'a film' }, seen: { caption: 'a film' } },
+  video: { bytes: () => mp4(), mimetype: 'video/mp4', extra: { text: 'a film' }, seen: { caption: 'a film', ...FACTS.mp4 } },
   document: {
     bytes: () => pdf(),
     mimetype: 'application/pdf',
     extra: { text: 'a report', document_name: 'Laporan Q3 é.pdf' },
     seen: { caption: 'a report', fileName: 'Laporan Q3 é.pdf' },
   },
-  audio: { bytes: () => mp3(), mimetype: 'audio/mpeg', extra: {}, seen: { ptt: false } },
-  voice: { path: 'audio', bytes: () => opus(), mimetype: 'audio/ogg; codecs=opus', extra: { voice: true }, seen: { ptt: true } },
+  audio: { bytes: () => mp3(), mimetype: 'audio/mpeg', extra: {}, seen: { ptt: false, ...FACTS.mp3 } },
+  voice: { path: 'audio', bytes: () => opus(), mimetype: 'audio/ogg; codecs=opus', extra: { voice: true }, seen: { ptt: true, ...FACTS.opus } },
 }
 
 /** The ways in which a file can come. Each gives what is asked for to `/message/send-<path>`. */
@@ -106,6 +106,14 @@ for (const client of clients) {
       const again = await send(webp)
       await arrived(client, again.key.id, 'sticker', webp)
     }
+  })
+
+  then.also(`a moving picture becomes a moving sticker for Baileys ${client.version}`, async () => {
+    const { key } = await gateway.message('send-sticker', { ...to, image_base64: gif().toString('base64') })
+    const got = await client.attachment(key.id)
+    same({ mimetype: 'image/webp', isAnimated: true, width: 512, height: 512 }, got.media)
+    const webp = await client.download(got)
+    assert.equal(webp.toString('latin1').split('ANMF').length, 1 + 4)
   })
 
   then.also(`a place, a card, two cards and polls to Baileys ${client.version}`, async () => {

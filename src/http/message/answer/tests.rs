@@ -7,6 +7,7 @@ const TAIL: &str = r#""messageTimestamp":"1770000000","status":"PENDING""#;
 fn sent(content: Content) -> Sent {
     Sent {
         remote_jid: "6281234567890@s.whatsapp.net".to_owned(),
+        spelt_jid: "6281234567890@s.whatsapp.net".to_owned(),
         id: "3EB0AA".to_owned(),
         message: Outgoing::new(content),
         file: None,
