@@ -63,9 +63,16 @@ impl Fields {
         self.source
     }
 
+    /// Tells the tests which members a handler looks at: they hold them against its description.
+    fn look(&self, name: &str) -> Option<&Value> {
+        #[cfg(test)]
+        asked::note(name);
+        self.members.get(name)
+    }
+
     /// A member that must be there as a string.
     pub(super) fn string(&self, name: &str) -> Result<String, ApiError> {
-        match self.members.get(name) {
+        match self.look(name) {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(other) => Err(self.expected("string", other, name)),
             None => Err(self.required(name)),
@@ -74,7 +81,7 @@ impl Fields {
 
     /// A member that may be missing, if it is a string that is not empty; of several the first.
     pub(super) fn first(&self, name: &str) -> Option<String> {
-        let value = match self.members.get(name)? {
+        let value = match self.look(name)? {
             Value::Array(values) => values.first()?,
             value => value,
         };
@@ -101,12 +108,12 @@ impl Fields {
 
     /// Whether the member is there, whatever it holds.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.members.contains_key(name)
+        self.look(name).is_some()
     }
 
     /// A member that must be there as a number; forms and lax clients send it as a string.
     pub(super) fn number(&self, name: &str) -> Result<f64, ApiError> {
-        match self.members.get(name) {
+        match self.look(name) {
             Some(value) => number(value).ok_or_else(|| self.expected("number", value, name)),
             None => Err(self.required(name)),
         }
@@ -114,7 +121,7 @@ impl Fields {
 
     /// A member that may be absent, and is a whole number when it is there.
     pub(super) fn optional_whole(&self, name: &str) -> Result<Option<u32>, ApiError> {
-        let Some(value) = self.members.get(name) else { return Ok(None) };
+        let Some(value) = self.look(name) else { return Ok(None) };
         let whole = match value {
             Value::Number(number) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
             Value::String(text) => text.trim().parse().ok(),
@@ -125,7 +132,7 @@ impl Fields {
 
     /// The items of a member that is an array; none when it is absent. A form says a single one without any array.
     pub(super) fn list(&self, name: &str) -> Result<&[Value], ApiError> {
-        match self.members.get(name) {
+        match self.look(name) {
             None => Ok(&[]),
             Some(Value::Array(items)) => Ok(items),
             Some(text @ Value::String(_)) => Ok(std::slice::from_ref(text)),
@@ -140,7 +147,7 @@ impl Fields {
 
     /// As [`Self::string`], and a whole number is taken by its digits: spreadsheets and PHP send phone numbers so.
     pub(super) fn digits_or_string(&self, name: &str) -> Result<String, ApiError> {
-        match self.members.get(name) {
+        match self.look(name) {
             Some(Value::Number(number)) if number.is_u64() => Ok(number.to_string()),
             _ => self.string(name),
         }
@@ -150,9 +157,8 @@ impl Fields {
     ///
     /// Beyond the original, the words `true` and `false` and the numbers 1 and 0 are taken.
     pub(super) fn flag(&self, names: &[&str]) -> Result<bool, ApiError> {
-        let Some((name, value)) = names.iter().find_map(|name| Some((name, self.members.get(*name)?))) else {
-            return Ok(false);
-        };
+        let there: Vec<_> = names.iter().filter_map(|name| Some((*name, self.look(name)?))).collect();
+        let Some((name, value)) = there.first().copied() else { return Ok(false) };
         match value {
             Value::Bool(flag) => Ok(*flag),
             Value::String(text) if text.eq_ignore_ascii_case("true") || text == "1" => Ok(true),
@@ -363,6 +369,26 @@ fn escape(text: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = text else { return None };
     let digit = |byte: &u8| char::from(*byte).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
+}
+
+/// The members that handlers on this thread have looked at.
+#[cfg(test)]
+pub(super) mod asked {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        static NAMES: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    pub(in crate::http) fn note(name: &str) {
+        NAMES.with_borrow_mut(|names| names.insert(name.to_owned()));
+    }
+
+    /// Those since the last call.
+    pub(in crate::http) fn take() -> BTreeSet<String> {
+        NAMES.take()
+    }
 }
 
 #[cfg(test)]

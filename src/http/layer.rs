@@ -64,6 +64,10 @@ pub(super) async fn observe(request: Request, next: Next) -> Response {
 
 /// Refuses large heads ourselves, so that the refusal is JSON and carries CORS; hyper's own limit lies above.
 pub(super) async fn head_limit(request: Request, next: Next) -> Response {
+    // wa-gateway 4.7.1: its parser refuses raw bytes in the request line, without a word.
+    if request.uri().path_and_query().is_some_and(|target| !target.as_str().is_ascii()) {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
     let line =
         request.method().as_str().len() + request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     // Each header line has ": " and a line end, the request line two spaces, "HTTP/1.1" and a line end.

@@ -46,8 +46,8 @@ enum Takes {
     Query(Type),
     /// Members of a JSON body or of a form.
     Body(Type),
-    /// As [`Self::Body`], or of a multipart form that brings the file.
-    File(Type),
+    /// As [`Self::Body`], or of a multipart form that brings the file in one of these parts.
+    File(Type, &'static [&'static str]),
     /// Members of the query or of the body; the query counts first.
     Either(Type),
 }
@@ -179,7 +179,7 @@ impl Operation {
                 statuses.insert(400, failure());
                 parameters.extend(fields.parameters());
             }
-            Takes::Body(fields) | Takes::File(fields) | Takes::Either(fields) => {
+            Takes::Body(fields) | Takes::File(fields, _) | Takes::Either(fields) => {
                 fields.collect(schemas);
                 for status in [400, 408, 413] {
                     statuses.insert(status, failure());
@@ -193,8 +193,12 @@ impl Operation {
                 }
                 let schema = json!({ "schema": fields.reference() });
                 let mut content = json!({ "application/json": schema, "application/x-www-form-urlencoded": schema });
-                if matches!(self.takes, Takes::File(_)) {
-                    content["multipart/form-data"] = schema;
+                if let Takes::File(_, parts) = self.takes {
+                    let file = json!({ "type": "string", "format": "binary", "description": "The file itself." });
+                    let parts: Map<String, Value> =
+                        parts.iter().map(|part| ((*part).to_owned(), file.clone())).collect();
+                    let parts = json!({ "type": "object", "properties": parts });
+                    content["multipart/form-data"] = json!({ "schema": { "allOf": [fields.reference(), parts] } });
                 }
                 let required = !matches!(self.takes, Takes::Either(_));
                 described["requestBody"] = json!({ "required": required, "content": content });

@@ -16,6 +16,8 @@ use crate::outbox::memory::MemoryKv;
 use crate::session;
 use crate::whatsapp::{self, WhatsApp};
 
+mod description;
+
 /// Real, but with nothing stored and nowhere to dial: these tests start no session.
 fn sessions() -> SessionManager {
     let kv = Arc::new(MemoryKv::default());
@@ -236,6 +238,14 @@ async fn a_missing_id_is_told() {
             (400, r#"{"message":"Session ID is required"}"#),
             "{method} {uri}"
         );
+    }
+}
+
+#[tokio::test]
+async fn raw_bytes_in_the_request_line_are_refused_without_a_word() {
+    for uri in ["/session/caf\u{e9}", "/session?x=\u{1f600}", "/caf\u{e9}"] {
+        let answer = ask(Some("secret"), request("GET", uri)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (400, ""), "{uri}");
     }
 }
 

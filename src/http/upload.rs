@@ -93,14 +93,23 @@ impl FileFields {
     /// The file: of a URL, of base64, or of an uploaded part. `parts` are the names that the part may have.
     ///
     /// The URL's member is the one that is asked for when there is none.
-    pub(super) fn media(&mut self, urls: &[&str], base64: &[&str], parts: &[&str]) -> Result<Source, ApiError> {
-        let url = urls.iter().find(|name| self.fields.has(name));
-        let encoded = base64.iter().find(|name| self.fields.has(name));
+    pub(super) fn media(
+        &mut self,
+        urls: &[&'static str],
+        base64: &[&'static str],
+        parts: &[&str],
+    ) -> Result<Source, ApiError> {
+        #[cfg(test)]
+        parts.iter().for_each(|part| extract::asked::note(&format!("part {part}")));
+        // All are looked for: which one counts is decided below.
+        let there =
+            |names: &[&'static str]| names.iter().filter(|name| self.fields.has(name)).copied().collect::<Vec<_>>();
+        let (url, encoded) = (there(urls).first().copied(), there(base64).first().copied());
         let part = self.file.take_if(|(name, _upload)| parts.contains(&name.as_str()));
         let wanted = urls.first().expect("each kind has a member for its URL");
         let (name, media) = match (url, encoded, part) {
-            (Some(url), None, None) => ((*url).to_owned(), MediaSource::Url(self.fields.take_string(url)?)),
-            (None, Some(name), None) => ((*name).to_owned(), MediaSource::Base64(self.fields.take_string(name)?)),
+            (Some(url), None, None) => (url.to_owned(), MediaSource::Url(self.fields.take_string(url)?)),
+            (None, Some(name), None) => (name.to_owned(), MediaSource::Base64(self.fields.take_string(name)?)),
             (None, None, Some((name, upload))) => (name, MediaSource::Upload(upload)),
             (None, None, None) => return Err(self.fields.required(wanted)),
             _ => return Err(self.fields.invalid(wanted, "must be the only source of the file")),

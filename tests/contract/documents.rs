@@ -143,7 +143,9 @@ fn example(name: &str, schema: &Value, document: &Value) -> Value {
         ("object", _) => {
             let required: Vec<&str> =
                 schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            let wanted = |name: &str| required.contains(&name) || name.ends_with("_url") || name == "document_name";
+            // One place of the file: the second name of a sticker's would be another.
+            let is_url = |name: &str| name.ends_with("_url") && name != "sticker_url";
+            let wanted = |name: &str| required.contains(&name) || is_url(name) || name == "document_name";
             let members = schema["properties"].as_object().into_iter().flatten();
             members
                 .filter(|(name, _)| wanted(name))

@@ -200,7 +200,7 @@ pub(in crate::http) static INDONESIAN: Words = Words {
     copy: "Salin nama sesi",
     copied: "Nama sesi disalin",
     send: "Kirim pesan",
-    show_qr: "Tampilkan kode QR",
+    show_qr: "Lihat kode QR",
     follow: "Lihat status",
     delete: "Hapus",
     delete_heading: "Hapus sesi ini?",

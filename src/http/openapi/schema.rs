@@ -1,12 +1,13 @@
 //! What requests below `/message` and `/profile` hold and how sends are answered, for the description only.
 //!
-//! Handlers read fields one by one in the contract's order; the tests hold these types against what they take and answer.
+//! Handlers read fields one by one in the contract's order. A test holds the members and their types against those that the
+//! handlers look at (`http/tests/description.rs`), the fuzz test answers against the shapes.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// A request below `/message`: whom it is from and to, its own fields, and what every message may have.
+/// A new message: whom it is from and to, its own fields, and what every message may have.
 macro_rules! sends {
     ($($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $kind:ty,)* })*) => {$(
         $(#[$doc])*
@@ -19,6 +20,9 @@ macro_rules! sends {
             $($(#[$attribute])* $field: $kind,)*
             /// Whether `to` is the id of a group.
             is_group: Option<bool>,
+            /// The same as `is_group`.
+            #[serde(rename = "isGroup")]
+            is_group_too: Option<bool>,
             /// The id of the message that this one answers.
             reply_to: Option<String>,
             /// In a group: who wrote that message.
@@ -74,8 +78,12 @@ sends! {
         text: Option<String>,
         /// `http:`, `https:` or `data:`.
         image_url: Option<String>,
+        /// The same as `image_url`.
+        sticker_url: Option<String>,
         /// At most 16 MiB decoded.
         image_base64: Option<String>,
+        /// The same as `image_base64`.
+        sticker_base64: Option<String>,
     }
     /// A sound to send, by `audio_url`, `audio_base64` or upload.
     SendAudio {
@@ -85,6 +93,8 @@ sends! {
         audio_base64: Option<String>,
         /// Whether it is a voice note.
         voice: Option<bool>,
+        /// The same as `voice`.
+        ptt: Option<bool>,
     }
     /// A place to send.
     SendLocation {
@@ -109,27 +119,65 @@ sends! {
         /// How many may be chosen; 1 unless given.
         max_selections: Option<u32>,
     }
-    /// A reaction to a message.
-    SendReaction {
-        message_id: String,
-        /// One emoji; empty: takes the reaction back.
-        reaction: String,
-        /// In a group: who wrote the message.
-        participant: Option<String>,
-        /// Whether the message was sent by this session.
-        from_me: Option<bool>,
-    }
-    /// A new text for a message of this session.
-    Edit {
-        message_id: String,
-        text: String,
-    }
-    /// A message to delete for everyone.
-    Delete {
-        message_id: String,
-        /// In a group, by an admin: who wrote it.
-        participant: Option<String>,
-    }
+}
+
+/// A reaction to a message.
+#[derive(Deserialize, Serialize, ToSchema)]
+pub(super) struct SendReaction {
+    /// The session that sends.
+    session: String,
+    /// A number in international form, with or without `+`, spaces and dashes, or a WhatsApp address.
+    to: String,
+    message_id: String,
+    /// One emoji; empty: takes the reaction back.
+    reaction: String,
+    /// In a group: who wrote the message.
+    participant: Option<String>,
+    /// Whether the message was sent by this session.
+    from_me: Option<bool>,
+    /// The same as `from_me`.
+    #[serde(rename = "fromMe")]
+    from_me_too: Option<bool>,
+    /// Whether `to` is the id of a group.
+    is_group: Option<bool>,
+    /// The same as `is_group`.
+    #[serde(rename = "isGroup")]
+    is_group_too: Option<bool>,
+}
+
+/// A new text for a message of this session.
+#[derive(Deserialize, Serialize, ToSchema)]
+pub(super) struct Edit {
+    /// The session that sends.
+    session: String,
+    /// A number in international form, with or without `+`, spaces and dashes, or a WhatsApp address.
+    to: String,
+    message_id: String,
+    text: String,
+    /// Whether `to` is the id of a group.
+    is_group: Option<bool>,
+    /// The same as `is_group`.
+    #[serde(rename = "isGroup")]
+    is_group_too: Option<bool>,
+    /// Numbers that are mentioned in the text.
+    mentions: Option<Vec<String>>,
+}
+
+/// A message to delete for everyone.
+#[derive(Deserialize, Serialize, ToSchema)]
+pub(super) struct Delete {
+    /// The session that sends.
+    session: String,
+    /// A number in international form, with or without `+`, spaces and dashes, or a WhatsApp address.
+    to: String,
+    message_id: String,
+    /// In a group, by an admin: who wrote it.
+    participant: Option<String>,
+    /// Whether `to` is the id of a group.
+    is_group: Option<bool>,
+    /// The same as `is_group`.
+    #[serde(rename = "isGroup")]
+    is_group_too: Option<bool>,
 }
 
 /// A contact to send.
