@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub struct Config {
     pub redis_url: Option<SecretString>,
     /// Whether a Redis is taken that keeps no append-only file.
     pub redis_allow_no_aof: bool,
+    /// PEM file with the certificates that a `rediss://` server is trusted by; `None`: the public authorities.
+    pub redis_tls_root: Option<PathBuf>,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
     /// Where the sessions and a generated API key live.
@@ -197,13 +199,14 @@ impl Config {
         };
         let config = Self {
             key,
-            host: reader.parsed("HOST", "is no IP address").unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            host: reader.parsed("HOST", "is no IP address").unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
             port,
             webhook_base_url: reader.url("WEBHOOK_BASE_URL", &["http", "https"]),
             webhook_events: reader.webhook_events(),
             webhook_secret: reader.text("WEBHOOK_SECRET").map(SecretString::from),
             redis_url: reader.url("REDIS_URL", &["redis", "rediss"]).map(|url| SecretString::from(url.as_str())),
             redis_allow_no_aof: reader.boolean("REDIS_ALLOW_NO_AOF"),
+            redis_tls_root: reader.file("REDIS_TLS_ROOT"),
             development: reader.text("NODE_ENV") == Some("development"),
             credentials_dir: reader.path("CREDENTIALS_DIR"),
             media_dir: reader.path("MEDIA_DIR"),
@@ -363,6 +366,14 @@ impl Reader {
         None
     }
 
+    fn file(&mut self, name: &'static str) -> Option<PathBuf> {
+        let file = self.text(name).map(PathBuf::from);
+        if file.as_ref().is_some_and(|file| !file.is_file()) {
+            self.refuse(name, "names no file");
+        }
+        file
+    }
+
     fn simulator(&mut self, built_for_it: bool) -> Option<Simulator> {
         if !built_for_it {
             for name in ["WHATSAPP_WS_URL", "WHATSAPP_MEDIA_URL", "WHATSAPP_TLS_ROOT"] {
@@ -378,12 +389,15 @@ impl Reader {
                 "is required: this build (cargo feature `simulator`) does not check who answers, so it must not dial WhatsApp",
             );
         }
-        let ws_url = self.loopback_url("WHATSAPP_WS_URL", &["ws", "wss"]);
-        let media_url = self.loopback_url("WHATSAPP_MEDIA_URL", &["http", "https"]);
-        let tls_root = self.text("WHATSAPP_TLS_ROOT").map(PathBuf::from);
-        if tls_root.as_ref().is_some_and(|file| !file.is_file()) {
-            self.refuse("WHATSAPP_TLS_ROOT", "names no file");
+        let mut ws_url = self.loopback_url("WHATSAPP_WS_URL", &["ws", "wss"]);
+        let no_path = |text: &str| text.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?']));
+        if self.text("WHATSAPP_WS_URL").is_some_and(no_path)
+            && let Some(url) = &mut ws_url
+        {
+            url.set_path("/ws/chat");
         }
+        let media_url = self.loopback_url("WHATSAPP_MEDIA_URL", &["http", "https"]);
+        let tls_root = self.file("WHATSAPP_TLS_ROOT");
         Some(Simulator { ws_url: ws_url?, media_url, tls_root })
     }
 }

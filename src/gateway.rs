@@ -2,7 +2,7 @@
 //!
 //! Owns both tokens and the tracker that counts every task.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +49,11 @@ impl Gateway {
     /// When the store can't be opened, the port can't be bound, or a setting can't be used.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
         let kv: Arc<dyn Kv> = match &config.redis_url {
-            Some(url) => Arc::new(RedisStore::open(url, config.redis_allow_no_aof).await?),
+            Some(url) => {
+                let root = config.redis_tls_root.as_ref().map(std::fs::read).transpose();
+                let root = root.context("REDIS_TLS_ROOT can't be read")?;
+                Arc::new(RedisStore::open_trusting(url, config.redis_allow_no_aof, root).await?)
+            }
             None => Arc::new(SledStore::open(&config.credentials_dir.join("store"))?),
         };
         let bound = Self::bind_on(config, Arc::clone(&kv)).await;
@@ -69,7 +73,7 @@ impl Gateway {
         let hard = CancellationToken::new();
         let soft = hard.child_token();
         let sink = hard.child_token();
-        let listener = TcpListener::bind((config.host, config.port))
+        let listener = listen(config.host, config.port)
             .await
             .with_context(|| format!("can't listen on port {} (PORT, HOST)", config.port))?;
         let addr = listener.local_addr()?;
@@ -207,6 +211,20 @@ fn whatsapp_settings(config: &Config) -> anyhow::Result<whatsapp::Settings> {
         tls_root,
         version: config.whatsapp_version,
     })
+}
+
+/// Takes the port; `::` takes IPv4 too, and nothing else where the machine has no IPv6.
+async fn listen(host: IpAddr, port: u16) -> std::io::Result<TcpListener> {
+    let any = host == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    match TcpListener::bind((host, port)).await {
+        Err(error) if any && is_without_ipv6(&error) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+        bound => bound,
+    }
+}
+
+fn is_without_ipv6(error: &std::io::Error) -> bool {
+    // Linux, errno 97: the address family is not supported.
+    error.kind() == std::io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(97)
 }
 
 /// Hands the sink those last events of deleted sessions that an earlier run did not get delivered.

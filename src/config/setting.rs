@@ -40,7 +40,7 @@ pub const SETTINGS: &[Setting] = &[
         "With an empty `KEY`: true serves everybody who can reach the port, without any key.",
     ),
     Setting::new("PORT", "5001", "port", "Port to listen on. 0, or set but empty: a random free one."),
-    Setting::new("HOST", "0.0.0.0", "IP address", "Address to listen on; `::` takes IPv6 and IPv4."),
+    Setting::new("HOST", "::", "IP address", "Address to listen on; `::` takes IPv6 and IPv4, `0.0.0.0` IPv4 only."),
     Setting::new(
         "WEBHOOK_BASE_URL",
         "",
@@ -70,6 +70,12 @@ pub const SETTINGS: &[Setting] = &[
         "false",
         "true or false",
         "true also takes a Redis without append-only file: when that Redis ends, sessions may be lost or use encryption keys twice.",
+    ),
+    Setting::new(
+        "REDIS_TLS_ROOT",
+        "",
+        "PEM file",
+        "Certificates that a `rediss://` server is trusted by. Empty: the public authorities.",
     ),
     Setting::new(
         "NODE_ENV",

@@ -24,7 +24,7 @@ fn defaults_hold_for_unset_and_for_empty() {
     let empty: Vec<_> = SETTINGS.iter().map(|setting| (setting.name, "")).filter(|(name, _)| *name != "PORT").collect();
     for config in [plain(&[]).unwrap(), plain(&empty).unwrap()] {
         assert!(matches!(config.key, KeySetting::Generated));
-        assert_eq!((config.host.to_string().as_str(), config.port), ("0.0.0.0", 5001));
+        assert_eq!((config.host.to_string().as_str(), config.port), ("::", 5001));
         assert_eq!(config.webhook_base_url, None);
         assert_eq!(config.webhook_events, WebhookEvents { message: true, session: true, ack: false });
         assert!(config.redis_url.is_none() && !config.redis_allow_no_aof);
@@ -53,6 +53,7 @@ fn every_setting_is_taken() {
         ("WEBHOOK_EVENTS", "Ack, message"),
         ("REDIS_URL", "rediss://user:pass@redis:6380/2"),
         ("REDIS_ALLOW_NO_AOF", "yes"),
+        ("REDIS_TLS_ROOT", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
         ("NODE_ENV", "development"),
         ("CREDENTIALS_DIR", "/data/c"),
         ("MEDIA_DIR", "/data/m"),
@@ -76,7 +77,7 @@ fn every_setting_is_taken() {
     assert_eq!(config.webhook_base_url.unwrap().as_str(), "http://bot:3000/");
     assert_eq!(config.webhook_events, WebhookEvents { message: true, session: false, ack: true });
     assert_eq!(config.redis_url.unwrap().expose_secret(), "rediss://user:pass@redis:6380/2");
-    assert!(config.redis_allow_no_aof);
+    assert!(config.redis_allow_no_aof && config.redis_tls_root.is_some());
     assert!(config.development && !config.check_numbers && !config.color);
     assert_eq!((config.credentials_dir, config.media_dir), ("/data/c".into(), "/data/m".into()));
     assert_eq!((config.media_max_bytes, config.media_timeout.as_secs(), config.media_url_private), (2048, 5, false));
@@ -98,6 +99,7 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
         ("WEBHOOK_EVENTS", "message,acks"),
         ("REDIS_URL", "https://:hunter2@host"),
         ("REDIS_ALLOW_NO_AOF", "perhaps"),
+        ("REDIS_TLS_ROOT", "/nope"),
         ("ALLOW_NO_KEY", "maybe"),
         ("MEDIA_MAX_BYTES", "1023"),
         ("MEDIA_TIMEOUT_SECS", "0"),
@@ -158,6 +160,9 @@ fn a_simulator_build_takes_loopback_addresses_only() {
         let config = simulated(&[("WHATSAPP_WS_URL", good)]).unwrap();
         assert_eq!(config.simulator.unwrap().ws_url, good.parse().unwrap());
     }
+    let config = simulated(&[("WHATSAPP_WS_URL", "ws://127.0.0.1:7001")]).unwrap();
+    let whole = "ws://127.0.0.1:7001/ws/chat".parse().unwrap();
+    assert_eq!(config.simulator.unwrap().ws_url, whole, "without any path it is WhatsApp's own");
     for bad in [
         "wss://web.whatsapp.com/ws/chat",
         "ws://localhost.example.com/",

@@ -15,7 +15,7 @@ mod script;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::redis::{Client, Cmd, FromRedisValue, RedisError, ScriptInvocation, cmd};
+use ::redis::{Client, Cmd, ConnectionAddr, FromRedisValue, RedisError, ScriptInvocation, TlsCertificates, cmd};
 use async_trait::async_trait;
 use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -76,7 +76,26 @@ impl RedisStore {
     /// # Errors
     /// [`OpenError`] names the server, never the password, and the remedy.
     pub async fn open(url: &SecretString, allow_no_aof: bool) -> Result<Self, OpenError> {
+        Self::open_trusting(url, allow_no_aof, None).await
+    }
+
+    /// The same; with `root`, certificates in PEM, a server behind TLS is trusted by these and no others.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_trusting(
+        url: &SecretString,
+        allow_no_aof: bool,
+        root: Option<Vec<u8>>,
+    ) -> Result<Self, OpenError> {
         let client = Client::open(url.expose_secret()).map_err(OpenError::Url)?;
+        let client = match root {
+            Some(root) if matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. }) => {
+                let certificates = TlsCertificates { client_tls: None, root_cert: Some(root) };
+                Client::build_with_tls(url.expose_secret(), certificates).map_err(OpenError::Root)?
+            }
+            _ => client,
+        };
         let link = Arc::new(Link::new(client, allow_no_aof));
         let until = Instant::now() + OPEN_PATIENCE;
         let mut told = false;

@@ -181,6 +181,53 @@ async fn a_wrong_password_is_refused_at_once() {
     RedisStore::open(&format!("redis://:right@{at}").as_str().into(), false).await.unwrap();
 }
 
+/// A certificate of its own authority for `127.0.0.1`: the authority and the certificate in PEM, and the key.
+fn certificate() -> (String, String, String) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority_key = KeyPair::generate().unwrap();
+    let root = authority.self_signed(&authority_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &Issuer::new(authority, authority_key)).unwrap();
+    (root.pem(), leaf.pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn a_server_behind_tls_is_used_when_its_certificate_is_trusted_and_by_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, leaf, key) = certificate();
+    for (name, text) in [("root.pem", &root), ("leaf.pem", &leaf), ("key.pem", &key)] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (leaf, key, ca, tls_port) = (path("leaf.pem"), path("key.pem"), path("root.pem"), port.to_string());
+    let tls = ["--tls-port", &tls_port, "--tls-cert-file", &leaf, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let options = [&tls[..], &["--tls-auth-clients", "no", "--appendonly", "yes", "--appendfsync", "always"]].concat();
+    let mut server = RedisServer::start_with(&options);
+    let url = format!("rediss://127.0.0.1:{port}/0");
+
+    // The public authorities do not know it.
+    let error = refused(&url).await;
+    assert!(matches!(error, OpenError::Unreachable { .. } | OpenError::Refused { .. }), "{error:?}");
+    let open =
+        async |root: String| RedisStore::open_trusting(&url.as_str().into(), false, Some(root.into_bytes())).await;
+    assert!(matches!(
+        open("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned()).await,
+        Err(OpenError::Root(_))
+    ));
+
+    let kv: Arc<dyn Kv> = Arc::new(open(root).await.unwrap());
+    kv.write(&ns(), Batch::new().put("a", "1")).await.unwrap();
+    server.kill();
+    assert!(kv.get(&ns(), b"a").await.is_err());
+    server.restart();
+    back(&kv).await;
+    assert_eq!(kv.get(&ns(), b"a").await.unwrap().as_deref(), Some(&b"1"[..]));
+}
+
 #[tokio::test]
 async fn one_gateway_at_a_time() {
     let server = RedisServer::start();

@@ -6,8 +6,13 @@ use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL names no server.
-    #[error("REDIS_URL is no URL that Redis clients understand: write redis://[user:password@]host[:port][/database]")]
+    #[error(
+        "REDIS_URL is no URL that Redis clients understand: write redis[s]://[user:password@]host[:port][/database]"
+    )]
     Url(#[source] RedisError),
+    /// The certificates to trust can't be read.
+    #[error("REDIS_TLS_ROOT: the file holds no certificates in PEM")]
+    Root(#[source] RedisError),
     /// Nobody answers there, or not in time.
     #[error("REDIS_URL: Redis at {place} can't be reached: {reason}")]
     Unreachable {
