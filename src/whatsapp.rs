@@ -32,7 +32,7 @@ mod profile;
 mod version;
 
 pub use download::DownloadError;
-pub use inbound::Received;
+pub use inbound::{Received, Vote};
 pub use outbound::{Open, OutboundError};
 pub use profile::LookupError;
 pub use version::AppVersion;

@@ -117,7 +117,7 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
     ])
     .unwrap_err();
     let text = error.to_string();
-    assert_eq!(error.problems.len(), 20, "{text}");
+    assert_eq!(error.problems.len(), 21, "{text}");
     for (name, _) in &error.problems {
         assert!(text.contains(&format!("\n  {name}: ")), "{text}");
     }

@@ -277,3 +277,14 @@ fn an_encoded_event_is_read_back_and_junk_is_refused() {
         assert_eq!(NewEvent::decode(&junk), None);
     }
 }
+
+/// wa-gateway 4.7.1 ended when WhatsApp delivered an empty batch.
+#[tokio::test]
+async fn nothing_to_commit_is_nothing_to_tell() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(Vec::new()).await.unwrap();
+    assert_eq!((outbox.depth(), ids(&outbox).await), (Depth::default(), Vec::new()));
+    outbox.commit(vec![event("a")]).await.unwrap();
+    assert_eq!(ids(&outbox).await, ["a"]);
+}

@@ -180,9 +180,8 @@ impl SessionManager {
         };
         if let Some(poll) = &poll {
             // Before it is sent: the first vote may be there before the acknowledgement.
-            poll::keep(&entry.backend().ok_or(SendError::Store)?, &id, poll)
-                .await
-                .map_err(|_error| SendError::Store)?;
+            let backend = entry.backend().ok_or(SendError::Store)?;
+            poll::keep(&backend, &id, poll).await.map_err(|_error| SendError::Store)?;
         }
         let secret = poll.as_ref().map(|poll| &*poll.secret);
         let sent = connection.send(&to, message, file, &id, secret, deadline).await;

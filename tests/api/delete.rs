@@ -15,10 +15,13 @@ async fn the_store_holds_no_key_of_a_deleted_session() {
     let mut gateway = TestGateway::start().await;
     gateway.pair("gone", NUMBER).await;
     gateway.pair("stays", "6281234500023").await;
+    gateway.pair("left", "6281234500024").await;
     gateway.simulator.phone(FRIEND).says(NUMBER, "hi").await.unwrap();
     gateway.receiver.message("gone", "hi").await;
     gateway.api.delete("gone").await.expect(200);
     gateway.receiver.last_status("gone", "disconnected").await;
+    gateway.api.post("/session/logout", json!({ "session": "left" })).await.expect(200);
+    gateway.receiver.last_status("left", "disconnected").await;
     gateway.stop().await;
     {
         let store = SledStore::open(&gateway.folder().join("wa_credentials/store")).unwrap();
@@ -40,7 +43,11 @@ async fn the_store_holds_no_key_of_a_deleted_session() {
             .into_iter()
             .filter(|namespace: &Namespace| namespace.as_str().starts_with("credentials:"))
             .collect();
-        assert_eq!(credentials.len(), 1, "{credentials:?}");
+        assert_eq!(
+            credentials.len(),
+            1,
+            "neither of the deleted one nor of the one that was logged out: {credentials:?}"
+        );
     }
     gateway.restart().await;
     gateway.api.wait_status("stays", "connected").await;

@@ -8,7 +8,7 @@ use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::waproto::whatsapp::message::{
     ContactMessage, FutureProofMessage, LocationMessage, PollCreationMessage, ProtocolMessage, ReactionMessage,
 };
-use whatsapp_simulator::phone::{Media, MediaKind};
+use whatsapp_simulator::phone::{Media, MediaKind, ReceiptKind};
 use whatsapp_simulator::{Fault, Options, Phone, Simulator};
 
 use super::support::{Process, Receiver, STEP, TestGateway, base_settings, eventually};
@@ -96,6 +96,8 @@ async fn a_document_is_told_without_extension_and_served_under_both_names() {
         (Some("page.html"), ".html", "application/octet-stream"),
         (Some("report"), ".report", "application/octet-stream"),
         (Some("x.js/../../assets"), "", "application/octet-stream"),
+        // This one ended the original.
+        (Some("a./b"), "", "application/octet-stream"),
     ] {
         let mut document = Media::new(MediaKind::Document, bytes(5_000), "application/pdf").caption("as agreed");
         document.file_name = file_name.map(str::to_owned);
@@ -108,6 +110,25 @@ async fn a_document_is_told_without_extension_and_served_under_both_names() {
         let named = (200, served.to_owned(), document.bytes.clone());
         assert!(download(&gateway, &format!("{id}{extension}")).await == named, "{file_name:?}");
     }
+    gateway.finish().await;
+}
+
+/// As in the original: files are there for the webhook.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_webhook_no_file_is_kept() {
+    let gateway = TestGateway::start_with(Options::default(), &[("WEBHOOK_BASE_URL", "")]).await;
+    gateway.pair("shop", NUMBER).await;
+    let friend = gateway.simulator.phone(FRIEND);
+    let picture = Media::new(MediaKind::Image, bytes(400), "image/jpeg");
+    let id = friend.sends_media(NUMBER, &picture).await.unwrap();
+    friend.wait_receipt(&id, ReceiptKind::Delivered, STEP).await.unwrap();
+    // The next one is taken after the first: nothing is under way any more.
+    let last = friend.says(NUMBER, "and then").await.unwrap();
+    friend.wait_receipt(&last, ReceiptKind::Delivered, STEP).await.unwrap();
+    assert_eq!(gateway.simulator.counters().media_downloads, 0);
+    let kept = std::fs::read_dir(gateway.folder().join("media")).map_or(0, |files| files.count());
+    assert_eq!(kept, 0);
+    assert_eq!(gateway.receiver.hooks().len(), 0);
     gateway.finish().await;
 }
 

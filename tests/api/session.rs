@@ -148,7 +148,7 @@ async fn removed_from_the_phone_while_the_gateway_was_down(store: Store) {
 }
 
 async fn logout_by_every_method(store: Store) {
-    let gateway = TestGateway::over(store).await;
+    let gateway = TestGateway::start_over(store, Options::default(), &[("START_TIMEOUT_SECS", "3")]).await;
     for (name, method) in [("a", "GET"), ("b", "POST"), ("c", "PUT"), ("d", "PATCH"), ("e", "DELETE")] {
         gateway.pair(name, NUMBER).await;
         let unlinks = gateway.simulator.counters().unlinks;
@@ -159,6 +159,14 @@ async fn logout_by_every_method(store: Store) {
         assert_eq!(gateway.simulator.counters().unlinks, unlinks + 1);
     }
     assert!(gateway.simulator.devices(NUMBER).is_empty());
+    // One that is still on its way to a server that does not answer.
+    gateway.simulator.inject(Fault::SilentAccept);
+    gateway.api.start("f").await.expect(504);
+    assert_eq!(gateway.api.status("f").await, "connecting");
+    gateway.api.post("/session/logout", json!({"session": "f"})).await.expect(200);
+    assert_eq!(gateway.api.status("f").await, "disconnected");
+    gateway.receiver.last_status("f", "disconnected").await;
+    assert_eq!(gateway.receiver.statuses("f"), ["connecting", "disconnected"]);
     let unknown = gateway.api.post("/session/logout", json!({"session": "unknown"})).await.expect(200);
     assert_eq!(unknown.json(), json!({"data": "success"}));
     gateway.finish().await;

@@ -16,6 +16,8 @@ pub(crate) struct Table {
     pub(crate) maxima: BTreeMap<Class, usize>,
     #[serde(rename = "decision")]
     pub(crate) decisions: Vec<Decision>,
+    /// Hooks of the original's pages that ours do not have, with the reason.
+    pub(crate) hooks: BTreeMap<String, String>,
     /// Entries that no single request replays, with the test that does.
     pub(crate) covered_by: BTreeMap<String, String>,
 }

@@ -26,7 +26,8 @@ fn is_current(path: &str, made: &str) {
 #[test]
 fn the_page_of_differences_is_current() {
     let mut classes: BTreeMap<Class, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
-    for decision in decision::table().decisions {
+    let table = decision::table();
+    for decision in table.decisions {
         let entries = classes.entry(decision.class).or_default().entry(decision.why).or_default();
         entries.extend(decision.entries);
     }
@@ -54,6 +55,16 @@ fn the_page_of_differences_is_current() {
             let entries: Vec<String> = entries.into_iter().map(|entry| format!("`{entry}`")).collect();
             writeln!(page, "  {}", entries.join(", ")).unwrap();
         }
+    }
+    let mut hooks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (hook, why) in table.hooks {
+        hooks.entry(why).or_default().push(format!("`{hook}`"));
+    }
+    page.push_str(
+        "\n## What the pages do not have any more\n\nPrograms that read the dashboard's pages may miss these.\n\n",
+    );
+    for (why, hooks) in hooks {
+        writeln!(page, "- **{why}**\n  {}", hooks.join(", ")).unwrap();
     }
     is_current("docs/differences.md", &page);
 }

@@ -87,6 +87,10 @@ pub(crate) struct Response {
     pub(crate) headers: Map<String, Value>,
     pub(crate) body_kind: Option<String>,
     pub(crate) body: Option<String>,
+    /// For a page: which one, and what programs may hold on to in it.
+    pub(crate) page: Option<String>,
+    #[serde(default)]
+    pub(crate) hooks: Map<String, Value>,
     #[serde(default)]
     pub(crate) any_of: Vec<Response>,
 }

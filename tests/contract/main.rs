@@ -9,6 +9,7 @@ mod decision;
 mod documents;
 mod files;
 mod golden;
+mod hooks;
 mod incoming;
 mod pattern;
 mod replay;
@@ -35,6 +36,20 @@ fn judge(groups: &[&str], outcomes: &[Outcome]) {
         match table.decisions.iter().position(fits) {
             Some(at) => drop(used.insert((at, name))),
             None => writeln!(problems, "{outcome}").unwrap(),
+        }
+    }
+    let mut gone: BTreeSet<&str> = BTreeSet::new();
+    for (outcome, hook) in outcomes.iter().flat_map(|outcome| outcome.missing.iter().map(move |hook| (outcome, hook))) {
+        if table.hooks.contains_key(hook) {
+            gone.insert(hook);
+        } else {
+            writeln!(problems, "{}: the page lacks {hook}", outcome.entry).unwrap();
+        }
+    }
+    let pages: BTreeSet<&str> = outcomes.iter().filter_map(|outcome| outcome.page.as_deref()).collect();
+    for hook in table.hooks.keys().filter(|hook| hook.split(':').next().is_some_and(|page| pages.contains(page))) {
+        if !gone.contains(hook.as_str()) {
+            writeln!(problems, "a hook that no page lacks: {hook}").unwrap();
         }
     }
     let played: BTreeSet<&str> = outcomes.iter().map(|outcome| outcome.entry.as_str()).collect();

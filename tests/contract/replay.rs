@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::decision;
 use super::golden::{Entry, Response, Setting};
+use super::hooks;
 use super::incoming;
 use super::pattern::{body_matches, expand, text_matches};
 use super::stage::Stage;
@@ -14,6 +15,9 @@ use super::wire::{self, Answer};
 
 /// Sends that wait for their typing phase at a time.
 const SIDE_BY_SIDE: usize = 24;
+
+/// Entries that are asked together with the next one.
+const AT_ONCE: [&str; 2] = ["start-race/two starts of one id, request 1", "delete/two deletes at once, first"];
 
 /// A body that is too large to be written down.
 const LARGE: &str = "<valid body, session 'missing', text of 30,000,000 characters>";
@@ -29,12 +33,23 @@ pub(crate) struct Outcome {
     pub(crate) setting: Setting,
     pub(crate) is_as_recorded: bool,
     pub(crate) answer: Answer,
+    /// The page that it is, and the hooks that it lacks.
+    pub(crate) page: Option<String>,
+    pub(crate) missing: Vec<String>,
     recorded: String,
 }
 
 impl Outcome {
     pub(crate) fn new(entry: &Entry, stage: &Stage, is_as_recorded: bool, answer: Answer, recorded: String) -> Self {
-        Self { entry: entry.name.clone(), setting: stage.world.setting, is_as_recorded, answer, recorded }
+        Self {
+            entry: entry.name.clone(),
+            setting: stage.world.setting,
+            is_as_recorded,
+            answer,
+            page: None,
+            missing: Vec::new(),
+            recorded,
+        }
     }
 
     pub(crate) fn to_json(&self) -> Value {
@@ -81,12 +96,22 @@ pub(crate) async fn play(group: &str, setting: Setting, entries: &[&Entry]) -> V
     } else {
         let mut done = 0;
         let covered = decision::table().covered_by;
-        for entry in entries.iter().filter(|entry| !covered.contains_key(&entry.name)) {
+        let mut left = entries.iter().filter(|entry| !covered.contains_key(&entry.name));
+        while let Some(entry) = left.next() {
             while done < entry.step {
                 done += 1;
                 stage.prepare(done).await;
             }
-            if entry.is_asked() {
+            if AT_ONCE.contains(&entry.name.as_str()) {
+                let other = left.next().expect("who is first has a second");
+                let (mut first, mut second) = tokio::join!(ask(&stage, entry), ask(&stage, other));
+                // Recorded with the same answer; which one of them is served first is chance.
+                if first.answer.status > second.answer.status {
+                    std::mem::swap(&mut first.entry, &mut second.entry);
+                    std::mem::swap(&mut first, &mut second);
+                }
+                outcomes.extend([first, second]);
+            } else if entry.is_asked() {
                 outcomes.push(ask(&stage, entry).await);
             } else if !entry.webhook_bodies.is_empty() {
                 outcomes.push(told(&stage, entry).await);
@@ -113,7 +138,12 @@ async fn ask(stage: &Stage, entry: &Entry) -> Outcome {
     let is_as_recorded = is_recorded(recorded, &answer, &entry.optional_members, &|text| stage.fill(text));
     let status = recorded.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
     let text = format!("{status} {:?} {}", recorded.headers, recorded.body.as_deref().unwrap_or_default());
-    Outcome::new(entry, stage, is_as_recorded, stage.generalize(answer), text)
+    let mut outcome = Outcome::new(entry, stage, is_as_recorded, stage.generalize(answer), text);
+    if is_as_recorded && recorded.page.is_some() {
+        outcome.page.clone_from(&recorded.page);
+        outcome.missing = hooks::missing(recorded, &outcome.answer.body);
+    }
+    outcome
 }
 
 /// Whether the answer is the recorded one; the framing is not looked at.

@@ -37,6 +37,8 @@ pub(crate) struct Stage {
     pub(crate) world: World,
     script: String,
     group: Option<String>,
+    /// The address of a group that the session is not in.
+    foreign: Option<String>,
     cookie: Option<String>,
     /// The login's, while a forged one is tried.
     genuine: Option<String>,
@@ -54,6 +56,7 @@ impl Stage {
             world,
             script: script.to_owned(),
             group: None,
+            foreign: None,
             cookie: None,
             genuine: None,
             fault: None,
@@ -76,6 +79,9 @@ impl Stage {
             .replace("<media-server>", &format!("http://{}", self.media_server));
         if let Some(group) = &self.group {
             text = text.replace(GROUP, group);
+        }
+        if let Some(foreign) = &self.foreign {
+            text = text.replace("403120363@g.us", foreign);
         }
         if let Some(device) = self.world.simulator.devices(&number("ok1")).last() {
             text = text.replace("6281234500001:7@", &format!("6281234500001:{}@", device.device));
@@ -157,6 +163,8 @@ impl Stage {
                 self.others().await;
             }
             ("profile", 1) => self.profiles().await,
+            ("profile", 10) => self.fault = Some(self.world.simulator.inject(Fault::RefuseUsync)),
+            ("profile", 12) => self.clear(),
             ("send", 1) => self.contacts().await,
             // A server that says nothing, while an unscanned session is started.
             ("start", 3) | ("offline", 1) => self.fault = Some(self.world.simulator.inject(Fault::SilentAccept)),
@@ -296,6 +304,7 @@ impl Stage {
         let own = simulator.phone(&number("ok1"));
         own.set_group_picture(&format!("{group}@g.us"), Some(b"a picture")).await.unwrap();
         self.group = Some(group);
+        self.foreign = Some(simulator.create_group("Others", &["62810", "62800"], false));
     }
 
     fn lay_out_files(&self) {

@@ -18,7 +18,7 @@ impl Drop for Process {
 
 fn gateway(folder: &std::path::Path, variables: &[(&str, &str)]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wa-gateway"));
-    command.current_dir(folder).env_clear().envs(variables.iter().copied()).env("HOST", "127.0.0.1");
+    command.current_dir(folder).env_clear().env("HOST", "127.0.0.1").envs(variables.iter().copied());
     // Nothing is dialled: no session is started.
     command.env("WHATSAPP_WS_URL", "ws://127.0.0.1:9/");
     let log = File::create(folder.join("log")).unwrap();
@@ -45,6 +45,53 @@ async fn a_taken_port_ends_it_with_1() {
     let port = taken.local_addr().unwrap().port().to_string();
     let mut process = gateway(folder.path(), &[("KEY", "secret"), ("PORT", &port)]);
     assert_eq!(end(&mut process).await, 1);
+}
+
+/// The original listens on all interfaces, IPv6 and IPv4: `localhost` is either.
+#[tokio::test]
+async fn it_listens_on_all_interfaces() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let _process = gateway(folder.path(), &[("KEY", "secret"), ("PORT", &port.to_string()), ("HOST", "")]);
+    let ipv6 = TcpListener::bind("[::1]:0").is_ok();
+    for address in ["127.0.0.1", "::1"].into_iter().filter(|address| ipv6 || *address != "::1") {
+        let up = || async { std::net::TcpStream::connect((address, port)).ok() };
+        eventually(&format!("the gateway to listen on {address}"), up).await;
+    }
+}
+
+/// The original printed the whole request, its key included, some 6 to 12 kB each time.
+#[tokio::test]
+async fn a_failed_webhook_is_one_short_line_without_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let (port, nobody) = (free_port(), free_port());
+    let base = format!("http://user:pass-word@127.0.0.1:{nobody}/hook?token=in-the-query");
+    let _process = gateway(
+        folder.path(),
+        &[("KEY", "the-key"), ("PORT", &port.to_string()), ("WEBHOOK_BASE_URL", &base), ("NO_COLOR", "1")],
+    );
+    let up = || async { std::net::TcpStream::connect(("127.0.0.1", port)).ok() };
+    eventually("the gateway to listen", up).await;
+    let headers =
+        [("key".to_owned(), "the-key".to_owned()), ("content-type".to_owned(), "application/json".to_owned())];
+    // The status `connecting` has nowhere to go, nor has the dial.
+    wire::ask(port, "POST", "/session/start", &headers, Some(r#"{"session":"a"}"#)).await;
+    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap();
+    let lines = || {
+        let log = log();
+        log.lines()
+            .filter(|line| line.contains("webhook") || line.contains("deliver"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    eventually("the log to tell the failure", || async { (!lines().is_empty()).then_some(()) }).await;
+    for line in lines() {
+        assert!(line.len() < 500, "{line}");
+    }
+    let log = log();
+    for secret in ["the-key", "pass-word", "in-the-query"] {
+        assert!(!log.contains(secret), "{log}");
+    }
 }
 
 /// The original's log held query strings, keys included.

@@ -112,9 +112,11 @@ impl Described<'_> {
             kept.map(|(name, schema)| (name.clone(), sample(name, schema, document))).collect()
         };
         let mut bodies = vec![of(&|_| true), of(&|name| self.required.contains(name))];
+        let url = self.members.keys().find(|name| name.ends_with("_url"));
         for other in self.members.keys() {
             bodies.push(of(&|name| name == other || self.required.contains(name)));
             bodies.push(of(&|name| name != other));
+            bodies.push(of(&|name| name == other || Some(name) == url || self.required.contains(name)));
             // One source of a file, and all else.
             let is_source = |name: &str| name.ends_with("_url") || name.ends_with("_base64");
             bodies.push(of(&|name| name == other || !is_source(name)));
