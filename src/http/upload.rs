@@ -100,7 +100,9 @@ impl FileFields {
         parts: &[&str],
     ) -> Result<Source, ApiError> {
         #[cfg(test)]
-        parts.iter().for_each(|part| extract::asked::note(&format!("part {part}")));
+        for part in parts {
+            extract::asked::note(&format!("part {part}"));
+        }
         // All are looked for: which one counts is decided below.
         let there =
             |names: &[&'static str]| names.iter().filter(|name| self.fields.has(name)).copied().collect::<Vec<_>>();

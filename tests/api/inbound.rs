@@ -126,7 +126,7 @@ async fn without_a_webhook_no_file_is_kept() {
     let last = friend.says(NUMBER, "and then").await.unwrap();
     friend.wait_receipt(&last, ReceiptKind::Delivered, STEP).await.unwrap();
     assert_eq!(gateway.simulator.counters().media_downloads, 0);
-    let kept = std::fs::read_dir(gateway.folder().join("media")).map_or(0, |files| files.count());
+    let kept = std::fs::read_dir(gateway.folder().join("media")).map_or(0, Iterator::count);
     assert_eq!(kept, 0);
     assert_eq!(gateway.receiver.hooks().len(), 0);
     gateway.finish().await;

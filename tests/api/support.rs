@@ -19,7 +19,7 @@ pub(crate) use process::Process;
 pub(crate) use receiver::Receiver;
 
 /// The longest that any single step of a test may take.
-pub(crate) const STEP: Duration = Duration::from_secs(60);
+pub(crate) const STEP: Duration = Duration::from_mins(1);
 /// The API key of every test gateway.
 pub(crate) const KEY: &str = "secret";
 

@@ -164,11 +164,10 @@ impl Stage {
             }
             ("profile", 1) => self.profiles().await,
             ("profile", 10) => self.fault = Some(self.world.simulator.inject(Fault::RefuseUsync)),
-            ("profile", 12) => self.clear(),
             ("send", 1) => self.contacts().await,
             // A server that says nothing, while an unscanned session is started.
             ("start", 3) | ("offline", 1) => self.fault = Some(self.world.simulator.inject(Fault::SilentAccept)),
-            ("start", 5) => self.clear(),
+            ("start", 5) | ("profile", 12) => self.clear(),
             ("start-flow", 1) => drop(self.world.waits("qr1").await),
             ("start-flow", 2) => {
                 let qr = self.world.waits("qr1").await;

@@ -89,7 +89,7 @@ fn sample(name: &str, schema: &Value, document: &Value) -> Value {
 
 impl Described<'_> {
     async fn ask(&self, members: &Map<String, Value>) -> Answer {
-        let uri = self.path.replace('{', "").replace('}', "");
+        let uri = self.path.replace(['{', '}'], "");
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let mut request = if self.query {
             let pairs: Vec<(&str, String)> = members.iter().map(|(name, value)| (name.as_str(), text(value))).collect();
