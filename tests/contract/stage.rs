@@ -297,7 +297,9 @@ impl Stage {
             phone.set_picture(Some(b"a picture")).await.unwrap();
             phone.set_about("Available", set).await.unwrap();
         }
-        simulator.phone("6277700");
+        let private = simulator.phone("6277700");
+        private.hide_picture(true).await.unwrap();
+        private.hide_about(true).await.unwrap();
         simulator.phone("6288800").set_about("Available", set).await.unwrap();
         let group = self.found(&["62810"]);
         let own = simulator.phone(&number("ok1"));
