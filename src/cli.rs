@@ -10,6 +10,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogFormat};
 
+#[cfg(feature = "takeover")]
+mod import;
+
+#[cfg(feature = "takeover")]
+pub use import::Import;
+
 /// A gateway that takes longer to say that it is well is not well.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -57,9 +63,37 @@ pub fn version() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Takes sessions of another gateway over by hand.
+#[cfg(feature = "takeover")]
+pub fn import(config: &Config, arguments: &[String]) -> ExitCode {
+    let import = match Import::parse(arguments) {
+        Ok(import) => import,
+        Err(what) => {
+            let _closed = writeln!(
+                std::io::stderr(),
+                "wa-gateway: {what}\nusage: wa-gateway import PATH|URL [--session NAME] [--dry-run] [--force]"
+            );
+            return ExitCode::from(64);
+        }
+    };
+    match import.run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _closed = writeln!(std::io::stderr(), "wa-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// To standard output; whoever closed it does not want to know.
+#[cfg(feature = "takeover")]
+fn say(text: impl std::fmt::Display) {
+    let _closed = writeln!(std::io::stdout(), "{text}");
+}
+
 /// Says which arguments there are.
 pub fn unknown(argument: &str) -> ExitCode {
-    let _closed = writeln!(std::io::stderr(), "unknown argument {argument:?}; known: --healthcheck, --version");
+    let _closed = writeln!(std::io::stderr(), "unknown argument {argument:?}; known: import, --healthcheck, --version");
     ExitCode::from(64)
 }
 

@@ -44,6 +44,8 @@ pub struct Config {
     pub development: bool,
     /// Where the sessions and a generated API key live.
     pub credentials_dir: PathBuf,
+    /// Whether sessions of the original are taken over even when it seems to run.
+    pub takeover_force: bool,
     /// Where received media are saved.
     pub media_dir: PathBuf,
     /// The largest file that is fetched, uploaded or received, in bytes.
@@ -209,6 +211,7 @@ impl Config {
             redis_tls_root: reader.file("REDIS_TLS_ROOT"),
             development: reader.text("NODE_ENV") == Some("development"),
             credentials_dir: reader.path("CREDENTIALS_DIR"),
+            takeover_force: reader.boolean("TAKEOVER_FORCE"),
             media_dir: reader.path("MEDIA_DIR"),
             media_max_bytes: reader.number("MEDIA_MAX_BYTES", 1024, 2 * 1024 * 1024 * 1024),
             media_timeout: reader.seconds("MEDIA_TIMEOUT_SECS", 3600),

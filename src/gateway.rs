@@ -23,6 +23,8 @@ use crate::store::Kv;
 use crate::store::redis::RedisStore;
 use crate::store::registry::Registry;
 use crate::store::sled::SledStore;
+#[cfg(feature = "takeover")]
+use crate::takeover;
 use crate::webhook::{RetryPolicy, Webhook};
 use crate::whatsapp::{self, WhatsApp};
 
@@ -78,6 +80,7 @@ impl Gateway {
             .with_context(|| format!("can't listen on port {} (PORT, HOST)", config.port))?;
         let addr = listener.local_addr()?;
 
+        take_over(&config, &kv).await?;
         let registry = Registry::new(Arc::clone(&kv));
         let webhook_key = match &config.key {
             KeySetting::Given(key) => Some(key.clone()),
@@ -193,6 +196,36 @@ impl Gateway {
 fn kinds(events: WebhookEvents) -> Kinds {
     let WebhookEvents { message, session, ack } = events;
     Kinds { session, message, ack }
+}
+
+/// Takes the sessions of the original over that lie in the credentials folder.
+///
+/// Not into Redis: with a `REDIS_URL` the original kept its sessions there, and a file beside it would be from before.
+#[cfg(feature = "takeover")]
+async fn take_over(config: &Config, kv: &Arc<dyn Kv>) -> anyhow::Result<()> {
+    let folder = &config.credentials_dir;
+    if config.redis_url.is_some() {
+        if folder.join(takeover::DATABASE).exists() {
+            tracing::warn!(
+                "{} is not taken over: with REDIS_URL the Node.js gateway kept its sessions in Redis, so this file may be old; `wa-gateway import` takes it by hand",
+                folder.join(takeover::DATABASE).display()
+            );
+        }
+        return Ok(());
+    }
+    takeover::at_start(kv, folder, config.takeover_force).await?;
+    Ok(())
+}
+
+#[cfg(not(feature = "takeover"))]
+#[expect(clippy::unused_async, reason = "the same as with the feature")]
+async fn take_over(config: &Config, _kv: &Arc<dyn Kv>) -> anyhow::Result<()> {
+    if config.credentials_dir.join("database.db").exists() {
+        tracing::warn!(
+            "sessions of the Node.js gateway are not taken over: this build lacks the cargo feature `takeover`"
+        );
+    }
+    Ok(())
 }
 
 fn whatsapp_settings(config: &Config) -> anyhow::Result<whatsapp::Settings> {

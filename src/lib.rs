@@ -7,10 +7,11 @@
 //! # The rooms
 //!
 //! ```text
-//!              main ──▶ cli (log, signals, flags), config (the settings)
+//!              main ──▶ cli (log, signals, commands), config (the settings)
 //!               └────▶ gateway     composition: builds every room, owns tokens and trackers
 //!    ┌────────────────────┴────────────────────────────────────────┐
-//!  4 │  http (routes, auth, errors, dashboard)      webhook (sink) │  the edges: in and out
+//!  4 │  http (routes, auth, errors, dashboard)      webhook (sink) │  the edges: in and out; and takeover (another gateway's
+//!    │                                                             │  credentials), which goes straight down to store
 //!    └────────┬───────────────────────────────────────▲────────────┘
 //!  3          ▼                                       ┆ events flow up through the outbox and a channel
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
@@ -99,6 +100,8 @@ pub mod net;
 pub mod outbox;
 pub mod session;
 pub mod store;
+#[cfg(feature = "takeover")]
+pub mod takeover;
 pub mod webhook;
 pub mod whatsapp;
 

@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         None => {}
         Some("--healthcheck") => return cli::healthcheck(config.host, config.port),
         Some("--version") => return cli::version(),
+        #[cfg(feature = "takeover")]
+        Some("import") => return cli::import(&config, &std::env::args().skip(2).collect::<Vec<_>>()),
         Some(other) => return cli::unknown(other),
     }
     cli::start_log(&config);

@@ -21,7 +21,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("session", &["event", "message", "store", "outbox", "whatsapp", "media"]),
     ("webhook", &["event", "message", "outbox", "net"]),
     ("http", &["event", "message", "session", "outbox", "keys", "media"]),
-    ("cli", &["config", "event", "message", "net", "store", "outbox", "keys"]),
+    ("cli", &["config", "event", "message", "net", "store", "outbox", "keys", "takeover"]),
     ("takeover", &["event", "message", "net", "store", "outbox", "keys"]),
     (
         "gateway",

@@ -89,6 +89,12 @@ pub const SETTINGS: &[Setting] = &[
         "folder",
         "Where sessions (without `REDIS_URL`) and a generated API key are kept.",
     ),
+    Setting::new(
+        "TAKEOVER_FORCE",
+        "false",
+        "true or false",
+        "true takes the sessions of a `CREDENTIALS_DIR/database.db` over although the Node.js gateway seems to run on it; then both use the same encryption keys.",
+    ),
     Setting::new("MEDIA_DIR", "./media", "folder", "Where received media are saved."),
     Setting::new(
         "MEDIA_MAX_BYTES",

@@ -31,6 +31,7 @@ fn defaults_hold_for_unset_and_for_empty() {
         assert!(!config.development && config.check_numbers && config.color);
         assert_eq!(config.credentials_dir, Path::new("./wa_credentials"));
         assert_eq!(config.media_dir, Path::new("./media"));
+        assert!(!config.takeover_force);
         assert_eq!(config.media_max_bytes, 100 * 1024 * 1024);
         assert_eq!((config.media_timeout, config.media_url_private), (Duration::from_secs(20), true));
         assert_eq!(config.start_timeout, Duration::from_secs(8));
@@ -56,6 +57,7 @@ fn every_setting_is_taken() {
         ("REDIS_TLS_ROOT", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
         ("NODE_ENV", "development"),
         ("CREDENTIALS_DIR", "/data/c"),
+        ("TAKEOVER_FORCE", "1"),
         ("MEDIA_DIR", "/data/m"),
         ("MEDIA_MAX_BYTES", "2048"),
         ("MEDIA_TIMEOUT_SECS", "5"),
@@ -79,6 +81,7 @@ fn every_setting_is_taken() {
     assert_eq!(config.redis_url.unwrap().expose_secret(), "rediss://user:pass@redis:6380/2");
     assert!(config.redis_allow_no_aof && config.redis_tls_root.is_some());
     assert!(config.development && !config.check_numbers && !config.color);
+    assert!(config.takeover_force);
     assert_eq!((config.credentials_dir, config.media_dir), ("/data/c".into(), "/data/m".into()));
     assert_eq!((config.media_max_bytes, config.media_timeout.as_secs(), config.media_url_private), (2048, 5, false));
     assert_eq!(config.start_timeout, Duration::from_secs(1));

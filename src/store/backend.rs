@@ -11,6 +11,7 @@
 //! nothing out from then on, and the session task closes it and drops the client. A new backend over the same namespace
 //! starts from what is stored.
 
+pub mod adopt;
 mod app_sync;
 mod device;
 mod draft;

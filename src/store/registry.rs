@@ -13,6 +13,10 @@ use uuid::Uuid;
 use super::{Batch, KeyRange, Kv, KvError, Namespace};
 use crate::event::SessionName;
 
+mod adoption;
+
+pub use adoption::Adoption;
+
 /// How often a conditional write is tried again: it only meets the few other writes of the same instant.
 const CONFLICT_RETRIES: usize = 64;
 

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { ONLY_OURS, table, verdict } from './lib/features.mjs'
 import { Simulator, binary } from './lib/simulator.mjs'
 
-/** The whole suite takes some three minutes, and twice that on a busy machine; what takes longer hangs. */
+/** The whole suite takes some four minutes, and twice that on a busy machine; what takes longer hangs. */
 const LIMIT = 480_000
 
 const folder = fileURLToPath(new URL('./test/', import.meta.url))

@@ -14,3 +14,4 @@ mod redis;
 #[path = "../redis/server.rs"]
 mod redis_server;
 mod registry;
+mod takeover;

@@ -15,7 +15,7 @@ use crate::store::{Batch, KeyRange, KvError};
 const KEPT: u8 = 0;
 const UPLOADED: u8 = 1;
 
-fn prekey(record: &[u8], uploaded: bool) -> Bytes {
+pub(super) fn prekey(record: &[u8], uploaded: bool) -> Bytes {
     let mut value = Vec::with_capacity(1 + record.len());
     value.push(if uploaded { UPLOADED } else { KEPT });
     value.extend_from_slice(record);

@@ -1,13 +1,14 @@
-// One linked device run by Baileys, in either pinned version, against the loopback server.
-// Keeps its credentials in memory, in the very JSON that Baileys' own file store writes, and loads them from
+// One linked device run by Baileys, in any pinned version, against the loopback server.
+// Keeps its credentials in a store, in the very JSON that Baileys' own file store writes, and loads them from
 // there at every connection: a reconnection can never see more than was saved, nor less.
 
 import { createCipheriv, createHash, createHmac, randomBytes } from 'node:crypto'
+import * as v67 from 'baileys-67'
 import * as rc14 from 'baileys-rc14'
 import * as rc6 from 'baileys-rc6'
 import { Journal, Tail, waitedInVain, within } from './journal.mjs'
 
-export const VERSIONS = { rc14, rc6 }
+export const VERSIONS = { rc14, rc6, v67 }
 
 const CIPHERTEXT = 2 // WebMessageInfo.StubType.CIPHERTEXT: could not be decrypted
 const RECEIPTS = { 0: 'error', 2: 'sent', 3: 'delivered', 4: 'read', 5: 'played' }
@@ -43,10 +44,32 @@ function logger(tail) {
   return made
 }
 
+/** Credentials in memory. */
+class MemoryStore {
+  #rows = new Map()
+
+  read(key) {
+    return this.#rows.get(key)
+  }
+
+  write(key, category, json) {
+    this.#rows.set(key, json)
+  }
+
+  remove(key) {
+    this.#rows.delete(key)
+  }
+
+  keys(category) {
+    return [...this.#rows.keys()].filter((key) => key.startsWith(`${category}-`))
+  }
+}
+
 export class BaileysClient {
-  /** `version` is `rc14` or `rc6`. */
-  constructor(simulator, version, name = version) {
+  /** `version` is `rc14`, `rc6` or `v67`; `store` keeps the credentials, each under `category-id`. */
+  constructor(simulator, version, name = version, store = new MemoryStore()) {
     this.simulator = simulator
+    this.#store = store
     this.version = version
     this.lib = VERSIONS[version]
     this.name = name
@@ -72,12 +95,12 @@ export class BaileysClient {
     this.presences = new Journal(`presences that ${name} saw`)
     this.appState = new Journal(`app state runs of ${name}`)
     this.attempt = 0
-    this.#creds = JSON.stringify(this.lib.initAuthCreds(), this.lib.BufferJSON.replacer)
   }
 
-  #creds
-  #keys = new Map()
+  #store
   #sent = new Map()
+  /** Messages that this client does not get to see: of whom, and how many more. */
+  #held = new Map()
 
   // Not `sock.user`: that is a copy from the time when the socket was made.
   get #me() {
@@ -99,12 +122,13 @@ export class BaileysClient {
 
   #auth() {
     const { replacer, reviver } = this.lib.BufferJSON
-    const creds = JSON.parse(this.#creds, reviver)
+    const stored = this.#store.read('creds')
+    const creds = stored === undefined ? this.lib.initAuthCreds() : JSON.parse(stored, reviver)
     const keys = {
       get: async (type, ids) => {
         const found = {}
         for (const id of ids) {
-          const json = this.#keys.get(`${type}/${id}`)
+          const json = this.#store.read(`${type}-${id}`)
           if (json === undefined) continue
           const value = JSON.parse(json, reviver)
           found[id] = type === 'app-state-sync-key' ? this.lib.proto.Message.AppStateSyncKeyData.fromObject(value) : value
@@ -114,13 +138,13 @@ export class BaileysClient {
       set: async (data) => {
         for (const [type, values] of Object.entries(data)) {
           for (const [id, value] of Object.entries(values)) {
-            if (value === null || value === undefined) this.#keys.delete(`${type}/${id}`)
-            else this.#keys.set(`${type}/${id}`, JSON.stringify(value, replacer))
+            if (value === null || value === undefined) this.#store.remove(`${type}-${id}`)
+            else this.#store.write(`${type}-${id}`, type, JSON.stringify(value, replacer))
           }
         }
       },
     }
-    return { creds, keys, save: () => (this.#creds = JSON.stringify(creds, replacer)) }
+    return { creds, keys, save: () => this.#store.write('creds', 'credentials', JSON.stringify(creds, replacer)) }
   }
 
   /** Dials once. A restart demanded by the server (515) is followed at once, as any consumer of Baileys does. */
@@ -133,20 +157,22 @@ export class BaileysClient {
       auth: { creds: auth.creds, keys: auth.keys },
       browser: [`Baileys ${this.version}`, 'Chrome', '1.0'],
       logger: logger(this.tail),
-      // rc.6 fetches the history from a fixed https host, which is no part of this suite; rc14 takes it from the
-      // notification itself. With the history rc14 also fetches the app state, which rc.6 is told to do below.
-      ...(this.version === 'rc6' ? { syncFullHistory: false, shouldSyncHistoryMessage: () => false } : {}),
+      // rc.6 and 6.7 fetch the history from a fixed https host, which is no part of this suite; rc14 takes it from the
+      // notification itself. With the history rc14 also fetches the app state, which the others are told to do below.
+      ...(this.version !== 'rc14' ? { syncFullHistory: false, shouldSyncHistoryMessage: () => false } : {}),
       connectTimeoutMs: 10_000,
       keepAliveIntervalMs: 5_000, // pings within the suite's few seconds; the default is 30 s
       defaultQueryTimeoutMs: 10_000,
       getMessage: async ({ id }) => this.#sent.get(id),
     })
     this.sock = sock
+    const emit = sock.ws.emit.bind(sock.ws)
+    sock.ws.emit = (event, ...parts) => (event.startsWith('CB:message') && this.#holds(parts[0]) ? true : emit(event, ...parts))
     sock.ev.on('creds.update', (update) => {
       auth.save()
       if (update.me?.name) this.names.push(update.me.name)
       if (update.accountSyncCounter) this.appState.push({ done: true })
-      if (update.myAppStateKeyId && this.version === 'rc6') this.#syncAppState(sock)
+      if (update.myAppStateKeyId && this.version !== 'rc14') this.#syncAppState(sock)
     })
     sock.ev.on('connection.update', (update) => {
       if (update.qr) this.states.push({ state: 'qr', qr: update.qr, attempt })
@@ -183,6 +209,27 @@ export class BaileysClient {
       for (const [user, { lastKnownPresence }] of Object.entries(presences)) this.presences.push({ chat: id, user, presence: lastKnownPresence })
     })
     return attempt
+  }
+
+  /** Loses the next `count` messages of this number before they are decrypted, so that the server keeps them. */
+  hold(number, count) {
+    this.#held.set(number, { left: count, ids: new Set() })
+  }
+
+  /** Whether all that was to be lost has come. */
+  hasHeld(number) {
+    return this.#held.get(number)?.left === 0
+  }
+
+  #holds({ attrs }) {
+    const told = [attrs.from, attrs.participant, attrs.sender_pn, attrs.participant_pn].map((jid) => jid?.split(/[:@]/)[0])
+    const held = [...this.#held].find(([number]) => told.includes(number))?.[1]
+    if (!held) return false
+    if (!held.ids.has(attrs.id) && held.left > 0) {
+      held.left -= 1
+      held.ids.add(attrs.id)
+    }
+    return held.ids.has(attrs.id)
   }
 
   #syncAppState(sock) {
@@ -371,8 +418,8 @@ export class BaileysClient {
 
   /** Loses all Signal sessions, as after a restored backup; only while disconnected. */
   forgetSessions() {
-    const lost = [...this.#keys.keys()].filter((key) => key.startsWith('session/'))
-    for (const key of lost) this.#keys.delete(key)
+    const lost = this.#store.keys('session')
+    for (const key of lost) this.#store.remove(key)
     return lost.length
   }
 

@@ -10,10 +10,10 @@ import { binary } from './simulator.mjs'
 const KEY = 'secret'
 
 export class Gateway {
-  static async start(simulator, receiver) {
+  /** One with a folder of its own, which does not run yet. */
+  static async make(simulator, receiver) {
     const gateway = new Gateway(simulator, receiver)
     gateway.folder = await mkdtemp(join(tmpdir(), 'wa-gateway-interop-'))
-    await gateway.up()
     return gateway
   }
 
@@ -22,31 +22,41 @@ export class Gateway {
     this.receiver = receiver
   }
 
-  /** Starts the process on the folder and waits for `/health`. */
-  async up() {
+  get credentials() {
+    return join(this.folder, 'wa_credentials')
+  }
+
+  /** Starts the program with these arguments, on the folder. */
+  async run(args = [], settings = {}) {
     this.port = await freePort()
-    this.program = new Program(
+    return new Program(
       'gateway',
       binary('WA_GATEWAY_BIN', 'wa-gateway'),
-      [],
+      args,
       {
         PATH: process.env.PATH,
         KEY,
         PORT: String(this.port),
         HOST: '127.0.0.1',
         NODE_ENV: 'development',
-        CREDENTIALS_DIR: join(this.folder, 'wa_credentials'),
+        CREDENTIALS_DIR: this.credentials,
         WEBHOOK_BASE_URL: this.receiver.url,
         WHATSAPP_WS_URL: this.simulator.webSocketUrl,
         WHATSAPP_MEDIA_URL: this.simulator.urls.media,
         RUST_LOG: process.env.RUST_LOG ?? 'info',
+        ...settings,
       },
       this.folder,
     )
+  }
+
+  /** Starts the process on the folder and waits for `/health`. */
+  async up(settings, ms) {
+    this.program = await this.run([], settings)
     await poll('the gateway to answer /health', async () => {
       if (this.program.ended) throw new Error('the gateway ended')
       return (await http('GET', `http://127.0.0.1:${this.port}/health`)).status === 200
-    })
+    }, { ms })
   }
 
   /** SIGTERM, the end, a new process on the same folder. */
@@ -123,7 +133,7 @@ export class Gateway {
   }
 
   async stop() {
-    await this.program.stop()
+    await this.program?.stop()
     await rm(this.folder, { recursive: true, force: true })
   }
 }

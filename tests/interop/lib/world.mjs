@@ -13,11 +13,14 @@ let numbers = 0
 export class World {
   #closing = []
 
-  /** `series` (two digits) keeps this file's phone numbers apart from those of the others. */
-  static async open(series) {
+  /**
+   * `series` (two digits) keeps this file's phone numbers apart from those of the others; `alone` gives it a server of its
+   * own, whose counters nobody else moves.
+   */
+  static async open(series, { alone = false } = {}) {
     const world = new World()
     world.series = series
-    world.simulator = await Simulator.obtain()
+    world.simulator = await (alone ? Simulator.start() : Simulator.obtain())
     world.#closing.push(() => world.simulator.stop())
     await redirectMediaHosts(world.simulator)
     after(() => world.close(), { timeout: 60_000 })
@@ -30,8 +33,8 @@ export class World {
     return `62812${this.series}${String(numbers).padStart(6, '0')}`
   }
 
-  client(version, name) {
-    const client = new BaileysClient(this.simulator, version, name)
+  client(version, name, store) {
+    const client = new BaileysClient(this.simulator, version, name, store)
     this.#closing.push(() => client.close())
     return client
   }
@@ -41,13 +44,19 @@ export class World {
     return this.client(version, name).pair(this.phone())
   }
 
-  /** A gateway with a webhook receiver. */
-  async gateway() {
+  /** A gateway with a webhook receiver; not `started`, it waits for `up`. */
+  async gateway({ started = true } = {}) {
     const receiver = await Receiver.start()
     this.#closing.push(() => receiver.stop())
-    const gateway = await Gateway.start(this.simulator, receiver)
+    const gateway = await Gateway.make(this.simulator, receiver)
     this.#closing.push(() => gateway.stop())
+    if (started) await gateway.up()
     return gateway
+  }
+
+  /** Has something ended with the world. */
+  closing(end) {
+    this.#closing.push(end)
   }
 
   /** A server of files to be fetched. */
