@@ -64,6 +64,12 @@ pub struct Config {
     pub qr_idle: Duration,
     /// How many stored sessions connect at the same time after a start of the process.
     pub restore_concurrency: usize,
+    /// Sent messages whose state is kept, of each session.
+    pub sent_max_count: usize,
+    /// How long the state of a sent message is kept.
+    pub sent_max_age: Duration,
+    /// Idempotency keys that are kept, of each session.
+    pub idempotency_max_count: usize,
     /// The form of the log lines.
     pub log_format: LogFormat,
     /// Which log lines are written, in the syntax of `RUST_LOG`.
@@ -221,6 +227,9 @@ impl Config {
             send_timeout: reader.seconds("SEND_TIMEOUT_SECS", 50),
             qr_idle: reader.seconds("QR_IDLE_SECS", 86_400),
             restore_concurrency: reader.number("RESTORE_CONCURRENCY", 1, 1024),
+            sent_max_count: reader.number("SENT_MAX_COUNT", 100, 10_000_000),
+            sent_max_age: Duration::from_hours(reader.number("SENT_MAX_AGE_HOURS", 1, 8760)),
+            idempotency_max_count: reader.number("IDEMPOTENCY_MAX_COUNT", 100, 10_000_000),
             log_format: reader.log_format(),
             log_filter: reader.text_or_default("RUST_LOG"),
             // no-color.org: any value that is not empty turns colours off.

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, KeySetting, WebhookEvents, keyfile};
 use crate::event::SessionName;
 use crate::http::{self, AppState, Auth, Dashboard, Limits, Uploads};
+use crate::ledger;
 use crate::media::{self, Fetcher, Folder};
 use crate::outbox::{Kinds, NewEvent, Notice};
 use crate::session::{self, SessionManager};
@@ -122,6 +123,11 @@ impl Gateway {
                 send_timeout: config.send_timeout,
                 qr_idle: config.qr_idle,
                 webhook_events: kinds(config.webhook_events),
+                sent: ledger::Limits {
+                    messages: config.sent_max_count,
+                    age: config.sent_max_age,
+                    keys: config.idempotency_max_count,
+                },
                 restore_concurrency: config.restore_concurrency,
             },
             Arc::clone(&kv),

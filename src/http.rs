@@ -28,6 +28,7 @@ mod message;
 mod openapi;
 mod page;
 mod profile;
+mod repeat;
 mod route;
 mod serve;
 mod session;
@@ -101,6 +102,7 @@ fn routes(state: &AppState) -> Routes {
         .add(Route::new("/message/send-reaction").on(Method::POST, Send, message::send_reaction))
         .add(Route::new("/message/edit").on(Method::POST, Send, message::edit))
         .add(Route::new("/message/delete").on(Method::POST, Send, message::delete))
+        .add(Route::new("/message/{id}").get(Read, message::progress).open_ended())
         .add(Route::new("/profile").on(Method::POST, Read, profile::profile))
         .add(Route::new("/media/{*name}").get(Public, files::media))
         .add(Route::new("/assets/{*path}").get(Public, asset::file))

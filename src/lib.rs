@@ -16,6 +16,7 @@
 //!  3          ▼                                       ┆ events flow up through the outbox and a channel
 //!         session (manager, entry, task, state) ┄┄┄┄┄┄┘ of notices; no import goes up
 //!  2          ├───────▶ whatsapp (dial, outbound, inbound, download, version)   media (fetch, prepare, save)
+//!  1          ├───────▶ ledger (what became of sent messages) ─▶ store
 //!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled, redis; backend; registry)   net (guarded client)
 //!  0      event (SessionName, Status)   message (Recipient, Outgoing, Sent, Incoming): plain words
 //! ```
@@ -35,6 +36,9 @@
 //!    [`media`] fetches a picture or another file and fits it to its kind, and [`whatsapp`] uploads it, encrypted.
 //! 4. [`whatsapp`] encrypts for every device of the recipient, sends under an id that we chose, and waits for the
 //!    server's acknowledgement. Look-up, typing, file and sending share one deadline.
+//!    A request with an `Idempotency-Key` has its key and that id in the [`ledger`] before anything leaves, and its
+//!    answer there before it is given: a repeat finds them. How far the message got, as acknowledgements and receipts
+//!    tell, is gathered there too, and becomes `ack` events.
 //! 5. The handler spells the answer as the original did. Every error of a lower room becomes a status and `{"message"}`
 //!    in `http::error` and nowhere else; a send without an acknowledgement is a 504 that still carries the id.
 //!
@@ -94,6 +98,7 @@ pub mod config;
 pub mod event;
 pub mod gateway;
 pub mod http;
+pub mod ledger;
 pub mod media;
 pub mod message;
 pub mod net;

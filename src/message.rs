@@ -8,10 +8,12 @@ use std::sync::Arc;
 pub mod incoming;
 mod outgoing;
 mod poll;
+mod progress;
 
 pub use incoming::{Attachment, FileKind, Incoming, Media};
 pub use outgoing::{About, Author, Contact, Content, File, Location, Outgoing, Poll, Profile, Quote, Sent, Target};
 pub use poll::KnownPoll;
+pub use progress::{Progress, Step, Teller};
 
 /// A validated target of an outgoing message.
 #[derive(Clone, Debug)]
@@ -92,7 +94,7 @@ impl Recipient {
                     Some((account, device)) if is_digits(device) => account,
                     _ => user,
                 };
-                let server = if server == "lid" { "lid" } else { "s.whatsapp.net" };
+                let server = if given_server == "lid" { "lid" } else { "s.whatsapp.net" };
                 (account, server, USER_DIGITS.contains(&account.len()) && is_digits(account))
             }
             _ => return Err(RecipientError::UnknownServer),
@@ -204,6 +206,8 @@ mod tests {
         ] {
             let recipient = Recipient::parse(to, is_group).unwrap_or_else(|error| panic!("{to:?} {is_group}: {error}"));
             assert_eq!(recipient.as_str(), address, "{to:?} {is_group}");
+            let kept = to.contains('@').then(|| to.replace(['+', ' '], ""));
+            assert_eq!(recipient.spelt(), kept.as_deref().unwrap_or(address), "{to:?} {is_group}");
             assert_eq!(recipient.is_group(), address.ends_with("@g.us"), "{to:?} {is_group}");
         }
         for (to, spelt) in [

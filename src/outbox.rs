@@ -27,8 +27,8 @@ mod notice;
 #[cfg(test)]
 mod tests;
 
+pub use event::{Ack, Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};
 use event::{Attempt, Meta};
-pub use event::{Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};
 pub use notice::Notice;
 
 /// How many ids of events that are done are remembered: more than WhatsApp's server replays after a lost ack.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::{SessionName, Status};
+use crate::ledger::{Ledger, Limits};
 use crate::media::{Fetcher, Folder};
 use crate::outbox::{Kind, Kinds, Notice, Outbox};
 use crate::store::backend::SessionBackend;
@@ -26,17 +27,22 @@ use crate::whatsapp::WhatsApp;
 
 mod end;
 mod entry;
+mod follow;
 mod media;
+mod once;
 mod poll;
 mod send;
 mod state;
 mod task;
 
 pub use end::EndError;
+pub use follow::MessageError;
+pub use once::{Answer, OnceError, Repeat, Spelling};
 pub use send::{ProfileError, SendError};
 
 use end::farewell;
 use entry::{Entry, View};
+use follow::Follow;
 use state::State;
 
 /// The account behind a session, as far as it is known.
@@ -106,6 +112,8 @@ pub struct Settings {
     pub qr_idle: Duration,
     /// Which events are kept for the webhook.
     pub webhook_events: Kinds,
+    /// What is kept of sent messages.
+    pub sent: Limits,
     /// Restored sessions that dial at the same time.
     pub restore_concurrency: usize,
 }
@@ -333,7 +341,10 @@ impl SessionManager {
             }
         };
         let sequence = record.sequence;
-        let entry = Arc::new(Entry::new(record, View::new(state), outbox, self.0.settings.webhook_events));
+        let ledger = Ledger::new(Arc::clone(&self.0.kv), &record.uid, self.0.settings.sent);
+        let follow = Follow::new(ledger, self.0.tracker.clone(), self.0.token.clone());
+        let wanted = self.0.settings.webhook_events;
+        let entry = Arc::new(Entry::new(record, View::new(state), outbox, follow, wanted));
         let mut sessions = self.lock();
         sessions.by_name.insert(name, Arc::clone(&entry));
         sessions.in_order.insert(sequence, Arc::clone(&entry));

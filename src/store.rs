@@ -34,6 +34,11 @@ impl Namespace {
         Self(format!("outbox:{uid}").into())
     }
 
+    /// What became of the messages that the session with this uid sent.
+    pub fn sent(uid: &str) -> Self {
+        Self(format!("sent:{uid}").into())
+    }
+
     /// Takes a name as the engine stored it.
     pub fn from_name(name: &str) -> Self {
         Self(name.into())

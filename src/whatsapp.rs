@@ -29,6 +29,7 @@ mod hosts;
 mod inbound;
 mod outbound;
 mod profile;
+mod receipt;
 mod version;
 
 pub use download::DownloadError;
@@ -37,6 +38,7 @@ pub use outbound::{Open, OutboundError};
 pub use profile::LookupError;
 pub use version::AppVersion;
 
+use crate::message::Progress;
 use dial::{Dial, Endpoint, Link};
 use hosts::{BoundedHttp, Hosts};
 use outbound::{Acks, MAX_UPLOADS, Numbers};
@@ -56,6 +58,27 @@ const SAVE_EVERY: Duration = Duration::from_secs(30);
 
 /// Makes received messages durable before WhatsApp is told that we have them.
 pub type Commit = Arc<dyn Fn(Vec<Received>) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+
+/// Takes how far a sent message got; called on the library's tasks, so it never waits.
+pub type Follow = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Where a connection takes what it hears.
+pub struct Reports {
+    /// Received messages, before WhatsApp is told that they are here.
+    pub commit: Commit,
+    /// Changes of its state.
+    pub signals: mpsc::Sender<Signal>,
+    /// Received messages that the library does not hold back for a commit.
+    pub late: mpsc::Sender<Vec<Received>>,
+    /// What becomes of sent messages.
+    pub progress: Follow,
+}
+
+impl fmt::Debug for Reports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reports").finish_non_exhaustive()
+    }
+}
 
 /// What a connection reports to the session that owns it, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,12 +192,11 @@ impl WhatsApp {
     pub async fn connect(
         &self,
         backend: Arc<dyn Backend>,
-        commit: Commit,
-        signals: mpsc::Sender<Signal>,
-        late: mpsc::Sender<Vec<Received>>,
+        reports: Reports,
         cut: &CancellationToken,
         tracker: &TaskTracker,
     ) -> anyhow::Result<(Connection, Lease)> {
+        let Reports { commit, signals, late, progress } = reports;
         let shared = Arc::clone(&self.0);
         let link = Arc::new(Link::new(cut.child_token()));
         let store = Arc::new(PersistenceManager::new(backend).await.context("the device can't be loaded")?);
@@ -205,6 +227,7 @@ impl WhatsApp {
             acks: Arc::clone(&acks),
             signals,
             late,
+            progress,
             runtime: tokio::runtime::Handle::current(),
             tracker: tracker.clone(),
         };
@@ -221,6 +244,7 @@ impl WhatsApp {
                 EventKind::ClientOutdated,
                 EventKind::ConnectFailure,
                 EventKind::ServerAck,
+                EventKind::Receipt,
                 EventKind::Messages,
             ]),
             Arc::new(events),
@@ -417,6 +441,7 @@ struct Events {
     acks: Arc<Acks>,
     signals: mpsc::Sender<Signal>,
     late: mpsc::Sender<Vec<Received>>,
+    progress: Follow,
     runtime: tokio::runtime::Handle,
     tracker: TaskTracker,
 }
@@ -474,7 +499,12 @@ impl EventHandler for Events {
             Event::ConnectFailure(failure) if !failure.reason.should_reconnect() => {
                 self.signal(Signal::Ended(Verdict::Refused(failure.reason.code())));
             }
-            Event::ServerAck(ack) => self.acks.resolve(ack),
+            Event::ServerAck(ack) => self.acks.resolve(ack, |progress| (self.progress)(progress)),
+            Event::Receipt(receipt) => {
+                if let Some(client) = self.client.upgrade() {
+                    receipt::progress(&client, receipt).for_each(|progress| (self.progress)(progress));
+                }
+            }
             Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),
             _ => {}
         }

@@ -148,6 +148,19 @@ pub const SETTINGS: &[Setting] = &[
         "sessions, 1 to 1024",
         "How many stored sessions connect at the same time after a start.",
     ),
+    Setting::new(
+        "SENT_MAX_COUNT",
+        "50000",
+        "messages, 100 to 10000000",
+        "Of how many sent messages of each session the state is kept; the oldest go first, some 2,000 later.",
+    ),
+    Setting::new("SENT_MAX_AGE_HOURS", "168", "hours, 1 to 8760", "How long the state of a sent message is kept."),
+    Setting::new(
+        "IDEMPOTENCY_MAX_COUNT",
+        "50000",
+        "keys, 100 to 10000000",
+        "How many idempotency keys of each session are kept, for 24 hours each; the oldest go first.",
+    ),
     Setting::new("LOG_FORMAT", "human", "human or json", "Form of the log lines."),
     Setting::new(
         "RUST_LOG",

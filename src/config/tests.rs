@@ -38,6 +38,8 @@ fn defaults_hold_for_unset_and_for_empty() {
         assert_eq!(config.send_timeout, Duration::from_secs(25));
         assert_eq!(config.qr_idle, Duration::from_mins(2));
         assert_eq!(config.restore_concurrency, 8);
+        assert_eq!((config.sent_max_count, config.sent_max_age), (50_000, Duration::from_hours(168)));
+        assert_eq!(config.idempotency_max_count, 50_000);
         assert_eq!(config.log_format, LogFormat::Human);
         assert_eq!(config.log_filter, "off,wa_gateway=info");
         assert_eq!((config.whatsapp_version, config.simulator), (None, None));
@@ -67,6 +69,9 @@ fn every_setting_is_taken() {
         ("SEND_TIMEOUT_SECS", "50"),
         ("QR_IDLE_SECS", "3"),
         ("RESTORE_CONCURRENCY", "2"),
+        ("SENT_MAX_COUNT", "100"),
+        ("SENT_MAX_AGE_HOURS", "24"),
+        ("IDEMPOTENCY_MAX_COUNT", "200"),
         ("LOG_FORMAT", "JSON"),
         ("RUST_LOG", "debug"),
         ("NO_COLOR", "1"),
@@ -88,6 +93,8 @@ fn every_setting_is_taken() {
     assert_eq!(config.send_timeout, Duration::from_secs(50));
     assert_eq!(config.qr_idle, Duration::from_secs(3));
     assert_eq!(config.restore_concurrency, 2);
+    assert_eq!((config.sent_max_count, config.sent_max_age), (100, Duration::from_hours(24)));
+    assert_eq!(config.idempotency_max_count, 200);
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.log_filter, "debug");
     assert_eq!(config.whatsapp_version, Some((2, 3000, 1_023_456_789)));
@@ -112,6 +119,9 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
         ("SEND_TIMEOUT_SECS", "51"),
         ("QR_IDLE_SECS", "-1"),
         ("RESTORE_CONCURRENCY", "many"),
+        ("SENT_MAX_COUNT", "99"),
+        ("SENT_MAX_AGE_HOURS", "0"),
+        ("IDEMPOTENCY_MAX_COUNT", "x"),
         ("LOG_FORMAT", "xml"),
         ("WHATSAPP_VERSION", "2.3000"),
         ("WHATSAPP_WS_URL", "ws://127.0.0.1:1/ws/chat"),
@@ -120,7 +130,7 @@ fn all_problems_are_told_at_once_and_no_secret_with_them() {
     ])
     .unwrap_err();
     let text = error.to_string();
-    assert_eq!(error.problems.len(), 21, "{text}");
+    assert_eq!(error.problems.len(), 24, "{text}");
     for (name, _) in &error.problems {
         assert!(text.contains(&format!("\n  {name}: ")), "{text}");
     }

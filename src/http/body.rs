@@ -8,6 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::event::Status;
+use crate::ledger::{Members, Record, Times};
 use crate::session::{Details, SessionSummary, Started};
 
 /// Why a request was refused or failed.
@@ -19,6 +20,76 @@ pub(super) struct Failure {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub(super) data: Option<Value>,
+}
+
+/// How far a sent message got.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MessageState<'a> {
+    data: MessageStateData<'a>,
+}
+
+/// What is known of it.
+#[derive(Serialize, ToSchema)]
+struct MessageStateData<'a> {
+    session: &'a str,
+    /// The message's id.
+    id: &'a str,
+    /// The chat that it went to.
+    to: &'a str,
+    /// `pending`, `sent`, `delivered`, `read`, `played` or `failed`; in a group the furthest that a member has got.
+    status: &'static str,
+    /// Since when, in Unix seconds.
+    timestamp: i64,
+    timestamps: Timestamps,
+    /// WhatsApp's code for a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<u16>,
+    /// In a group: how many members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    participants: Option<MemberCounts>,
+}
+
+/// When each step was reached, in Unix seconds; those that were not are left out.
+#[derive(Serialize, ToSchema)]
+struct Timestamps {
+    pending: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivered: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    played: Option<i64>,
+}
+
+/// How many members of a group have got so far.
+#[derive(Serialize, ToSchema)]
+struct MemberCounts {
+    delivered: u32,
+    read: u32,
+    played: u32,
+}
+
+impl<'a> MessageState<'a> {
+    pub(super) fn new(session: &'a str, id: &'a str, record: &'a Record) -> Self {
+        let Times { failed, sent, delivered, read, played } = record.times;
+        let timestamps = Timestamps { pending: record.at_ms / 1000, failed, sent, delivered, read, played };
+        let Members { delivered, read, played } = record.members;
+        let data = MessageStateData {
+            session,
+            id,
+            to: &record.to,
+            status: record.step.as_str(),
+            timestamp: record.since(),
+            timestamps,
+            error: record.code,
+            participants: record.is_group().then_some(MemberCounts { delivered, read, played }),
+        };
+        Self { data }
+    }
 }
 
 /// The process answers.

@@ -14,7 +14,7 @@ use super::body::Failure;
 use crate::event::SessionNameError;
 use crate::media::MediaError;
 use crate::message::RecipientError;
-use crate::session::{EndError, ProfileError, SendError, StartError};
+use crate::session::{Answer, EndError, MessageError, OnceError, ProfileError, SendError, StartError};
 
 /// wa-gateway 4.7.1, `NODE_ENV=production`: the text of every answer of status 500.
 const HIDDEN: &str = "Something went wrong, please try again later!";
@@ -127,6 +127,24 @@ impl ApiError {
         }
     }
 
+    /// Why a message's state can't be told.
+    pub(super) fn from_message(id: &str, error: MessageError) -> Self {
+        match error {
+            MessageError::NoSession => Self::bad_request(error.to_string()),
+            MessageError::NotFound => Self::new(StatusCode::NOT_FOUND, format!("Message '{id}' not found")),
+            MessageError::Store(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).because(error),
+        }
+    }
+
+    /// The status and the whole body, for answers that are told more than once; logged as any.
+    pub(super) fn into_answer(self) -> Answer {
+        self.log();
+        let status = self.status.as_u16();
+        let body = Failure { message: self.message, data: self.data };
+        let body = serde_json::to_vec(&body).expect("texts always serialise").into();
+        Answer { status, body }
+    }
+
     /// The status and the text, for answers that have another form; logged as any.
     pub(super) fn told(self) -> (StatusCode, String) {
         self.log();
@@ -226,19 +244,31 @@ impl From<SendError> for ApiError {
             | SendError::FileName
             | SendError::NotVoice(_) => (StatusCode::BAD_REQUEST, None),
             SendError::NotReady(_) => (StatusCode::CONFLICT, None),
-            SendError::Refused { .. } | SendError::Connection(_) | SendError::Upload(_) => {
-                (StatusCode::BAD_GATEWAY, None)
-            }
-            SendError::Unacknowledged { id, remote_jid } => {
-                let key = json!({ "remoteJid": remote_jid, "fromMe": true, "id": id });
-                (StatusCode::GATEWAY_TIMEOUT, Some(json!({ "key": key })))
-            }
+            SendError::Connection(_) | SendError::Upload(_) => (StatusCode::BAD_GATEWAY, None),
+            SendError::Refused { id, remote_jid, .. } => (StatusCode::BAD_GATEWAY, Some(key(remote_jid, id))),
+            SendError::Unacknowledged { id, remote_jid } => (StatusCode::GATEWAY_TIMEOUT, Some(key(remote_jid, id))),
             SendError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, None),
             SendError::Store | SendError::Disk(_) => (StatusCode::SERVICE_UNAVAILABLE, None),
             SendError::Media(error) => (of_media(error).0, None),
         };
         let names_field = matches!(&error, SendError::Media(error) if of_media(error).1);
         Self { data, names_field, ..Self::new(status, error.to_string()).because(error) }
+    }
+}
+
+/// What names a message that may have been sent.
+fn key(remote_jid: &str, id: &str) -> Value {
+    json!({ "key": { "remoteJid": remote_jid, "fromMe": true, "id": id } })
+}
+
+impl From<OnceError> for ApiError {
+    fn from(error: OnceError) -> Self {
+        let status = match error {
+            OnceError::NoSession => StatusCode::BAD_REQUEST,
+            OnceError::OtherRequest | OnceError::UnderWay => StatusCode::CONFLICT,
+            OnceError::Store => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
     }
 }
 
@@ -308,9 +338,9 @@ mod tests {
                 r#"{"message":"The number 628 is not registered on WhatsApp"}"#,
             ),
             (
-                SendError::Refused { code: 479, id: "3EB0".to_owned() }.into(),
+                SendError::Refused { code: 479, id: "3EB0".to_owned(), remote_jid: "628@c.us".to_owned() }.into(),
                 502,
-                r#"{"message":"WhatsApp refused the message with code 479"}"#,
+                r#"{"message":"WhatsApp refused the message with code 479","data":{"key":{"remoteJid":"628@c.us","fromMe":true,"id":"3EB0"}}}"#,
             ),
             (
                 SendError::Unacknowledged { id: "3EB0".to_owned(), remote_jid: "628@s.whatsapp.net".to_owned() }.into(),
@@ -327,6 +357,13 @@ mod tests {
                 400,
                 r#"{"message":"parameter \"to\" is not a phone number or a WhatsApp address"}"#,
             ),
+            (
+                OnceError::OtherRequest.into(),
+                409,
+                r#"{"message":"Idempotency-Key was used before with another request"}"#,
+            ),
+            (ApiError::from_message("3EB0", MessageError::NotFound), 404, r#"{"message":"Message '3EB0' not found"}"#),
+            (ApiError::from_message("3EB0", MessageError::NoSession), 400, r#"{"message":"Session does not exist"}"#),
             (SendError::Store.into(), 503, r#"{"message":"The session store is not available"}"#),
             (ApiError::from_delete("a'b", EndError::NotFound), 404, r#"{"message":"Session 'a'b' not found"}"#),
             (

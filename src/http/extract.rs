@@ -13,6 +13,7 @@ use futures::StreamExt as _;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use super::repeat::Header;
 
 /// What a body may take.
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +53,13 @@ impl Source {
 pub(super) struct Fields {
     source: Source,
     members: Map<String, Value>,
+    /// The header `Idempotency-Key`.
+    pub(super) repeat: Option<Header>,
 }
 
 impl Fields {
     pub(super) fn of_body(members: Map<String, Value>) -> Self {
-        Self { source: Source::Json, members }
+        Self { source: Source::Json, members, repeat: None }
     }
 
     pub(super) fn source(&self) -> Source {
@@ -206,15 +209,20 @@ impl<S: Sync> FromRequest<S> for Fields {
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         if matches!(parts.method, Method::GET | Method::HEAD) {
-            return Ok(Self { source: Source::Query, members: query_members(&parts) });
+            let mut members = query_members(&parts);
+            // Who calls is no part of what they say.
+            members.shift_remove("key");
+            let repeat = Header::read(&parts.headers, parts.uri.path(), &members, None);
+            return Ok(Self { source: Source::Query, members, repeat });
         }
-        Self::read(&parts.headers, body, SMALL).await
+        Self::read(&parts, body, SMALL).await
     }
 }
 
 impl Fields {
     /// The members of a body.
-    pub(super) async fn read(headers: &HeaderMap, body: Body, limit: BodyLimit) -> Result<Self, ApiError> {
+    pub(super) async fn read(parts: &Parts, body: Body, limit: BodyLimit) -> Result<Self, ApiError> {
+        let headers = &parts.headers;
         let members = match content_kind(headers) {
             Kind::Json => match json(&read_limited(headers, body, limit).await?)? {
                 Value::Object(members) => members,
@@ -224,7 +232,8 @@ impl Fields {
             // wa-gateway 4.7.1 does not read such a body.
             Kind::Multipart | Kind::Other => Map::new(),
         };
-        Ok(Self::of_body(members))
+        let repeat = Header::read(headers, parts.uri.path(), &members, None);
+        Ok(Self { repeat, ..Self::of_body(members) })
     }
 }
 
@@ -339,6 +348,19 @@ impl<S: Sync> FromRequestParts<S> for SessionId {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         let raw = parts.uri.path().strip_prefix("/session/").ok_or_else(ApiError::route_not_found)?;
+        Ok(Self(decode(raw)))
+    }
+}
+
+/// The id in `/message/{id}`, percent-decoded once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MessageId(pub(super) String);
+
+impl<S: Sync> FromRequestParts<S> for MessageId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let raw = parts.uri.path().strip_prefix("/message/").ok_or_else(ApiError::route_not_found)?;
         Ok(Self(decode(raw)))
     }
 }

@@ -2,13 +2,16 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::AppState;
+use super::body::MessageState;
 use super::error::ApiError;
-use super::extract::{self, Fields};
+use super::extract::{self, Fields, MessageId};
 use super::upload::{FileFields, Source};
 use crate::message::{Author, Content, Outgoing, Recipient, Target};
+use crate::session::{Answer, SendError, Spelling};
 
 mod answer;
 mod read;
@@ -20,7 +23,7 @@ pub(super) async fn send_text(State(state): State<AppState>, fields: Fields) -> 
     let (head, text) = Head::read(&fields, Text::Required)?;
     let extras = Extras::read(&fields)?;
     let typing = fields.source() == extract::Source::Json;
-    deliver(&state, &head, typing, |to| extras.with(Content::Text(text), to, &fields)).await
+    deliver(&state, &head, typing, None, |to| extras.with(Content::Text(text), to, &fields)).await
 }
 
 /// `POST /message/send-image`.
@@ -29,7 +32,7 @@ pub(super) async fn send_image(State(state): State<AppState>, mut body: FileFiel
     let Source { name: field, media: source } = body.media(&["image_url"], &["image_base64"], &["image", "file"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Image { source, caption }, to, &body.fields);
-    deliver(&state, &head, true, message).await.map_err(|error| error.of_field(&field))
+    deliver(&state, &head, true, Some(field), message).await
 }
 
 /// `POST /message/send-video`.
@@ -38,7 +41,7 @@ pub(super) async fn send_video(State(state): State<AppState>, mut body: FileFiel
     let Source { name: field, media: source } = body.media(&["video_url"], &["video_base64"], &["video", "file"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Video { source, caption }, to, &body.fields);
-    deliver(&state, &head, true, message).await.map_err(|error| error.of_field(&field))
+    deliver(&state, &head, true, Some(field), message).await
 }
 
 /// `POST /message/send-document`. An uploaded document may go by the name that its part has.
@@ -53,7 +56,7 @@ pub(super) async fn send_document(State(state): State<AppState>, mut body: FileF
     };
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Document { source, name, caption }, to, &body.fields);
-    deliver(&state, &head, true, message).await.map_err(|error| error.of_field(&field))
+    deliver(&state, &head, true, Some(field), message).await
 }
 
 /// `POST /message/send-sticker`. wa-gateway 4.7.1 asks for a text that it never uses; here it may be absent.
@@ -63,7 +66,7 @@ pub(super) async fn send_sticker(State(state): State<AppState>, mut body: FileFi
         body.media(&["image_url", "sticker_url"], &["sticker_base64", "image_base64"], &["sticker", "image", "file"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Sticker { source }, to, &body.fields);
-    deliver(&state, &head, false, message).await.map_err(|error| error.of_field(&field))
+    deliver(&state, &head, false, Some(field), message).await
 }
 
 /// `POST /message/send-audio`.
@@ -73,7 +76,7 @@ pub(super) async fn send_audio(State(state): State<AppState>, mut body: FileFiel
     let voice = body.fields.flag(&["voice", "ptt"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Audio { source, voice }, to, &body.fields);
-    deliver(&state, &head, false, message).await.map_err(|error| error.of_field(&field))
+    deliver(&state, &head, false, Some(field), message).await
 }
 
 /// `POST /message/send-location`.
@@ -81,7 +84,7 @@ pub(super) async fn send_location(State(state): State<AppState>, fields: Fields)
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let location = read::location(&fields)?;
     let extras = Extras::read(&fields)?;
-    deliver(&state, &head, false, |to| extras.with(Content::Location(location), to, &fields)).await
+    deliver(&state, &head, false, None, |to| extras.with(Content::Location(location), to, &fields)).await
 }
 
 /// `POST /message/send-contact`.
@@ -89,7 +92,7 @@ pub(super) async fn send_contact(State(state): State<AppState>, fields: Fields) 
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let contacts = read::contacts(&fields)?;
     let extras = Extras::read(&fields)?;
-    deliver(&state, &head, false, |to| extras.with(Content::Contacts(contacts), to, &fields)).await
+    deliver(&state, &head, false, None, |to| extras.with(Content::Contacts(contacts), to, &fields)).await
 }
 
 /// `POST /message/send-poll`.
@@ -97,7 +100,7 @@ pub(super) async fn send_poll(State(state): State<AppState>, fields: Fields) -> 
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let poll = read::poll(&fields)?;
     let extras = Extras::read(&fields)?;
-    deliver(&state, &head, false, |to| extras.with(Content::Poll(poll), to, &fields)).await
+    deliver(&state, &head, false, None, |to| extras.with(Content::Poll(poll), to, &fields)).await
 }
 
 /// `POST /message/send-reaction`. In a group, `participant` says who wrote the message, unless it is our own.
@@ -107,7 +110,7 @@ pub(super) async fn send_reaction(State(state): State<AppState>, fields: Fields)
     let emoji = read::emoji(&fields)?;
     let participant = read::participant(&fields, "participant")?;
     let from_me = fields.flag(&["from_me", "fromMe"])?;
-    deliver(&state, &head, false, |to| {
+    deliver(&state, &head, false, None, |to| {
         let author = match author(&fields, "participant", participant, from_me, to)? {
             // A chat of two has no participants.
             Author::Member(_) if !to.is_group() => Author::Peer,
@@ -123,7 +126,8 @@ pub(super) async fn edit(State(state): State<AppState>, fields: Fields) -> Resul
     let (head, text) = Head::read(&fields, Text::Required)?;
     let id = read::message_id(&fields, "message_id")?;
     let mentions = read::mentions(&fields)?;
-    deliver(&state, &head, false, |_to| Ok(Outgoing { mentions, ..Outgoing::new(Content::Edit { id, text }) })).await
+    deliver(&state, &head, false, None, |_to| Ok(Outgoing { mentions, ..Outgoing::new(Content::Edit { id, text }) }))
+        .await
 }
 
 /// `POST /message/delete`: for everyone. With `participant`, a group's admin deletes what that member wrote.
@@ -131,7 +135,7 @@ pub(super) async fn delete(State(state): State<AppState>, fields: Fields) -> Res
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let id = read::message_id(&fields, "message_id")?;
     let participant = read::participant(&fields, "participant")?;
-    deliver(&state, &head, false, |to| {
+    deliver(&state, &head, false, None, |to| {
         let author = match participant {
             None => Author::Me,
             Some(member) if to.is_group() => Author::Member(member),
@@ -142,17 +146,53 @@ pub(super) async fn delete(State(state): State<AppState>, fields: Fields) -> Res
     .await
 }
 
-/// The one way of every message: the checks in the contract's order, the send, the answer.
+/// `GET /message/{id}`: how far a message of this session got.
+pub(super) async fn progress(
+    State(state): State<AppState>,
+    MessageId(id): MessageId,
+    fields: Fields,
+) -> Result<Response, ApiError> {
+    // Without a session this is no look-up, unless it looks like one: WhatsApp's ids are capitals and digits.
+    let is_id = id.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
+    if !is_id && !fields.has("session") {
+        return Err(ApiError::route_not_found());
+    }
+    let session = fields.string("session")?;
+    let record = state.sessions.message(&session, &id).await.map_err(|error| ApiError::from_message(&id, error))?;
+    Ok(Json(MessageState::new(&session, &id, &record)).into_response())
+}
+
+/// The one way of every message: the checks in the contract's order, the send, the answer. `field` held its file.
 async fn deliver(
     state: &AppState,
     head: &Head,
     typing: bool,
+    field: Option<String>,
     message: impl FnOnce(&Recipient) -> Result<Outgoing, ApiError>,
 ) -> Result<Response, ApiError> {
+    let told = move |error: SendError| {
+        let error = ApiError::from(error);
+        match &field {
+            Some(field) => error.of_field(field),
+            None => error,
+        }
+    };
+    if let Some(repeat) = head.repeat.clone() {
+        // Not whether it is connected: what was carried out before is answered in any state.
+        state.sessions.find(&head.session).ok_or(SendError::NoSession)?;
+        let to = Recipient::parse(&head.to, head.is_group)?;
+        let message = message(&to)?;
+        let failed = Box::new(move |error| told(error).into_answer());
+        let spelling = Spelling { sent: answer::body, failed };
+        let Answer { status, body } =
+            state.sessions.send_once(&head.session, to, message, typing, repeat, spelling).await?;
+        let status = StatusCode::from_u16(status).map_err(ApiError::internal)?;
+        return Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response());
+    }
     // Contract section 4: the session is looked at before the recipient.
     state.sessions.check_ready(&head.session)?;
     let to = Recipient::parse(&head.to, head.is_group)?;
     let message = message(&to)?;
-    let sent = state.sessions.send(&head.session, to, message, typing).await?;
+    let sent = state.sessions.send(&head.session, to, message, typing).await.map_err(told)?;
     Ok(Json(answer::body(&sent)).into_response())
 }

@@ -204,6 +204,14 @@ impl Operation {
                 described["requestBody"] = json!({ "required": required, "content": content });
             }
         }
+        if endpoint.scope == Scope::Send {
+            let schema = json!({ "type": "string", "minLength": 1, "maxLength": 255 });
+            let description =
+                "A request with the same key and content is carried out once; its answer is kept for 24 hours";
+            parameters.push(json!({
+                "name": "Idempotency-Key", "in": "header", "required": false, "description": description, "schema": schema,
+            }));
+        }
         if endpoint.scope == Scope::Public {
             described["security"] = json!([]);
         } else {

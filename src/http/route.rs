@@ -38,11 +38,13 @@ pub(super) struct Route {
     path: &'static str,
     endpoints: Vec<Endpoint>,
     methods: Vec<Guarded>,
+    /// Other methods are answered as an unknown path.
+    is_open_ended: bool,
 }
 
 impl Route {
     pub(super) fn new(path: &'static str) -> Self {
-        Self { path, endpoints: Vec::new(), methods: Vec::new() }
+        Self { path, endpoints: Vec::new(), methods: Vec::new(), is_open_ended: false }
     }
 
     /// A GET without effects; HEAD is answered by the same handler.
@@ -66,11 +68,20 @@ impl Route {
         self
     }
 
+    /// The path takes any text: with other methods it is as unknown as it was without this route.
+    pub(super) fn open_ended(mut self) -> Self {
+        self.is_open_ended = true;
+        self
+    }
+
     fn into_method_router(self, state: &AppState) -> MethodRouter<AppState> {
         let allow: Vec<&str> = self.endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect();
-        let path = self.path;
+        let (path, is_open_ended) = (self.path, self.is_open_ended);
         let allow = HeaderValue::from_str(&allow.join(", ")).expect("methods are tokens");
         let refuse = async move || {
+            if is_open_ended {
+                return ApiError::route_not_found().into_response();
+            }
             tracing::Span::current().record("route", path);
             let mut response = ApiError::method_not_allowed().into_response();
             response.headers_mut().insert(header::ALLOW, allow);

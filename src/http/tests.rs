@@ -23,6 +23,7 @@ fn sessions() -> SessionManager {
     let kv = Arc::new(MemoryKv::default());
     let settings = session::Settings {
         webhook_events: crate::outbox::Kinds::default(),
+        sent: crate::ledger::Limits { messages: 100, age: Duration::from_hours(1), keys: 100 },
         check_numbers: false,
         start_timeout: Duration::from_secs(8),
         send_timeout: Duration::from_secs(25),

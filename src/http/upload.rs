@@ -9,13 +9,16 @@ use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use serde_json::Map;
+use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::AppState;
 use super::error::ApiError;
 use super::extract::{self, BodyLimit, Fields, Kind};
+use super::repeat::{self, Header, Part};
 use crate::message::{MediaSource, Upload};
 
 /// 16 MiB in base64, and what stands around it. Slow lines get their time.
@@ -75,17 +78,20 @@ impl FromRequest<AppState> for FileFields {
         if extract::content_kind(request.headers()) != Kind::Multipart {
             let (parts, body) = request.into_parts();
             let mut large = if is_large(&body) { Some(large(&uploads.large, IDLE_TIMEOUT).await?) } else { None };
-            let fields = Fields::read(&parts.headers, body, LARGE).await?;
+            let fields = Fields::read(&parts, body, LARGE).await?;
             if fields.text_bytes() <= SMALL_BYTES {
                 // It came in pieces, and they were few.
                 large = None;
             }
             return Ok(Self { fields, file: None, _large: large });
         }
-        let parts = Multipart::from_request(request, state)
+        let (head, body) = request.into_parts();
+        let parts = Multipart::from_request(Request::from_parts(head.clone(), body), state)
             .await
             .map_err(|_| ApiError::bad_request("Malformed multipart request body"))?;
-        tokio::time::timeout(BODY_TIMEOUT, read(parts, uploads)).await.map_err(|_elapsed| ApiError::body_too_slow())?
+        tokio::time::timeout(BODY_TIMEOUT, read(parts, &head, uploads))
+            .await
+            .map_err(|_elapsed| ApiError::body_too_slow())?
     }
 }
 
@@ -138,12 +144,13 @@ async fn large(slots: &Arc<Semaphore>, wait: Duration) -> Result<OwnedSemaphoreP
     }
 }
 
-async fn read(mut parts: Multipart, uploads: &Uploads) -> Result<FileFields, ApiError> {
+async fn read(mut parts: Multipart, head: &Parts, uploads: &Uploads) -> Result<FileFields, ApiError> {
     let (mut members, mut file, mut text_bytes) = (Map::new(), None, 0);
+    let mut digest = repeat::is_asked(&head.headers).then(Sha256::new);
     while let Some(mut part) = within(parts.next_field()).await? {
         let name = part.name().unwrap_or_default().to_owned();
         if let Some(file_name) = part.file_name().map(str::to_owned) {
-            let upload = save(&mut part, file_name, uploads).await?;
+            let upload = save(&mut part, file_name, uploads, digest.as_mut()).await?;
             // A browser sends a part for a file that nobody chose.
             if upload.bytes == 0 && upload.name.as_deref() == Some("") {
                 continue;
@@ -163,11 +170,24 @@ async fn read(mut parts: Multipart, uploads: &Uploads) -> Result<FileFields, Api
         }
         extract::add(&mut members, name, String::from_utf8_lossy(&value).into_owned());
     }
-    Ok(FileFields { fields: Fields::of_body(members), file, _large: None })
+    let part = digest.zip(file.as_ref()).map(|(digest, (field, upload)): (Sha256, &(String, Upload))| Part {
+        field,
+        name: upload.name.as_deref().unwrap_or_default(),
+        digest: digest.finalize().into(),
+    });
+    let repeat = Header::read(&head.headers, head.uri.path(), &members, part);
+    let mut fields = Fields::of_body(members);
+    fields.repeat = repeat;
+    Ok(FileFields { fields, file, _large: None })
 }
 
 /// Writes a part to disk as it arrives.
-async fn save(part: &mut Field<'_>, name: String, uploads: &Uploads) -> Result<Upload, ApiError> {
+async fn save(
+    part: &mut Field<'_>,
+    name: String,
+    uploads: &Uploads,
+    mut digest: Option<&mut Sha256>,
+) -> Result<Upload, ApiError> {
     let mime = part.content_type().map(str::to_owned);
     let folder = Arc::clone(&uploads.folder);
     let create = move || {
@@ -185,6 +205,9 @@ async fn save(part: &mut Field<'_>, name: String, uploads: &Uploads) -> Result<U
             break;
         }
         if bytes <= uploads.max_bytes {
+            if let Some(digest) = &mut digest {
+                digest.update(&chunk);
+            }
             file.write_all(&chunk).await.map_err(ApiError::disk)?;
         }
     }

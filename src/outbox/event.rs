@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Depth;
 use crate::event::{SessionName, Status};
-use crate::message::{Attachment, Incoming};
+use crate::message::{Attachment, Incoming, Step};
 
 /// Where the counters stand.
 pub(super) const META_KEY: &[u8] = b"m";
@@ -139,6 +139,15 @@ impl NewEvent {
         }
     }
 
+    /// A step of a sent message: the same step of the same message has the same id.
+    pub fn ack(session_uid: &str, session: &SessionName, ack: &Ack) -> Self {
+        let sender = ack.participant.as_deref().unwrap_or_default();
+        let event_id = event_id(session_uid, &ack.to, sender, &ack.id, &format!("ack {}", ack.status.as_str()));
+        let body = AckBody { session, ack, event_id: &event_id };
+        let body = serde_json::to_vec(&body).expect("strings and numbers always serialise").into();
+        Self { event_id, kind: Kind::Ack, chat: Some(ack.to.clone()), body }
+    }
+
     /// As bytes for a store: layout version, length of the head, head as JSON, body.
     pub fn encode(&self, at: DateTime<Utc>) -> Bytes {
         self.encode_row(at, false)
@@ -170,6 +179,39 @@ impl NewEvent {
         let event = Self { event_id: head.id, kind: head.kind, chat: head.chat, body: bytes.slice(5 + length..) };
         Some((event, DateTime::from_timestamp_millis(head.at_ms)?, head.pending))
     }
+}
+
+/// What became of a sent message.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct Ack {
+    /// The message's id.
+    pub id: String,
+    /// The chat that it went to.
+    pub to: String,
+    /// How far it got.
+    pub status: Step,
+    /// When, in Unix seconds.
+    pub timestamp: i64,
+    /// Whose device told so, in a group.
+    pub participant: Option<String>,
+    /// WhatsApp's code for a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<u16>,
+}
+
+impl std::fmt::Debug for Ack {
+    /// Without the addresses, which may not get into a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ack").field("id", &self.id).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+#[derive(Serialize)]
+struct AckBody<'a> {
+    session: &'a SessionName,
+    #[serde(flatten)]
+    ack: &'a Ack,
+    event_id: &'a str,
 }
 
 impl Entry {

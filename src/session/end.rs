@@ -99,6 +99,7 @@ impl SessionManager {
         self.stop_delivery(&record.uid).await;
         // A hook of the library that comes late must not bring the outbox back.
         entry.outbox.close().await;
+        entry.follow.ledger.close().await;
         if let Err(error) = self.0.erase(&record).await {
             tracing::error!(session = %record.name, %error, "the store keeps data of a deleted session; trying again");
             let (manager, record) = (Arc::clone(&self.0), record.clone());

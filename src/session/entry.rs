@@ -10,6 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::follow::Follow;
+use super::once::UnderWay;
 use super::state::State;
 use super::{Details, SendError, SessionSummary, StartError, Started};
 use crate::event::{SessionName, Status};
@@ -58,6 +60,10 @@ pub(super) struct Entry {
     /// Taken off the list by a delete.
     pub(super) gone: AtomicBool,
     pub(super) outbox: Outbox,
+    /// What became of its sent messages.
+    pub(super) follow: Follow,
+    /// Keyed requests that are being carried out.
+    pub(super) under_way: UnderWay,
     /// Which events are kept for the webhook.
     wanted: Kinds,
     record: Mutex<SessionRecord>,
@@ -79,7 +85,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Entry {
-    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox, wanted: Kinds) -> Self {
+    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox, follow: Follow, wanted: Kinds) -> Self {
         Self {
             name: record.name.clone(),
             uid: record.uid.clone(),
@@ -87,6 +93,8 @@ impl Entry {
             verbs: tokio::sync::Mutex::new(()),
             gone: AtomicBool::new(false),
             outbox,
+            follow,
+            under_way: UnderWay::default(),
             wanted,
             record: Mutex::new(record),
             view: watch::Sender::new(view),

@@ -15,6 +15,14 @@ pub(super) async fn keep(backend: &SessionBackend, id: &str, poll: &KnownPoll) -
     Ok(backend.keep_poll(id, Bytes::from(row)).await?)
 }
 
+/// What is known of a poll by the id of its message.
+///
+/// # Errors
+/// When the store can't be read.
+pub(super) async fn known(backend: &SessionBackend, id: &str) -> anyhow::Result<Option<KnownPoll>> {
+    Ok(backend.poll(id).await?.and_then(|row| serde_json::from_slice(&row).ok()))
+}
+
 /// Remembers the polls among received messages, and puts names to the votes whose polls are known.
 ///
 /// # Errors

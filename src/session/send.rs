@@ -6,10 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::entry::Entry;
+use super::once::Once;
 use super::{SessionManager, poll, resume};
 use crate::event::SessionName;
+use crate::ledger::{Note, Record};
 use crate::media::{self, Fetcher, Kind, MediaError, Spool};
-use crate::message::{Content, File, MediaSource, Outgoing, Profile, Recipient, Sent};
+use crate::message::{Content, File, MediaSource, Outgoing, Profile, Progress, Recipient, Sent, Step};
 use crate::whatsapp::{Connection, LookupError, Open, OutboundError};
 
 /// Why a message was not sent, or not known to be.
@@ -31,6 +33,8 @@ pub enum SendError {
         code: u16,
         /// The message id.
         id: String,
+        /// The chat.
+        remote_jid: String,
     },
     /// No acknowledgement in time: whether it was sent is unknown.
     #[error("WhatsApp did not acknowledge the message in time; it may have been sent")]
@@ -147,18 +151,26 @@ impl SessionManager {
     pub async fn send(&self, name: &str, to: Recipient, message: Outgoing, typing: bool) -> Result<Sent, SendError> {
         let (manager, name) = (self.clone(), name.to_owned());
         // On a task of its own: who hangs up after the request was taken still wants the message sent.
-        match self.0.tracker.spawn(async move { manager.send_now(&name, to, message, typing).await }).await {
+        match self.0.tracker.spawn(async move { manager.send_now(&name, to, message, typing, None).await }).await {
             Ok(sent) => sent,
             Err(error) => resume(error),
         }
     }
 
-    async fn send_now(&self, name: &str, to: Recipient, message: Outgoing, typing: bool) -> Result<Sent, SendError> {
+    /// Sends here and now; not to be cancelled.
+    pub(super) async fn send_now(
+        &self,
+        name: &str,
+        to: Recipient,
+        message: Outgoing,
+        typing: bool,
+        once: Option<&Once<'_>>,
+    ) -> Result<Sent, SendError> {
         let deadline = Instant::now() + self.0.settings.send_timeout;
         let entry = self.entry(name).ok_or(SendError::NoSession)?;
         let connection = entry.live()?;
         if self.0.settings.check_numbers {
-            connection.check_recipient(&to).await.map_err(|error| failed(&entry, &to, "", error))?;
+            connection.check_recipient(&to, deadline).await.map_err(|error| failed(&entry, &to, "", error))?;
         }
         let typed = message.content.typed().filter(|_text| typing).map(|text| text.encode_utf16().count());
         let typing = async {
@@ -173,18 +185,41 @@ impl SessionManager {
             AttachError::Send(error) => error,
             AttachError::Outbound(error) => failed(&entry, &to, "", error),
         })?;
-        let id = connection.message_id();
-        let poll = match &message.content {
-            Content::Poll(poll) => Some(connection.poll(poll).map_err(|error| failed(&entry, &to, &id, error))?),
+        let earlier = once.and_then(|once| once.id.clone());
+        let id = earlier.clone().unwrap_or_else(|| connection.message_id());
+        let store = |error: &dyn std::fmt::Display| {
+            tracing::error!(session = %entry.name, %error, "a message is not sent: what belongs to it can't be stored");
+            SendError::Store
+        };
+        let draft = connection.draft(&to, message, file, id.clone());
+        let draft = draft.map_err(|error| failed(&entry, &to, &id, error))?;
+        if let Some(once) = once {
+            once.keep(&entry, &draft, false).await.map_err(|error| store(&error))?;
+        }
+        let poll = match &draft.message.content {
+            Content::Poll(poll) => {
+                let backend = entry.backend().ok_or(SendError::Store)?;
+                // An earlier try may have arrived: votes are made with its secret.
+                let known = match &earlier {
+                    Some(id) => poll::known(&backend, id).await.map_err(|error| store(&error))?,
+                    None => None,
+                };
+                let poll = match known {
+                    Some(known) => known,
+                    None => connection.poll(poll).map_err(|error| failed(&entry, &to, &id, error))?,
+                };
+                // Before it is sent: the first vote may be there before the acknowledgement.
+                poll::keep(&backend, &id, &poll).await.map_err(|error| store(&error))?;
+                Some(poll)
+            }
             _ => None,
         };
-        if let Some(poll) = &poll {
-            // Before it is sent: the first vote may be there before the acknowledgement.
-            let backend = entry.backend().ok_or(SendError::Store)?;
-            poll::keep(&backend, &id, poll).await.map_err(|_error| SendError::Store)?;
+        let record = Record::new(draft.remote_jid.clone(), draft.remote_jid == draft.own_jid, draft.composed_ms);
+        entry.note(Note::Begun(id.clone(), record));
+        let sent = connection.send(draft, poll.as_ref().map(|poll| &*poll.secret), deadline).await;
+        if let Some((step, at, code)) = told(&sent) {
+            entry.progress(Progress { id: id.clone(), step, at, code, teller: None });
         }
-        let secret = poll.as_ref().map(|poll| &*poll.secret);
-        let sent = connection.send(&to, message, file, &id, secret, deadline).await;
         sent.map_err(|error| failed(&entry, &to, &id, error))
     }
 
@@ -316,13 +351,26 @@ fn kind(content: &Content) -> Kind {
     }
 }
 
+/// What a send that failed tells of the message: the step, when, and WhatsApp's code.
+fn told(sent: &Result<Sent, OutboundError>) -> Option<(Step, i64, Option<u16>)> {
+    let now = || chrono::Utc::now().timestamp();
+    match sent {
+        // Told by the acknowledgement, which is there or may still come.
+        Ok(_) | Err(OutboundError::Unacknowledged) => None,
+        Err(OutboundError::Refused(code)) => Some((Step::Failed, now(), Some(*code))),
+        Err(_) => Some((Step::Failed, now(), None)),
+    }
+}
+
 fn failed(entry: &Entry, to: &Recipient, id: &str, error: OutboundError) -> SendError {
     match error {
         OutboundError::Recipient => SendError::Recipient,
         OutboundError::NotRegistered => {
             SendError::NotRegistered(to.as_str().split('@').next().unwrap_or_default().to_owned())
         }
-        OutboundError::Refused(code) => SendError::Refused { code, id: id.to_owned() },
+        OutboundError::Refused(code) => {
+            SendError::Refused { code, id: id.to_owned(), remote_jid: to.spelt().to_owned() }
+        }
         OutboundError::Unacknowledged => {
             SendError::Unacknowledged { id: id.to_owned(), remote_jid: to.spelt().to_owned() }
         }

@@ -23,7 +23,7 @@ use crate::outbox::{NewEvent, event_id};
 use crate::store::backend::{Lost, SessionBackend};
 use crate::store::registry::RecordState;
 use crate::store::{Batch, Namespace};
-use crate::whatsapp::{Commit, Connection, Lease, Received, SIGNALS, Signal, Verdict};
+use crate::whatsapp::{Commit, Connection, Follow, Lease, Received, Reports, SIGNALS, Signal, Verdict};
 
 /// Verbs that wait at one session; they come one at a time, nudges may be dropped.
 const COMMANDS: usize = 8;
@@ -136,10 +136,10 @@ impl Task {
         let (signals, signals_in) = mpsc::channel(SIGNALS);
         let (late, late_in) = mpsc::channel(LATE);
         let lost = backend.lost();
-        let (commit, cut, tracker) = (self.commit(&backend), backend.failed(), &self.manager.tracker);
+        let (cut, tracker) = (backend.failed(), &self.manager.tracker);
+        let reports = Reports { commit: self.commit(&backend), signals, late, progress: self.progress() };
         let whatsapp = &self.manager.whatsapp;
-        let (connection, lease) =
-            whatsapp.connect(Arc::clone(&backend) as _, commit, signals, late, &cut, tracker).await?;
+        let (connection, lease) = whatsapp.connect(Arc::clone(&backend) as _, reports, &cut, tracker).await?;
         Ok((connection, backend, Inputs { signals: signals_in, late: late_in, lost, failed: cut }, lease))
     }
 
@@ -163,6 +163,16 @@ impl Task {
                 }
                 Ok(())
             })
+        })
+    }
+
+    /// The closure that notes how far sent messages got.
+    fn progress(&self) -> Follow {
+        let entry = Arc::downgrade(&self.entry);
+        Arc::new(move |progress| {
+            if let Some(entry) = entry.upgrade() {
+                entry.progress(progress);
+            }
         })
     }
 
@@ -355,7 +365,8 @@ pub(super) async fn unlink_deleted(manager: &Manager, backend: &Arc<SessionBacke
     let (late, _late_in) = mpsc::channel(LATE);
     let refuse: Commit = Arc::new(|_received| Box::pin(async { Err(anyhow!("the session is being deleted")) }));
     let (whatsapp, cut) = (&manager.whatsapp, backend.failed());
-    let connected = whatsapp.connect(Arc::clone(backend) as _, refuse, signals, late, &cut, &manager.tracker).await;
+    let reports = Reports { commit: refuse, signals, late, progress: Arc::new(|_progress| {}) };
+    let connected = whatsapp.connect(Arc::clone(backend) as _, reports, &cut, &manager.tracker).await;
     let Ok((connection, _lease)) = connected else { return false };
     let login = tokio::select! {
         () = manager.token.cancelled() => false,

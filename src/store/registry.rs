@@ -235,13 +235,14 @@ impl Registry {
         Err(KvError::Conflict)
     }
 
-    /// Drops the credentials and the outbox of a session; nobody may write to them any more.
+    /// Drops the credentials, the outbox and the ledger of a session; nobody may write to them any more.
     ///
     /// # Errors
     /// As the engine's `drop_namespace`; again is fine.
     pub async fn erase(&self, uid: &str) -> Result<(), KvError> {
         self.kv.drop_namespace(&Namespace::credentials(uid)).await?;
-        self.kv.drop_namespace(&Namespace::outbox(uid)).await
+        self.kv.drop_namespace(&Namespace::outbox(uid)).await?;
+        self.kv.drop_namespace(&Namespace::sent(uid)).await
     }
 
     /// Ends a deletion: the record goes, and its farewell (the body of the session's last event, which no outbox holds any
@@ -321,7 +322,7 @@ impl Registry {
         for ns in self.kv.namespaces().await? {
             let (uid, credentials) = match ns.as_str().split_once(':') {
                 Some(("credentials", uid)) => (uid, true),
-                Some(("outbox", uid)) => (uid, false),
+                Some(("outbox" | "sent", uid)) => (uid, false),
                 _ => continue,
             };
             match self.row(&key(RECORD, uid.as_bytes())).await? {

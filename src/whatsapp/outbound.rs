@@ -12,7 +12,7 @@ use whatsapp_rust::wacore::types::events::ServerAck;
 use whatsapp_rust::{Jid, SendOptions};
 
 use super::Connection;
-use crate::message::{File, KnownPoll, Outgoing, Poll, Recipient, Sent};
+use crate::message::{File, KnownPoll, Outgoing, Poll, Progress, Recipient, Sent, Step};
 
 mod compose;
 mod upload;
@@ -80,15 +80,19 @@ impl Acks {
         (Expected { acks: self, id }, receiver)
     }
 
-    /// Hands an acknowledgement to the send that waits for it.
-    pub(super) fn resolve(&self, ack: &ServerAck) {
+    /// Notes what an acknowledgement says of its message, then hands it to the send that waits for it, if one does.
+    pub(super) fn resolve(&self, ack: &ServerAck, note: impl FnOnce(Progress)) {
         if ack.class.as_deref().is_some_and(|class| class != "message") {
             return;
         }
+        // A nack whose code is no number is still a refusal: 500 stands for "unnamed".
+        let error = ack.error.as_deref().map(|code| code.parse().unwrap_or(500));
+        let timestamp = ack.timestamp.map(|time| time.timestamp());
+        let step = if error.is_some() { Step::Failed } else { Step::Sent };
+        let at = timestamp.unwrap_or_else(|| chrono::Utc::now().timestamp());
+        note(Progress { id: ack.id.clone(), step, at, code: error, teller: None });
         if let Some(waiter) = self.lock().remove(&ack.id) {
-            // A nack whose code is no number is still a refusal: 500 stands for "unnamed".
-            let error = ack.error.as_deref().map(|code| code.parse().unwrap_or(500));
-            let _gone = waiter.send(Ack { error, timestamp: ack.timestamp.map(|time| time.timestamp()) });
+            let _gone = waiter.send(Ack { error, timestamp });
         }
     }
 
@@ -143,7 +147,7 @@ impl Connection {
     ///
     /// # Errors
     /// `Recipient`, or `NotRegistered` when WhatsApp says so.
-    pub async fn check_recipient(&self, recipient: &Recipient) -> Result<(), OutboundError> {
+    pub async fn check_recipient(&self, recipient: &Recipient, deadline: Instant) -> Result<(), OutboundError> {
         let jid: Jid = recipient.as_str().parse().map_err(|_error| OutboundError::Recipient)?;
         if !jid.is_pn() {
             return Ok(());
@@ -151,8 +155,8 @@ impl Connection {
         let registered = match self.shared.numbers.known(&jid.user) {
             Some(registered) => registered,
             None => {
-                match tokio::time::timeout(
-                    CHECK_TIMEOUT,
+                match tokio::time::timeout_at(
+                    deadline.min(Instant::now() + CHECK_TIMEOUT),
                     self.client.contacts().is_on_whatsapp(std::slice::from_ref(&jid)),
                 )
                 .await
@@ -201,47 +205,54 @@ impl Connection {
         Ok(KnownPoll { secret, authors, question: poll.question.clone(), options: poll.options.clone() })
     }
 
-    /// Sends a message under this id and waits for the server's acknowledgement until the deadline; `secret` is a poll's.
+    /// Writes a message down as it is to be sent under this id, with the present time for the server's.
+    ///
+    /// # Errors
+    /// `NotConnected`: the session has no account any more.
+    pub fn draft(
+        &self,
+        recipient: &Recipient,
+        message: Outgoing,
+        file: Option<File>,
+        id: String,
+    ) -> Result<Sent, OutboundError> {
+        let own = self.client.pn().ok_or(OutboundError::NotConnected)?;
+        let now = chrono::Utc::now();
+        Ok(Sent {
+            remote_jid: recipient.as_str().to_owned(),
+            spelt_jid: recipient.spelt().to_owned(),
+            id,
+            message,
+            file,
+            timestamp: u64::try_from(now.timestamp()).unwrap_or_default(),
+            composed_ms: now.timestamp_millis(),
+            own_jid: own.to_non_ad().to_string(),
+            participant: recipient.is_group().then(|| own.to_string()),
+        })
+    }
+
+    /// Sends a message and waits for the server's acknowledgement until the deadline; `secret` is a poll's.
     ///
     /// A cancelled call may have sent the message.
     ///
     /// # Errors
     /// By [`OutboundError`].
-    pub async fn send(
-        &self,
-        recipient: &Recipient,
-        message: Outgoing,
-        file: Option<File>,
-        id: &str,
-        secret: Option<&[u8]>,
-        deadline: Instant,
-    ) -> Result<Sent, OutboundError> {
+    pub async fn send(&self, mut sent: Sent, secret: Option<&[u8]>, deadline: Instant) -> Result<Sent, OutboundError> {
         // In here, since thiserror's derive above would find its methods ambiguous.
         use whatsapp_rust::ErrorChainExt as _;
 
-        let jid: Jid = recipient.as_str().parse().map_err(|_error| OutboundError::Recipient)?;
+        let jid: Jid = sent.remote_jid.parse().map_err(|_error| OutboundError::Recipient)?;
         if !self.is_live() {
             return Err(OutboundError::NotConnected);
         }
         if deadline <= Instant::now() {
             return Err(OutboundError::TimedOut);
         }
-        let own = self.client.pn().ok_or(OutboundError::NotConnected)?;
-        let mut sent = Sent {
-            remote_jid: recipient.as_str().to_owned(),
-            spelt_jid: recipient.spelt().to_owned(),
-            id: id.to_owned(),
-            message,
-            file,
-            timestamp: 0,
-            composed_ms: chrono::Utc::now().timestamp_millis(),
-            own_jid: own.to_non_ad().to_string(),
-            participant: recipient.is_group().then(|| own.to_string()),
-        };
+        let id = sent.id.clone();
         let composed = compose::compose(&sent, secret);
-        let (_expected, acknowledged) = self.acks.expect(id);
+        let (_expected, acknowledged) = self.acks.expect(&id);
         let work = tokio::time::timeout_at(deadline, async {
-            let options = SendOptions::default().with_message_id(id);
+            let options = SendOptions::default().with_message_id(id.as_str());
             self.client.send_message_with_options(jid, composed, options).await.map_err(|error| {
                 match error.server_rejection() {
                     Some(rejection) => OutboundError::Refused(rejection.code),

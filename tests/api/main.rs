@@ -16,6 +16,7 @@ mod kill;
 mod library;
 mod many;
 mod media;
+mod outgoing;
 mod process;
 mod profile;
 mod redis;

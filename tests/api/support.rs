@@ -132,6 +132,29 @@ impl Api {
         self.send(reqwest::Method::POST, path, Some(body)).await
     }
 
+    /// Posts JSON with an `Idempotency-Key`.
+    pub(crate) async fn post_once(&self, path: &str, key: &str, body: Value) -> reqwest::Result<Answer> {
+        let request = self.client.post(format!("{}{path}", self.base)).header("key", KEY);
+        let request = request.header("idempotency-key", key).header("content-type", "application/json");
+        let response = request.body(body.to_string()).send().await?;
+        let status = response.status().as_u16();
+        Ok(Answer { status, body: response.text().await? })
+    }
+
+    /// What is known of a sent message.
+    pub(crate) async fn state(&self, session: &str, id: &str) -> Answer {
+        self.get(&format!("/message/{id}?session={}", encode(session))).await
+    }
+
+    /// Waits until a sent message has got so far.
+    pub(crate) async fn wait_state(&self, session: &str, id: &str, status: &str) -> Value {
+        eventually(&format!("the message to be {status}"), || async {
+            let state = self.state(session, id).await.expect(200).json()["data"].clone();
+            (state["status"] == status).then_some(state)
+        })
+        .await
+    }
+
     pub(crate) async fn delete(&self, name: &str) -> Answer {
         self.send(reqwest::Method::DELETE, &format!("/session/{name}"), None).await
     }

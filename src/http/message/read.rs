@@ -4,7 +4,9 @@ use serde_json::Value;
 
 use crate::http::error::ApiError;
 use crate::http::extract::Fields;
+use crate::http::repeat::Header;
 use crate::message::{Author, Contact, Content, Location, Outgoing, Poll, Quote, Recipient};
+use crate::session::Repeat;
 
 /// Names that one text may mention: a group has 1,024 members.
 const MAX_MENTIONS: usize = 1024;
@@ -31,6 +33,8 @@ pub(super) struct Head {
     pub(super) session: String,
     pub(super) to: String,
     pub(super) is_group: bool,
+    /// The request may come again.
+    pub(super) repeat: Option<Repeat>,
 }
 
 impl Head {
@@ -44,7 +48,8 @@ impl Head {
             Text::None => String::new(),
         };
         let is_group = fields.flag(&["is_group", "isGroup"])?;
-        Ok((Self { session, to, is_group }, text))
+        let repeat = fields.repeat.as_ref().map(Header::checked).transpose()?;
+        Ok((Self { session, to, is_group, repeat }, text))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 
-use super::super::body::{Deleted, Detail, Failure, Health, LoggedOut, Sessions, StartedBody};
+use super::super::body::{Deleted, Detail, Failure, Health, LoggedOut, MessageState, Sessions, StartedBody};
 use super::super::session::NamedSession;
 use super::{Operation, Shape, Takes, Type, schema};
 
@@ -230,6 +230,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Deletes a message for everyone",
         takes: Takes::Body(Type::of::<schema::Delete>()),
         answers: SEND,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/message/{id}",
+        summary: "How far a message got that this session sent",
+        takes: Takes::Query(Type::of::<NamedSession>()),
+        answers: &[(200, Shape::Json(Type::of::<MessageState<'static>>())), (404, FAILURE), (503, FAILURE)],
     },
     Operation {
         methods: &[Method::POST],

@@ -58,6 +58,13 @@ async fn queue_job() {
     sent_id(job.post("/message/send-text", body).await).await;
     assert_eq!(customer.next_message(STEP).await.unwrap().text.as_deref(), Some("Tagihan"));
 
+    // The queue runs a job twice when its worker dies: with a key the customer gets one message.
+    let keyed = Program::new(&gateway, &[("Accept", "application/json"), ("Idempotency-Key", "job-7")]);
+    let body = json!({ "session": "toko", "to": CUSTOMER, "text": "Pengingat", "is_group": false });
+    let id = sent_id(keyed.post("/message/send-text", body.clone()).await).await;
+    assert_eq!(sent_id(keyed.post("/message/send-text", body).await).await, id);
+    assert_eq!(customer.next_message(STEP).await.unwrap().text.as_deref(), Some("Pengingat"));
+
     let files = Files::start().await;
     let (photo_url, pdf_url) =
         (files.put("a.jpg", "image/jpeg", photo()), files.put("a.pdf", "application/pdf", pdf()));

@@ -73,6 +73,12 @@ impl Receiver {
         self.hooks().into_iter().filter(messages).map(|hook| hook.body).collect()
     }
 
+    /// The bodies of accepted ack calls about a message, in order.
+    pub(crate) fn acks(&self, id: &str) -> Vec<Value> {
+        let acks = |hook: &Hook| hook.answered == 200 && hook.path == "/hook/ack" && hook.body["id"] == id;
+        self.hooks().into_iter().filter(acks).map(|hook| hook.body).collect()
+    }
+
     /// The status words told of a session, in order.
     pub(crate) fn statuses(&self, session: &str) -> Vec<String> {
         let statuses =

@@ -41,6 +41,7 @@ export class Gateway {
         NODE_ENV: 'development',
         CREDENTIALS_DIR: this.credentials,
         WEBHOOK_BASE_URL: this.receiver.url,
+        WEBHOOK_EVENTS: 'message,session,ack',
         WHATSAPP_WS_URL: this.simulator.webSocketUrl,
         WHATSAPP_MEDIA_URL: this.simulator.urls.media,
         RUST_LOG: process.env.RUST_LOG ?? 'info',
@@ -103,6 +104,14 @@ export class Gateway {
   async send(session, to, text, is_group = false) {
     const { data } = await this.#ok('POST', '/message/send-text', { session, to, text, is_group })
     return data.key.id
+  }
+
+  /** Waits until a sent message has got so far. */
+  reached(session, id, status) {
+    return poll(`message ${id} to be ${status}`, async () => {
+      const { data } = await this.#ok('GET', `/message/${id}?session=${session}`)
+      return data.status === status && data
+    })
   }
 
   /** Sends what `/message/<path>` takes, as JSON; the answer's `data`. */

@@ -17,6 +17,7 @@ export class Receiver {
   /** Message bodies, with the request's headers under `headers`. */
   messages = new Journal('webhook messages')
   statuses = new Journal('webhook statuses')
+  acks = new Journal('webhook acks')
 
   constructor() {
     this.server = createServer((request, response) => {
@@ -24,7 +25,7 @@ export class Receiver {
       request.on('data', (chunk) => chunks.push(chunk))
       request.on('end', () => {
         const text = Buffer.concat(chunks).toString()
-        const journal = { '/message': this.messages, '/session': this.statuses }[request.url]
+        const journal = { '/message': this.messages, '/session': this.statuses, '/ack': this.acks }[request.url]
         let body
         try {
           body = JSON.parse(text)

@@ -57,6 +57,11 @@ for (const client of clients) {
       await client.read(heard)
       // It goes to the author's phone too, which is where it can be seen.
       await simulator.receipt(phone, heard.id, 'read')
+      const state = await gateway.reached('shop', heard.id, 'read')
+      assert.equal(state.to, client.jid)
+      const ack = await receiver.acks.find('the webhook of the reading', (entry) => entry.id === heard.id && entry.status === 'read')
+      assert.equal(ack.session, 'shop')
+      assert.equal(ack.headers['x-event-id'], ack.event_id)
     }
   })
 

@@ -270,11 +270,23 @@ impl Phone {
     /// # Errors
     /// The server took no receipt.
     pub async fn reads(&self, chat: &str, participant: Option<&Jid>, ids: &[&str]) -> anyhow::Result<()> {
+        self.tells("read", chat, participant, ids).await
+    }
+
+    /// Tells that sounds or videos were played; `participant` is their sender in a group.
+    ///
+    /// # Errors
+    /// The server took no receipt.
+    pub async fn plays(&self, chat: &str, participant: Option<&Jid>, ids: &[&str]) -> anyhow::Result<()> {
+        self.tells("played", chat, participant, ids).await
+    }
+
+    async fn tells(&self, kind: &str, chat: &str, participant: Option<&Jid>, ids: &[&str]) -> anyhow::Result<()> {
         let (first, rest) = ids.split_first().context("no message to read")?;
         let mut receipt = NodeBuilder::new("receipt")
             .attr("id", *first)
             .attr("to", recipient(chat)?)
-            .attr("type", "read")
+            .attr("type", kind)
             .attr("t", account::unix_seconds());
         if let Some(participant) = participant {
             receipt = receipt.attr("participant", participant);

@@ -35,7 +35,7 @@ async fn a_head_is_read_in_every_form_that_clients_use() {
         (r#"{"session":"s","to":"628","text":"t","is_group":0}"#, "628", false),
     ] {
         let (head, text) = Head::read(&json(body).await, Text::Required).unwrap();
-        assert_eq!(head, Head { session: "s".to_owned(), to: to.to_owned(), is_group }, "{body}");
+        assert_eq!(head, Head { session: "s".to_owned(), to: to.to_owned(), is_group, repeat: None }, "{body}");
         assert_eq!(text, "t");
     }
     let form = "application/x-www-form-urlencoded";
