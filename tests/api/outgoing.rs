@@ -132,7 +132,7 @@ async fn a_group_tells_each_member() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_and_late_acknowledgements_are_told() {
-    let settings = [("WEBHOOK_EVENTS", "ack"), ("SEND_TIMEOUT_SECS", "1")];
+    let settings = [("WEBHOOK_EVENTS", "ack"), ("SEND_TIMEOUT_SECS", "4")];
     let gateway = TestGateway::start_with(Options::default(), &settings).await;
     let ani = gateway.simulator.phone(ANI);
     gateway.pair("a", NUMBER).await;
@@ -152,7 +152,7 @@ async fn refusals_and_late_acknowledgements_are_told() {
     let state = gateway.api.state("a", &lost).await.expect(200).json()["data"].clone();
     assert_eq!((&state["status"], &state["timestamp"]), (&json!("pending"), &state["timestamps"]["pending"]));
 
-    let fault = gateway.simulator.inject(Fault::DelayAcks { delay: Duration::from_secs(3) }.on(NUMBER));
+    let fault = gateway.simulator.inject(Fault::DelayAcks { delay: Duration::from_secs(8) }.on(NUMBER));
     let late = gateway.api.text("a", ANI, "late").await.expect(504);
     let late = id_of(&late);
     eventually("the late acknowledgement", || async {
@@ -268,7 +268,7 @@ async fn an_answer_outlives_restarts_and_goes_with_its_session(store: Store) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeat_after_a_lost_acknowledgement_keeps_the_id() {
-    let gateway = TestGateway::start_with(Options::default(), &[("SEND_TIMEOUT_SECS", "2")]).await;
+    let gateway = TestGateway::start_with(Options::default(), &[("SEND_TIMEOUT_SECS", "4")]).await;
     let ani = gateway.simulator.phone(ANI);
     gateway.pair("a", NUMBER).await;
     gateway.api.text("a", ANI, "first").await.expect(200);
