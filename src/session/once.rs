@@ -149,7 +149,10 @@ impl SessionManager {
                 // On a task of its own: who hangs up after the request was taken still wants the message sent.
                 self.0.tracker.spawn(async move {
                     let done = manager.carry_out(&seat.entry, to, message, typing, &repeat, spelling).await;
-                    seat.outcome.send_replace(Some(done));
+                    // The place first: who has the outcome may come again with the key at once.
+                    let outcome = seat.outcome.clone();
+                    drop(seat);
+                    outcome.send_replace(Some(done));
                 });
                 return outcome_of(outcome).await;
             }
