@@ -2,7 +2,7 @@
 // Prints the time of the takeover, and until the gateway answers. The sessions are made up: none of them can log in.
 
 import { generateKeyPairSync, randomBytes, randomInt } from 'node:crypto'
-import { readFileSync, statSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import * as baileys from 'baileys-rc6'
 import { Gateway } from '../lib/gateway.mjs'
@@ -45,7 +45,7 @@ const simulator = await Simulator.start()
 const receiver = await Receiver.start()
 const gateway = await Gateway.make(simulator, receiver)
 try {
-  const original = new OriginalDatabase(gateway.credentials)
+  const original = new OriginalDatabase(join(gateway.folder, 'original'))
   original.db.exec('BEGIN')
   for (let n = 0; n < sessions; n += 1) {
     const store = original.session(`session ${n}`)
@@ -58,6 +58,10 @@ try {
     for (let chat = 0; chat < chats; chat += 1) store.write(`session-62${7e9 + chat}.0`, 'session', json(signalSession()))
   }
   original.db.exec('COMMIT')
+  original.db.exec('PRAGMA wal_checkpoint(TRUNCATE)')
+  // A copy: this process may still hold a lock on the file itself.
+  mkdirSync(gateway.credentials)
+  copyFileSync(original.path, join(gateway.credentials, 'database.db'))
   original.close()
   const megabytes = (statSync(join(gateway.credentials, 'database.db')).size / 1e6).toFixed(1)
   const begun = Date.now()
