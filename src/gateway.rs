@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, KeySetting, WebhookEvents, keyfile};
 use crate::event::SessionName;
 use crate::http::{self, AppState, Auth, Dashboard, Limits, Uploads};
+use crate::keys::Keys;
 use crate::ledger;
 use crate::media::{self, Fetcher, Folder};
 use crate::outbox::{Kinds, NewEvent, Notice};
@@ -139,15 +140,15 @@ impl Gateway {
         );
         sessions.restore().await.context("stored sessions can't be read")?;
         let auth = match &config.key {
-            KeySetting::Given(key) => Auth::key(key),
+            KeySetting::Given(key) => Auth::key(key, Keys::default()),
             KeySetting::Generated => {
                 let key = keyfile::load_or_create(&config.credentials_dir)?;
-                Auth::key(&key)
+                Auth::key(&key, Keys::default())
             }
             KeySetting::Open => Auth::open(),
         };
         let router = http::router(AppState {
-            sessions,
+            sessions: sessions.into(),
             auth,
             uploads,
             dashboard: Dashboard::default(),

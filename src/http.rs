@@ -15,6 +15,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::session::SessionManager;
 
+mod access;
 mod asset;
 mod auth;
 mod body;
@@ -34,6 +35,7 @@ mod serve;
 mod session;
 mod upload;
 
+pub use access::Guarded;
 pub use auth::{Auth, Scope};
 pub use dashboard::Dashboard;
 pub use route::{Endpoint, endpoints};
@@ -46,8 +48,8 @@ use route::{Route, Routes};
 /// What handlers and layers need; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AppState {
-    /// The live sessions.
-    pub sessions: SessionManager,
+    /// The live sessions; handlers reach them through `access::Sessions`.
+    pub sessions: Guarded<SessionManager>,
     /// Who may call.
     pub auth: Auth,
     /// What the dashboard remembers.

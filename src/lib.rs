@@ -18,6 +18,7 @@
 //!  2          ├───────▶ whatsapp (dial, outbound, inbound, download, version)   media (fetch, prepare, save)
 //!  1          ├───────▶ ledger (what became of sent messages) ─▶ store
 //!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled, redis; backend; registry)   net (guarded client)
+//!                       keys (who may call)
 //!  0      event (SessionName, Status)   message (Recipient, Outgoing, Sent, Incoming): plain words
 //! ```
 //!
@@ -28,7 +29,7 @@
 //!
 //! 1. [`http`] serves the connection within its limits. The layers, outermost first: CORS, so that refusals carry it;
 //!    the request's span and id; catch-panic; the size of the head; the time. The table of routes then finds the
-//!    handler, and the guard around it checks the API key.
+//!    handler, and the guard around it checks the API key. The handler reaches sessions through the rights of that key.
 //! 2. The handler reads its fields in the contract's order, asks [`session`] whether the session is there and
 //!    connected, and has [`message::Recipient::parse`] make an address of the number: pure, the only such code.
 //! 3. [`session::SessionManager::send`] takes the live connection out of the session's entry; no lock is held from here
@@ -98,6 +99,7 @@ pub mod config;
 pub mod event;
 pub mod gateway;
 pub mod http;
+pub mod keys;
 pub mod ledger;
 pub mod media;
 pub mod message;

@@ -12,16 +12,19 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use secrecy::{ExposeSecret as _, SecretString};
-use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::error::ApiError;
+use crate::keys::{self, Grant, Keys};
 
 mod cookie;
 
 pub(super) use cookie::Refused;
 
 use cookie::Logins;
+
+/// What `KEY` is called where keys are told by name.
+const MASTER: &str = "KEY";
 
 /// What an endpoint asks of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,32 +37,43 @@ pub enum Scope {
     Send,
     /// To start, log out and delete sessions.
     Manage,
+    /// What concerns the gateway as a whole: the master key only.
+    Admin,
     /// To use the dashboard: its cookie, and not the key.
     Dashboard,
 }
 
 /// The caller of a guarded endpoint: its key was right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Principal {
-    read: bool,
-    send: bool,
-    manage: bool,
-}
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Principal(Arc<Grant>);
 
 impl Principal {
-    /// The holder of `KEY`, and everybody in open mode.
-    const ALL: Self = Self { read: true, send: true, manage: true };
+    /// Everybody, where no key is asked for.
+    fn open() -> Self {
+        Self(Arc::new(Grant::master("(no key)")))
+    }
+
+    /// A person at the dashboard.
+    pub(super) fn dashboard() -> Self {
+        Self(Arc::new(Grant::master("(dashboard)")))
+    }
 
     /// Whether the caller may use endpoints of this scope.
-    pub(super) fn may(self, scope: Scope) -> bool {
+    pub(super) fn may(&self, scope: Scope) -> bool {
         match scope {
             Scope::Public => true,
-            Scope::Read => self.read,
-            Scope::Send => self.send,
-            Scope::Manage => self.manage,
+            Scope::Read => self.0.scopes.read,
+            Scope::Send => self.0.scopes.send,
+            Scope::Manage => self.0.scopes.manage,
+            Scope::Admin => self.0.is_master,
             // Contract section 8: the key does not open the dashboard.
             Scope::Dashboard => false,
         }
+    }
+
+    /// Whether the caller may know of a session of this name.
+    pub(super) fn sees(&self, session: &str) -> bool {
+        self.0.sessions.contains(session)
     }
 }
 
@@ -68,7 +82,7 @@ impl<S: Sync> FromRequestParts<S> for Principal {
 
     /// The guard has put it there; a request that came past it is refused.
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
-        parts.extensions.get::<Self>().copied().ok_or_else(ApiError::unauthorized)
+        parts.extensions.get::<Self>().cloned().ok_or_else(ApiError::unauthorized)
     }
 }
 
@@ -110,38 +124,39 @@ impl<S: Sync> FromRequestParts<S> for Login {
 /// How callers are told apart.
 #[derive(Clone)]
 pub struct Auth {
-    /// `None`: everybody is let in. Hashed, so that comparing takes the same time for every length.
-    key: Option<[u8; 32]>,
+    /// `None`: everybody is let in.
+    keys: Option<Keys>,
     logins: Arc<Logins>,
 }
 
 impl Auth {
-    /// Lets in who knows this key.
-    pub fn key(key: &SecretString) -> Self {
-        Self { key: Some(Sha256::digest(key.expose_secret()).into()), logins: Arc::new(Logins::new()) }
+    /// Lets in who knows this key, which may do everything, or one of the others.
+    pub fn key(key: &SecretString, others: Keys) -> Self {
+        others.add(keys::hash(key.expose_secret().as_bytes()), Grant::master(MASTER));
+        Self { keys: Some(others), logins: Arc::new(Logins::new()) }
     }
 
     /// Lets in everybody.
     pub fn open() -> Self {
-        Self { key: None, logins: Arc::new(Logins::new()) }
+        Self { keys: None, logins: Arc::new(Logins::new()) }
     }
 
     /// Whether everybody is let in.
     pub(super) fn is_open(&self) -> bool {
-        self.key.is_none()
+        self.keys.is_none()
     }
 
     /// Finds out who calls; `None`: nobody we know.
     pub(super) fn principal(&self, uri: &Uri, headers: &HeaderMap) -> Option<Principal> {
-        let Some(key) = &self.key else { return Some(Principal::ALL) };
-        let is_key = |given: &[u8]| bool::from(Sha256::digest(given).ct_eq(key));
+        let Some(keys) = &self.keys else { return Some(Principal::open()) };
+        let find = |given: &[u8]| keys.find(&keys::hash(given)).map(Principal);
         // Contract section 3: a query value that is not empty wins over the header, right or wrong.
-        let query = query_key(uri).filter(|value| !value.is_empty());
-        let right = match query {
-            Some(value) => is_key(value.as_bytes()),
-            None => header_key(headers).is_some_and(|value| is_key(&value)) || other_headers(headers).any(is_key),
-        };
-        right.then_some(Principal::ALL)
+        match query_key(uri).filter(|value| !value.is_empty()) {
+            Some(value) => find(value.as_bytes()),
+            None => {
+                header_key(headers).and_then(|value| find(&value)).or_else(|| other_headers(headers).find_map(find))
+            }
+        }
     }
 
     /// The person whose cookie this is; `None`: nobody is signed in.
@@ -153,8 +168,9 @@ impl Auth {
 
     /// Signs in who knows the key; gives the value of the `set-cookie` header.
     pub(super) fn sign_in(&self, client: IpAddr, password: &str, secure: bool) -> Result<String, Refused> {
-        let token = self.logins.sign_in(client, Instant::now(), || match &self.key {
-            Some(key) => bool::from(Sha256::digest(password).ct_eq(key)),
+        let token = self.logins.sign_in(client, Instant::now(), || match &self.keys {
+            // The dashboard shows every session: it opens for the master key only.
+            Some(keys) => keys.find(&keys::hash(password.as_bytes())).is_some_and(|grant| grant.is_master),
             None => password.is_empty(),
         })?;
         let secure = if secure { "; Secure" } else { "" };
@@ -170,7 +186,7 @@ impl Auth {
 
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.key.is_some() { "Auth(key)" } else { "Auth(open)" })
+        f.write_str(if self.keys.is_some() { "Auth(key)" } else { "Auth(open)" })
     }
 }
 
@@ -212,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_key_is_found_where_clients_put_it() {
-        let auth = Auth::key(&SecretString::from("secret"));
+        let auth = Auth::key(&SecretString::from("secret"), Keys::default());
         let s = "/session";
         for (uri, headers, expected) in [
             (s, &[][..], false),
@@ -260,11 +276,13 @@ mod tests {
 
     #[test]
     fn the_key_holder_may_do_everything_and_debug_shows_no_key() {
-        for scope in [Scope::Public, Scope::Read, Scope::Send, Scope::Manage] {
-            assert!(Principal::ALL.may(scope));
+        let auth = Auth::key(&SecretString::from("secret"), Keys::default());
+        let holder = auth.principal(&"/?key=secret".parse().unwrap(), &HeaderMap::new()).unwrap();
+        for scope in [Scope::Public, Scope::Read, Scope::Send, Scope::Manage, Scope::Admin] {
+            assert!(holder.may(scope));
         }
         assert_eq!(
-            format!("{:?} {:?}", Auth::key(&SecretString::from("secret")), Auth::open()),
+            format!("{:?} {:?}", Auth::key(&SecretString::from("secret"), Keys::default()), Auth::open()),
             "Auth(key) Auth(open)"
         );
     }

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::AppState;
-use super::auth::Login;
+use super::access::Sessions;
+use super::auth::{Login, Scope};
 use super::error::ApiError;
 use super::extract::{self, Fields};
 use super::login::redirect_to;
@@ -39,38 +40,30 @@ pub(super) async fn home() -> Response {
 }
 
 /// `GET /dashboard`.
-pub(super) async fn overview(
-    State(state): State<AppState>,
-    login: Login,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    view::overview(Words::of(&headers), &login, &state.sessions.list())
+pub(super) async fn overview(sessions: Sessions, login: Login, headers: HeaderMap) -> Result<Response, ApiError> {
+    view::overview(Words::of(&headers), &login, &sessions.list())
 }
 
 /// `GET /dashboard/sessions`.
-pub(super) async fn sessions(
-    State(state): State<AppState>,
-    login: Login,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
+pub(super) async fn sessions(sessions: Sessions, login: Login, headers: HeaderMap) -> Result<Response, ApiError> {
     let new_id = uuid::Uuid::new_v4().to_string();
-    view::sessions(Words::of(&headers), &login, &new_id, &state.sessions.list())
+    view::sessions(Words::of(&headers), &login, &new_id, &sessions.list())
 }
 
 /// `GET /dashboard/sessions/create`: shows a session, or asks for the name of a new one. wa-gateway 4.7.1 starts it here.
 pub(super) async fn create_page(
-    State(state): State<AppState>,
+    sessions: Sessions,
     login: Login,
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, ApiError> {
     let id = fields.first("id").unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    view::create(Words::of(&headers), &login, &id, state.sessions.find(&id).as_ref(), None)
+    view::create(Words::of(&headers), &login, &id, sessions.find(&id).as_ref(), None)
 }
 
 /// `POST /dashboard/sessions/create`: starts a session.
 pub(super) async fn create(
-    State(state): State<AppState>,
+    sessions: Sessions,
     login: Login,
     headers: HeaderMap,
     fields: Fields,
@@ -78,7 +71,7 @@ pub(super) async fn create(
     let words = Words::of(&headers);
     let id = fields.string("id")?;
     let again = |status: StatusCode, text: &'static str| {
-        let mut response = view::create(words, &login, &id, state.sessions.find(&id).as_ref(), Some(text))?;
+        let mut response = view::create(words, &login, &id, sessions.find(&id).as_ref(), Some(text))?;
         *response.status_mut() = status;
         Ok(response)
     };
@@ -92,7 +85,7 @@ pub(super) async fn create(
         Err(SessionNameError::TooLong) => return again(StatusCode::BAD_REQUEST, words.too_long),
         Err(SessionNameError::Reserved) => return again(StatusCode::BAD_REQUEST, words.reserved),
     };
-    match state.sessions.start(name).await {
+    match sessions.start(sessions.startable(name)?).await {
         // The page tells whatever becomes of it.
         Ok(_) | Err(StartError::AlreadyExists | StartError::TimedOut | StartError::Ended) => {}
         Err(error @ (StartError::ShuttingDown | StartError::Store(_))) => {
@@ -105,33 +98,33 @@ pub(super) async fn create(
 }
 
 /// `GET /dashboard/sessions/create/qr`: how a session is, for the page that shows its code.
-pub(super) async fn code(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn code(
+    State(state): State<AppState>,
+    sessions: Sessions,
+    fields: Fields,
+) -> Result<Response, ApiError> {
     let id = fields.first("id").unwrap_or_default();
-    let code = state.sessions.code(&id);
-    let status = state.sessions.find(&id).map_or(Status::Disconnected, |session| session.status);
+    let code = sessions.code(&id);
+    let status = sessions.find(&id).map_or(Status::Disconnected, |session| session.status);
     let body = state.dashboard.0.body(&id, status, code.as_deref(), Instant::now()).map_err(ApiError::internal)?;
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
 }
 
 /// `POST /dashboard/sessions/delete`.
 pub(super) async fn delete(
-    State(state): State<AppState>,
+    sessions: Sessions,
     login: Login,
     headers: HeaderMap,
     fields: Fields,
 ) -> Result<Response, ApiError> {
     check_form(&login, &headers, &fields)?;
     let id = fields.string("id")?;
-    state.sessions.delete(&id).await.map_err(|error| ApiError::from_delete(&id, error))?;
+    sessions.delete(&id).await.map_err(|error| ApiError::from_delete(&id, error))?;
     Ok(redirect_to(StatusCode::SEE_OTHER, "/dashboard/sessions"))
 }
 
 /// `POST /dashboard/messages/send-text-api`. Contract section 4: whatever the content type, and answers of its own.
-pub(super) async fn send_text(
-    State(state): State<AppState>,
-    login: Login,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn send_text(sessions: Sessions, login: Login, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let token = parts.headers.get(&FORM_TOKEN).and_then(|value| value.to_str().ok());
     check_token(&login, &parts.headers, token)?;
@@ -148,13 +141,13 @@ pub(super) async fn send_text(
     let (Some(session), Some(to), Some(message)) = (member("session"), member("to"), member("message")) else {
         return Ok(not_sent(StatusCode::BAD_REQUEST, "Missing parameters"));
     };
-    if matches!(state.sessions.check_ready(&session), Err(SendError::NoSession)) {
+    if matches!(sessions.check_ready(Scope::Send, &session), Err(SendError::NoSession)) {
         return Ok(not_sent(StatusCode::BAD_REQUEST, &format!("Session with ID: \"{session}\" Not Exist!")));
     }
     let sent = async {
-        state.sessions.check_ready(&session)?;
+        sessions.check_ready(Scope::Send, &session)?;
         let to = Recipient::parse(&to, false)?;
-        Ok::<_, ApiError>(state.sessions.send_text(&session, to, message, false).await?)
+        Ok::<_, ApiError>(sessions.send_text(&session, to, message, false).await?)
     };
     Ok(match sent.await {
         Ok(_) => Json(json!({ "success": true })).into_response(),

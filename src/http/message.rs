@@ -1,11 +1,11 @@
 //! The endpoints below `/message`: each reads its fields in the contract's order and hands the message to `deliver`.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::AppState;
+use super::access::Sessions;
+use super::auth::Scope;
 use super::body::MessageState;
 use super::error::ApiError;
 use super::extract::{self, Fields, MessageId};
@@ -19,33 +19,33 @@ mod read;
 use read::{Extras, Head, Text, author};
 
 /// `POST` and `GET /message/send-text`; only POST shows the typing phase first.
-pub(super) async fn send_text(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn send_text(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let (head, text) = Head::read(&fields, Text::Required)?;
     let extras = Extras::read(&fields)?;
     let typing = fields.source() == extract::Source::Json;
-    deliver(&state, &head, typing, None, |to| extras.with(Content::Text(text), to, &fields)).await
+    deliver(&sessions, &head, typing, None, |to| extras.with(Content::Text(text), to, &fields)).await
 }
 
 /// `POST /message/send-image`.
-pub(super) async fn send_image(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+pub(super) async fn send_image(sessions: Sessions, mut body: FileFields) -> Result<Response, ApiError> {
     let (head, caption) = Head::read(&body.fields, Text::Required)?;
     let Source { name: field, media: source } = body.media(&["image_url"], &["image_base64"], &["image", "file"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Image { source, caption }, to, &body.fields);
-    deliver(&state, &head, true, Some(field), message).await
+    deliver(&sessions, &head, true, Some(field), message).await
 }
 
 /// `POST /message/send-video`.
-pub(super) async fn send_video(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+pub(super) async fn send_video(sessions: Sessions, mut body: FileFields) -> Result<Response, ApiError> {
     let (head, caption) = Head::read(&body.fields, Text::Optional)?;
     let Source { name: field, media: source } = body.media(&["video_url"], &["video_base64"], &["video", "file"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Video { source, caption }, to, &body.fields);
-    deliver(&state, &head, true, Some(field), message).await
+    deliver(&sessions, &head, true, Some(field), message).await
 }
 
 /// `POST /message/send-document`. An uploaded document may go by the name that its part has.
-pub(super) async fn send_document(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+pub(super) async fn send_document(sessions: Sessions, mut body: FileFields) -> Result<Response, ApiError> {
     let (head, caption) = Head::read(&body.fields, Text::Required)?;
     let part_name = body.file_name().map(str::to_owned);
     let Source { name: field, media: source } =
@@ -56,61 +56,61 @@ pub(super) async fn send_document(State(state): State<AppState>, mut body: FileF
     };
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Document { source, name, caption }, to, &body.fields);
-    deliver(&state, &head, true, Some(field), message).await
+    deliver(&sessions, &head, true, Some(field), message).await
 }
 
 /// `POST /message/send-sticker`. wa-gateway 4.7.1 asks for a text that it never uses; here it may be absent.
-pub(super) async fn send_sticker(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+pub(super) async fn send_sticker(sessions: Sessions, mut body: FileFields) -> Result<Response, ApiError> {
     let (head, _unused) = Head::read(&body.fields, Text::Optional)?;
     let Source { name: field, media: source } =
         body.media(&["image_url", "sticker_url"], &["sticker_base64", "image_base64"], &["sticker", "image", "file"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Sticker { source }, to, &body.fields);
-    deliver(&state, &head, false, Some(field), message).await
+    deliver(&sessions, &head, false, Some(field), message).await
 }
 
 /// `POST /message/send-audio`.
-pub(super) async fn send_audio(State(state): State<AppState>, mut body: FileFields) -> Result<Response, ApiError> {
+pub(super) async fn send_audio(sessions: Sessions, mut body: FileFields) -> Result<Response, ApiError> {
     let (head, _unused) = Head::read(&body.fields, Text::None)?;
     let Source { name: field, media: source } = body.media(&["audio_url"], &["audio_base64"], &["audio", "file"])?;
     let voice = body.fields.flag(&["voice", "ptt"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Audio { source, voice }, to, &body.fields);
-    deliver(&state, &head, false, Some(field), message).await
+    deliver(&sessions, &head, false, Some(field), message).await
 }
 
 /// `POST /message/send-location`.
-pub(super) async fn send_location(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn send_location(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let location = read::location(&fields)?;
     let extras = Extras::read(&fields)?;
-    deliver(&state, &head, false, None, |to| extras.with(Content::Location(location), to, &fields)).await
+    deliver(&sessions, &head, false, None, |to| extras.with(Content::Location(location), to, &fields)).await
 }
 
 /// `POST /message/send-contact`.
-pub(super) async fn send_contact(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn send_contact(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let contacts = read::contacts(&fields)?;
     let extras = Extras::read(&fields)?;
-    deliver(&state, &head, false, None, |to| extras.with(Content::Contacts(contacts), to, &fields)).await
+    deliver(&sessions, &head, false, None, |to| extras.with(Content::Contacts(contacts), to, &fields)).await
 }
 
 /// `POST /message/send-poll`.
-pub(super) async fn send_poll(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn send_poll(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let poll = read::poll(&fields)?;
     let extras = Extras::read(&fields)?;
-    deliver(&state, &head, false, None, |to| extras.with(Content::Poll(poll), to, &fields)).await
+    deliver(&sessions, &head, false, None, |to| extras.with(Content::Poll(poll), to, &fields)).await
 }
 
 /// `POST /message/send-reaction`. In a group, `participant` says who wrote the message, unless it is our own.
-pub(super) async fn send_reaction(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn send_reaction(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let id = read::message_id(&fields, "message_id")?;
     let emoji = read::emoji(&fields)?;
     let participant = read::participant(&fields, "participant")?;
     let from_me = fields.flag(&["from_me", "fromMe"])?;
-    deliver(&state, &head, false, None, |to| {
+    deliver(&sessions, &head, false, None, |to| {
         let author = match author(&fields, "participant", participant, from_me, to)? {
             // A chat of two has no participants.
             Author::Member(_) if !to.is_group() => Author::Peer,
@@ -122,20 +122,20 @@ pub(super) async fn send_reaction(State(state): State<AppState>, fields: Fields)
 }
 
 /// `POST /message/edit`: a new text for one of our own messages.
-pub(super) async fn edit(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn edit(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let (head, text) = Head::read(&fields, Text::Required)?;
     let id = read::message_id(&fields, "message_id")?;
     let mentions = read::mentions(&fields)?;
-    deliver(&state, &head, false, None, |_to| Ok(Outgoing { mentions, ..Outgoing::new(Content::Edit { id, text }) }))
+    deliver(&sessions, &head, false, None, |_to| Ok(Outgoing { mentions, ..Outgoing::new(Content::Edit { id, text }) }))
         .await
 }
 
 /// `POST /message/delete`: for everyone. With `participant`, a group's admin deletes what that member wrote.
-pub(super) async fn delete(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn delete(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let (head, _unused) = Head::read(&fields, Text::None)?;
     let id = read::message_id(&fields, "message_id")?;
     let participant = read::participant(&fields, "participant")?;
-    deliver(&state, &head, false, None, |to| {
+    deliver(&sessions, &head, false, None, |to| {
         let author = match participant {
             None => Author::Me,
             Some(member) if to.is_group() => Author::Member(member),
@@ -148,7 +148,7 @@ pub(super) async fn delete(State(state): State<AppState>, fields: Fields) -> Res
 
 /// `GET /message/{id}`: how far a message of this session got.
 pub(super) async fn progress(
-    State(state): State<AppState>,
+    sessions: Sessions,
     MessageId(id): MessageId,
     fields: Fields,
 ) -> Result<Response, ApiError> {
@@ -158,13 +158,13 @@ pub(super) async fn progress(
         return Err(ApiError::route_not_found());
     }
     let session = fields.string("session")?;
-    let record = state.sessions.message(&session, &id).await.map_err(|error| ApiError::from_message(&id, error))?;
+    let record = sessions.message(&session, &id).await.map_err(|error| ApiError::from_message(&id, error))?;
     Ok(Json(MessageState::new(&session, &id, &record)).into_response())
 }
 
 /// The one way of every message: the checks in the contract's order, the send, the answer. `field` held its file.
 async fn deliver(
-    state: &AppState,
+    sessions: &Sessions,
     head: &Head,
     typing: bool,
     field: Option<String>,
@@ -179,20 +179,21 @@ async fn deliver(
     };
     if let Some(repeat) = head.repeat.clone() {
         // Not whether it is connected: what was carried out before is answered in any state.
-        state.sessions.find(&head.session).ok_or(SendError::NoSession)?;
+        if !sessions.has(Scope::Send, &head.session) {
+            return Err(SendError::NoSession.into());
+        }
         let to = Recipient::parse(&head.to, head.is_group)?;
         let message = message(&to)?;
         let failed = Box::new(move |error| told(error).into_answer());
         let spelling = Spelling { sent: answer::body, failed };
-        let Answer { status, body } =
-            state.sessions.send_once(&head.session, to, message, typing, repeat, spelling).await?;
+        let Answer { status, body } = sessions.send_once(&head.session, to, message, typing, repeat, spelling).await?;
         let status = StatusCode::from_u16(status).map_err(ApiError::internal)?;
         return Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response());
     }
     // Contract section 4: the session is looked at before the recipient.
-    state.sessions.check_ready(&head.session)?;
+    sessions.check_ready(Scope::Send, &head.session)?;
     let to = Recipient::parse(&head.to, head.is_group)?;
     let message = message(&to)?;
-    let sent = state.sessions.send(&head.session, to, message, typing).await.map_err(told)?;
+    let sent = sessions.send(&head.session, to, message, typing).await.map_err(told)?;
     Ok(Json(answer::body(&sent)).into_response())
 }

@@ -215,7 +215,9 @@ impl Operation {
         if endpoint.scope == Scope::Public {
             described["security"] = json!([]);
         } else {
-            statuses.insert(401, failure());
+            for status in [401, 403, 429] {
+                statuses.insert(status, failure());
+            }
             described["security"] =
                 json!([{ "header": [] }, { "query": [] }, { "apiKeyHeader": [] }, { "bearer": [] }]);
         }

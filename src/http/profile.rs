@@ -1,28 +1,28 @@
 //! `POST /profile`: the picture and the about of an account or a group.
 
 use axum::Json;
-use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use super::AppState;
+use super::access::Sessions;
+use super::auth::Scope;
 use super::error::ApiError;
 use super::extract::Fields;
 use crate::message::{Profile, Recipient};
 
 /// `POST /profile`.
-pub(super) async fn profile(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn profile(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let session = fields.string("session")?;
     let target = fields.string("target")?;
     // wa-gateway 4.7.1 looks for no more than this.
     if !target.contains("@s.whatsapp.net") && !target.contains("@g.us") {
         return Err(fields.invalid("target", "must contain '@s.whatsapp.net' or '@g.us'"));
     }
-    state.sessions.check_ready(&session)?;
+    sessions.check_ready(Scope::Read, &session)?;
     // Callers take every refusal for "not on WhatsApp", which is what holds for an address that can't be one.
     let target = Recipient::parse(&target, false).map_err(|_| ApiError::not_registered())?;
-    let profile = state.sessions.profile(&session, &target).await?;
+    let profile = sessions.profile(&session, &target).await?;
     Ok(Json(body(&target, profile)).into_response())
 }
 

@@ -2,15 +2,15 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{FromRequest as _, Request, State};
+use axum::extract::{FromRequest as _, Request};
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::AppState;
-use super::body::{Deleted, Detail, LoggedOut, Row, Sessions, StartedBody};
+use super::access::Sessions;
+use super::body::{self, Deleted, Detail, LoggedOut, Row, StartedBody};
 use super::error::ApiError;
 use super::extract::{self, Fields, Kind, SessionId};
 use super::page;
@@ -31,14 +31,14 @@ impl NamedSession {
 }
 
 /// `GET /session`.
-pub(super) async fn list(State(state): State<AppState>) -> Response {
-    let rows = state.sessions.list();
-    Json(Sessions { data: rows.iter().map(Row::new).collect() }).into_response()
+pub(super) async fn list(sessions: Sessions) -> Response {
+    let rows = sessions.list();
+    Json(body::Sessions { data: rows.iter().map(Row::new).collect() }).into_response()
 }
 
 /// `GET /session/{session}`.
-pub(super) async fn detail(State(state): State<AppState>, SessionId(id): SessionId) -> Result<Response, ApiError> {
-    let summary = state.sessions.find(&id).ok_or_else(|| ApiError::session_not_found(&id))?;
+pub(super) async fn detail(sessions: Sessions, SessionId(id): SessionId) -> Result<Response, ApiError> {
+    let summary = sessions.find(&id).ok_or_else(|| ApiError::session_not_found(&id))?;
     Ok(Json(Detail::new(&summary)).into_response())
 }
 
@@ -48,30 +48,30 @@ pub(super) async fn missing_id() -> ApiError {
 }
 
 /// `POST /session/start`.
-pub(super) async fn start(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
-    let name = SessionName::parse(&NamedSession::read(&fields)?.session)?;
-    Ok(Json(StartedBody::from(state.sessions.start(name).await?)).into_response())
+pub(super) async fn start(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
+    let name = sessions.startable(SessionName::parse(&NamedSession::read(&fields)?.session)?)?;
+    Ok(Json(StartedBody::from(sessions.start(name).await?)).into_response())
 }
 
 /// `GET /session/start`: a page for people, which may stand in an iframe.
-pub(super) async fn start_page(State(state): State<AppState>, fields: Fields) -> Result<Response, ApiError> {
-    let name = SessionName::parse(&NamedSession::read(&fields)?.session)?;
-    Ok(match state.sessions.start(name.clone()).await? {
+pub(super) async fn start_page(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
+    let name = sessions.startable(SessionName::parse(&NamedSession::read(&fields)?.session)?)?;
+    Ok(match sessions.start(name.clone()).await? {
         Started::Qr(qr) => page::qr(name.as_str(), &qr).map_err(ApiError::internal)?,
         Started::Connected => Json(StartedBody::CONNECTED).into_response(),
     })
 }
 
 /// `DELETE /session/{session}`.
-pub(super) async fn delete(State(state): State<AppState>, SessionId(id): SessionId) -> Result<Response, ApiError> {
-    state.sessions.delete(&id).await.map_err(|error| ApiError::from_delete(&id, error))?;
+pub(super) async fn delete(sessions: Sessions, SessionId(id): SessionId) -> Result<Response, ApiError> {
+    sessions.delete(&id).await.map_err(|error| ApiError::from_delete(&id, error))?;
     Ok(Json(Deleted::new(&id, Utc::now())).into_response())
 }
 
 /// Every method on `/session/logout`.
-pub(super) async fn logout(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn logout(sessions: Sessions, request: Request) -> Result<Response, ApiError> {
     if let Some(id) = named_by(request).await? {
-        state.sessions.logout(&id).await.or_else(ApiError::from_logout)?;
+        sessions.logout(&id).await.or_else(ApiError::from_logout)?;
     }
     Ok(Json(LoggedOut { data: "success" }).into_response())
 }
@@ -160,7 +160,7 @@ mod tests {
         ] {
             assert_eq!(json_of(&Row::new(&row)), bytes);
         }
-        assert_eq!(json_of(&Sessions { data: Vec::new() }), r#"{"data":[]}"#);
+        assert_eq!(json_of(&body::Sessions { data: Vec::new() }), r#"{"data":[]}"#);
     }
 
     #[test]

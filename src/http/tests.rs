@@ -11,16 +11,21 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::keys::{self, Keys};
 use crate::media::{self, Fetcher};
 use crate::outbox::memory::MemoryKv;
 use crate::session;
 use crate::whatsapp::{self, WhatsApp};
 
 mod description;
+mod scope;
 
 /// Real, but with nothing stored and nowhere to dial: these tests start no session.
 fn sessions() -> SessionManager {
-    let kv = Arc::new(MemoryKv::default());
+    sessions_over(Arc::new(MemoryKv::default()))
+}
+
+fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
     let settings = session::Settings {
         webhook_events: crate::outbox::Kinds::default(),
         sent: crate::ledger::Limits { messages: 100, age: Duration::from_hours(1), keys: 100 },
@@ -42,10 +47,10 @@ fn sessions() -> SessionManager {
 }
 
 fn state(key: Option<&str>) -> AppState {
-    let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key)));
+    let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key), Keys::default()));
     let uploads = Uploads::new(1_000_000, std::env::temp_dir().into());
     AppState {
-        sessions: sessions(),
+        sessions: sessions().into(),
         auth,
         uploads,
         dashboard: Dashboard::default(),

@@ -1,0 +1,169 @@
+//! What a caller gets at: rooms of the lower floors behind the rights of the key that was sent.
+//!
+//! `AppState` keeps each room that knows sessions within a [`Guarded`], and only this file can open one. So a handler of
+//! a new route can't forget to ask whose sessions it may show. The rules for new code:
+//!
+//! - A handler takes [`Sessions`] as an argument, not the state's manager, and calls the verbs on it. A new verb of
+//!   `SessionManager` gets a method here: it names the scope it needs, and answers for a session that the caller may
+//!   not see exactly what it answers for one that does not exist, so that nobody can tell the two apart.
+//! - What holds entries of many sessions (dead letters, records of sent messages) is `Guarded` in `AppState` too; its
+//!   methods stand here, and filter by [`Sessions::sees`].
+//! - What is about the gateway as a whole and can't be filtered goes on a route of [`Scope::Admin`].
+
+use std::fmt;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::AppState;
+use super::auth::{Login, Principal, Scope};
+use super::error::ApiError;
+use crate::event::SessionName;
+use crate::message::{Outgoing, Profile, Recipient, Sent};
+use crate::session::{
+    Answer, EndError, MessageError, OnceError, ProfileError, Repeat, SendError, SessionManager, SessionSummary,
+    Spelling, StartError, Started,
+};
+
+/// A room that handlers reach through this file only.
+#[derive(Clone)]
+pub struct Guarded<T>(T);
+
+impl<T> From<T> for Guarded<T> {
+    fn from(room: T) -> Self {
+        Self(room)
+    }
+}
+
+impl<T> fmt::Debug for Guarded<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guarded")
+    }
+}
+
+/// The sessions as this caller sees them.
+#[derive(Clone, Debug)]
+pub(super) struct Sessions {
+    manager: Guarded<SessionManager>,
+    caller: Principal,
+}
+
+impl FromRequestParts<AppState> for Sessions {
+    type Rejection = ApiError;
+
+    /// A request that came past the guard has no caller, and is refused.
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let caller = match parts.extensions.get::<Principal>() {
+            Some(caller) => caller.clone(),
+            // Who signs in at the dashboard knows the master key.
+            None if parts.extensions.get::<Login>().is_some() => Principal::dashboard(),
+            None => return Err(ApiError::unauthorized()),
+        };
+        Ok(Self { manager: state.sessions.clone(), caller })
+    }
+}
+
+/// A name that the caller may give to a new session.
+#[derive(Clone, Debug)]
+pub(super) struct Startable(SessionName);
+
+impl Startable {
+    pub(super) fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl Sessions {
+    /// Whether the caller may do this with a session of this name.
+    pub(super) fn sees(&self, scope: Scope, name: &str) -> bool {
+        self.caller.may(scope) && self.caller.sees(name)
+    }
+
+    /// The manager, when the caller may do this with the session.
+    fn of(&self, scope: Scope, name: &str) -> Option<&SessionManager> {
+        self.sees(scope, name).then_some(&self.manager.0)
+    }
+
+    /// The listed sessions that the caller may see.
+    pub(super) fn list(&self) -> Vec<SessionSummary> {
+        let mut rows = self.manager.0.list();
+        rows.retain(|row| self.sees(Scope::Read, row.session.as_str()));
+        rows
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<SessionSummary> {
+        self.of(Scope::Read, name)?.find(name)
+    }
+
+    pub(super) fn code(&self, name: &str) -> Option<String> {
+        self.of(Scope::Manage, name)?.code(name)
+    }
+
+    /// Lets a name through that the caller may start. The answer depends on the name only, not on any session.
+    pub(super) fn startable(&self, name: SessionName) -> Result<Startable, ApiError> {
+        if self.sees(Scope::Manage, name.as_str()) { Ok(Startable(name)) } else { Err(ApiError::forbidden()) }
+    }
+
+    pub(super) async fn start(&self, name: Startable) -> Result<Started, StartError> {
+        self.manager.0.start(name.0).await
+    }
+
+    pub(super) async fn logout(&self, name: &str) -> Result<(), EndError> {
+        self.of(Scope::Manage, name).ok_or(EndError::NotFound)?.logout(name).await
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), EndError> {
+        self.of(Scope::Manage, name).ok_or(EndError::NotFound)?.delete(name).await
+    }
+
+    pub(super) fn check_ready(&self, scope: Scope, name: &str) -> Result<(), SendError> {
+        self.of(scope, name).ok_or(SendError::NoSession)?.check_ready(name)
+    }
+
+    pub(super) async fn send(
+        &self,
+        name: &str,
+        to: Recipient,
+        message: Outgoing,
+        typing: bool,
+    ) -> Result<Sent, SendError> {
+        self.of(Scope::Send, name).ok_or(SendError::NoSession)?.send(name, to, message, typing).await
+    }
+
+    pub(super) async fn send_text(
+        &self,
+        name: &str,
+        to: Recipient,
+        text: String,
+        typing: bool,
+    ) -> Result<Sent, SendError> {
+        self.of(Scope::Send, name).ok_or(SendError::NoSession)?.send_text(name, to, text, typing).await
+    }
+
+    /// Whether there is such a session, for who may do this with it.
+    pub(super) fn has(&self, scope: Scope, name: &str) -> bool {
+        self.of(scope, name).is_some_and(|manager| manager.find(name).is_some())
+    }
+
+    pub(super) async fn send_once(
+        &self,
+        name: &str,
+        to: Recipient,
+        message: Outgoing,
+        typing: bool,
+        repeat: Repeat,
+        spelling: Spelling,
+    ) -> Result<Answer, OnceError> {
+        let manager = self.of(Scope::Send, name).ok_or(OnceError::NoSession)?;
+        manager.send_once(name, to, message, typing, repeat, spelling).await
+    }
+
+    /// What became of a message that was sent.
+    pub(super) async fn message(&self, name: &str, id: &str) -> Result<Record, MessageError> {
+        self.of(Scope::Read, name).ok_or(MessageError::NoSession)?.message(name, id).await
+    }
+
+    pub(super) async fn profile(&self, name: &str, target: &Recipient) -> Result<Profile, ProfileError> {
+        self.of(Scope::Read, name).ok_or(ProfileError::NoSession)?.profile(name, target).await
+    }
+}
