@@ -1,53 +1,100 @@
 //! The listener's side: accepts connections within limits, serves each in a task of its own, and drains on request.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::ConnectInfo;
-use hyper::Request;
-use hyper::body::Incoming;
+use axum::response::{IntoResponse as _, Response};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::Service;
+use hyper::{Request, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
-use tower::util::Oneshot;
+
+mod room;
+
+use room::{Line, Place, Room, Watched};
 
 /// What one listener bears.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at the same time.
+    /// Connections at the same time. One more takes the place of one that waits for its client; where all are at work,
+    /// it may ask for the health of the gateway and for nothing else.
     pub connections: usize,
-    /// How long a new connection waits for one to end before it is answered 503.
-    pub connection_wait: Duration,
     /// How long the head of a request may take, and how long a connection may stay idle before it.
     pub head_timeout: Duration,
+    /// How long a client may take nothing of an answer.
+    pub stall_timeout: Duration,
+}
+
+impl Limits {
+    /// What this process can bear; raises its own limit of open files as far as it may.
+    pub fn of_process() -> Self {
+        let files = open_files();
+        // The rest is for sessions, stores and files. An idle connection takes some 10 KiB.
+        Self { connections: (files / 4 * 3).clamp(64, 16 * 1024), ..Self::default() }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Below the usual limit of 65536 open files, with room for sessions and stores; some 64 KiB each at most.
             connections: 4096,
-            connection_wait: Duration::from_secs(1),
             // hyper's own default; slower heads are an attack or a dead peer.
             head_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_mins(1),
         }
     }
+}
+
+/// The limit of open files, after it was raised as far as the system lets a process do that itself.
+#[cfg(unix)]
+fn open_files() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    // Without a hard limit, as many as any program needs.
+    let wanted = limit.maximum.unwrap_or(64 * 1024);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let before = limit.current;
+        limit.current = Some(wanted);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!(%error, "the limit of open files could not be raised");
+            limit.current = before;
+        }
+    }
+    limit.current.map_or(64 * 1024, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+#[cfg(not(unix))]
+fn open_files() -> usize {
+    8 * 1024
 }
 
 /// hyper's limit of a head lies above ours of 16 KiB, so that ordinary excess is answered in JSON.
 const HARD_HEAD_BYTES: usize = 64 * 1024;
 
+/// What is read ahead of one connection, and kept of an answer that is not taken yet.
+const BUFFER_BYTES: usize = 64 * 1024;
+
 /// How long to wait after the system refused a connection, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The answer to a connection beyond the limit; nothing was read from it.
+/// Connections beyond the limit, for those who watch over the gateway.
+const SPARE: usize = 64;
+
+/// What may be asked there.
+const HEALTH: [&str; 3] = ["/health", "/livez", "/readyz"];
+
+/// The answer to a connection beyond that; nothing was read from it.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\naccess-control-allow-origin: *\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 34\r\n\r\n{\"message\":\"Too many connections\"}";
 
 /// Serves until `soft` is cancelled; then accepts no more and lets requests in flight finish on the tracker.
@@ -62,21 +109,23 @@ pub async fn serve(
     hard: CancellationToken,
     tracker: TaskTracker,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let room = Room::new(limits.connections, SPARE);
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_header_size(HARD_HEAD_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
+    builder.max_header_size(HARD_HEAD_BYTES).max_buf_size(BUFFER_BYTES);
     while let Some((stream, peer)) = accept(&listener, &soft, &hard).await {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection ended before it was served");
             continue;
         }
-        let Some(slot) = slot(&slots, limits.connection_wait).await else {
+        let Some(place) = room.enter() else {
             refuse(&stream);
             continue;
         };
-        let service = Peered { router: router.clone(), peer };
+        let service = Peered { router: router.clone(), peer, line: Arc::clone(&place.line) };
+        let stream = Watched { stream, line: Arc::clone(&place.line) };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        tracker.spawn(drive(connection, slot, peer, soft.clone(), hard.clone()));
+        tracker.spawn(drive(connection, place, limits.stall_timeout, peer, soft.clone(), hard.clone()));
     }
 }
 
@@ -84,16 +133,62 @@ pub async fn serve(
 struct Peered {
     router: Router,
     peer: SocketAddr,
+    line: Arc<Line>,
 }
 
 impl Service<Request<Incoming>> for Peered {
-    type Response = axum::response::Response;
+    type Response = Response;
     type Error = std::convert::Infallible;
-    type Future = Oneshot<Router, Request<Incoming>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Self::Error>> + Send>>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if self.line.is_spare() && !HEALTH.contains(&request.uri().path()) {
+            return Box::pin(async { Ok(busy()) });
+        }
+        let mut request = request.map(|body| Received { body, line: Arc::clone(&self.line) });
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        self.router.clone().oneshot(request)
+        let (router, line) = (self.router.clone(), Arc::clone(&self.line));
+        Box::pin(async move {
+            line.set_works(true);
+            let answered = router.oneshot(request).await;
+            line.set_works(false);
+            answered
+        })
+    }
+}
+
+fn busy() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (header::CONTENT_TYPE, "application/json"),
+        (header::RETRY_AFTER, "1"),
+        (header::CONNECTION, "close"),
+    ];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, "{\"message\":\"Too many connections\"}").into_response()
+}
+
+/// The body of a request. While it is waited for, the connection is not at work.
+struct Received {
+    body: Incoming,
+    line: Arc<Line>,
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.line.set_works(polled.is_ready());
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -120,33 +215,38 @@ async fn accept(
     }
 }
 
-async fn slot(slots: &Arc<Semaphore>, wait: Duration) -> Option<OwnedSemaphorePermit> {
-    let slot = tokio::time::timeout(wait, Arc::clone(slots).acquire_owned()).await;
-    slot.ok().and_then(Result::ok)
-}
-
 fn refuse(stream: &TcpStream) {
     // A fresh socket has room for this answer; if not, closing says enough.
     let written = stream.try_write(BUSY);
-    tracing::warn!(answered = written.is_ok(), "too many connections: one was refused");
+    tracing::warn!(answered = written.is_ok(), "too many connections are at work: one was refused");
 }
 
 async fn drive(
-    connection: http1::Connection<TokioIo<TcpStream>, Peered>,
-    slot: OwnedSemaphorePermit,
+    connection: http1::Connection<TokioIo<Watched<TcpStream>>, Peered>,
+    place: Place,
+    stall_timeout: Duration,
     peer: SocketAddr,
     soft: CancellationToken,
     hard: CancellationToken,
 ) {
     let mut connection = std::pin::pin!(connection);
     let mut draining = false;
+    let line = &place.line;
+    let mut looks = tokio::time::interval(stall_timeout / 4);
     let ended = loop {
         tokio::select! {
             biased;
             () = hard.cancelled() => break Ok(()),
+            () = line.evicted() => break Ok(()),
             () = soft.cancelled(), if !draining => {
                 draining = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            _at = looks.tick() => {
+                // Idle connections end before by the timeout of a head: this one does not take its answer.
+                if !line.works() && line.idle() > stall_timeout {
+                    break Ok(());
+                }
             }
             ended = connection.as_mut() => break ended,
         }
@@ -154,7 +254,7 @@ async fn drive(
     if let Err(error) = ended {
         tracing::debug!(%error, %peer, "a connection ended early");
     }
-    drop(slot);
+    drop(place);
 }
 
 #[cfg(test)]
@@ -194,7 +294,8 @@ mod tests {
                 wait.notified().await;
                 "slow"
             };
-            let router = Router::new().route("/", get(|| async { "fast" })).route("/slow", get(slow));
+            let fast = get(|| async { "fast" });
+            let router = Router::new().route("/", fast.clone()).route("/health", fast).route("/slow", get(slow));
             let hard = CancellationToken::new();
             let (soft, tracker) = (hard.child_token(), TaskTracker::new());
             tracker.spawn(serve(listener, router, limits, soft.clone(), hard.clone(), tracker.clone()));
@@ -255,30 +356,70 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_too_many_is_told_so_and_a_free_slot_is_used_again() {
-        let limits = Limits { connections: 1, connection_wait: Duration::from_millis(50), ..Limits::default() };
-        let server = Server::start(limits).await;
+    async fn an_idle_connection_makes_room_for_a_new_one() {
+        let server = Server::start(Limits { connections: 1, ..Limits::default() }).await;
         let mut first = server.connect().await;
         ask(&mut first, "/", "fast").await;
-        let refused = rest(&mut server.connect().await).await;
-        assert!(refused.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refused}");
-        let (head, body) = refused.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{refused}");
-        drop(first);
-        soon(async {
-            // The server notices the end of the first connection in its own time.
-            while !try_ask(server.address).await {}
-        })
-        .await;
+        let mut second = server.connect().await;
+        ask(&mut second, "/", "fast").await;
+        assert_eq!(rest(&mut first).await, "", "it had nothing to do");
         server.hard.cancel();
     }
 
-    async fn try_ask(address: SocketAddr) -> bool {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let asked = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
-        // A refused connection may be reset, because what it asked was never read.
-        let mut answer = Vec::new();
-        asked.is_ok() && stream.read_to_end(&mut answer).await.is_ok() && answer.starts_with(b"HTTP/1.1 200")
+    #[tokio::test]
+    async fn where_all_are_at_work_only_health_is_told() {
+        let server = Server::start(Limits { connections: 1, ..Limits::default() }).await;
+        let mut busy = server.connect().await;
+        busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        soon(server.begun.notified()).await;
+        let mut beyond = server.connect().await;
+        ask(&mut beyond, "/health", "fast").await;
+        beyond.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let refused = rest(&mut beyond).await;
+        assert!(refused.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refused}");
+        assert!(refused.ends_with("{\"message\":\"Too many connections\"}"), "{refused}");
+        server.finish.notify_one();
+        let mut answer = [0; 15];
+        soon(busy.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK", "it was not disturbed");
+        server.hard.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_take_its_answer_is_cut_off() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let endless = || async {
+            axum::body::Body::from_stream(futures::stream::repeat(Ok::<_, std::convert::Infallible>(vec![
+                b'x';
+                64 * 1024
+            ])))
+        };
+        let router = Router::new().route("/", get(endless));
+        let (hard, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let limits = Limits { stall_timeout: Duration::from_millis(200), ..Limits::default() };
+        tracker.spawn(serve(listener, router, limits, hard.child_token(), hard.clone(), tracker.clone()));
+        let mut lazy = soon(TcpStream::connect(address)).await.unwrap();
+        lazy.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        // The listener's task, and no connection's.
+        soon(async {
+            while tracker.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            while tracker.len() > 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        hard.cancel();
+        drop(lazy);
+    }
+
+    #[test]
+    fn the_answer_to_one_too_many_tells_its_length() {
+        let refused = String::from_utf8(BUSY.to_vec()).unwrap();
+        let (head, body) = refused.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{refused}");
     }
 
     #[tokio::test]
