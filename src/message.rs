@@ -220,6 +220,18 @@ mod tests {
     }
 
     #[test]
+    fn any_text_is_an_address_or_refused() {
+        let texts = "(\\+?[0-9 -]{0,24}|.{0,30})(@(s\\.whatsapp\\.net|g\\.us|lid|c\\.us|.{0,8}))?";
+        crate::property::holds((texts, proptest::bool::ANY), |(to, is_group)| {
+            let Ok(recipient) = Recipient::parse(&to, is_group) else { return };
+            let (user, server) = recipient.as_str().split_once('@').unwrap();
+            assert!(["s.whatsapp.net", "g.us", "lid"].contains(&server), "{recipient:?}");
+            assert!(!user.is_empty() && user.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-'), "{user}");
+            assert_eq!(Recipient::parse(recipient.as_str(), !is_group).as_ref(), Ok(&recipient), "it stays what it is");
+        });
+    }
+
+    #[test]
     fn what_can_be_no_address_is_refused() {
         use RecipientError::{Empty, Malformed, UnknownServer};
         for (to, is_group, error) in [

@@ -160,6 +160,18 @@ mod tests {
     }
 
     #[test]
+    fn every_base_gets_its_paths_and_keeps_its_host_and_query() {
+        let base = "https?://([a-z]{1,8}:[a-z]{1,8}@)?([a-z]{1,10}(\\.[a-z]{2,5})?|\\[::1\\])(:[1-9][0-9]{0,3})?(/[ -~]{0,12}){0,3}(\\?[ -~]{0,20})?(#[ -~]{0,8})?";
+        crate::property::holds(base, |text| {
+            let Ok(base) = Url::parse(&text) else { return };
+            let url = endpoint(&base, "message");
+            assert!(url.path().ends_with("/message") && !url.path().ends_with("//message"), "{url}");
+            assert_eq!((url.host(), url.port(), url.query()), (base.host(), base.port(), base.query()), "{url}");
+            assert_eq!((url.scheme(), url.username(), url.fragment()), (base.scheme(), base.username(), None), "{url}");
+        });
+    }
+
+    #[test]
     fn retry_after_is_read_as_seconds_or_as_a_date() {
         let now = DateTime::parse_from_rfc3339("2026-01-02T03:04:05Z").unwrap().to_utc();
         for (text, wanted) in [

@@ -23,6 +23,8 @@ pub use vote::Vote;
 pub(super) const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
 #[cfg(test)]
+mod property;
+#[cfg(test)]
 mod reported;
 
 /// A received message, still without what only the session knows (`session`, `event_id`).
