@@ -12,6 +12,7 @@ use crate::config::{Config, ConfigError, LogFormat};
 
 #[cfg(feature = "takeover")]
 mod import;
+mod line;
 
 #[cfg(feature = "takeover")]
 pub use import::Import;
@@ -28,8 +29,8 @@ pub fn complain(error: &ConfigError) {
 /// Starts the log as the settings want it.
 pub fn start_log(config: &Config) {
     let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_error| EnvFilter::new("info"));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(config.color && std::io::stdout().is_terminal());
+    let color = config.color && std::io::stdout().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(line::Lines);
     match config.log_format {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().init(),
