@@ -24,6 +24,10 @@ pub use setting::{SETTINGS, Setting, env_example, settings_table};
 pub struct Config {
     /// Who may call the API.
     pub key: KeySetting,
+    /// More API keys; `None`: only those of [`key`](Self::key) and of the API.
+    pub keys_file: Option<PathBuf>,
+    /// Proxies before the gateway whose word about the client's address is taken.
+    pub trust_proxy: usize,
     /// The address to listen on.
     pub host: IpAddr,
     /// The port to listen on; 0 takes a random free one.
@@ -48,6 +52,8 @@ pub struct Config {
     pub takeover_force: bool,
     /// Where received media are saved.
     pub media_dir: PathBuf,
+    /// Whether received files are for callers with a key only.
+    pub media_require_key: bool,
     /// The largest file that is fetched, uploaded or received, in bytes.
     pub media_max_bytes: u64,
     /// How long fetching a file takes at most.
@@ -207,6 +213,8 @@ impl Config {
         };
         let config = Self {
             key,
+            keys_file: reader.text("KEYS_FILE").map(PathBuf::from),
+            trust_proxy: reader.proxies(),
             host: reader.parsed("HOST", "is no IP address").unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
             port,
             webhook_base_url: reader.url("WEBHOOK_BASE_URL", &["http", "https"]),
@@ -219,6 +227,7 @@ impl Config {
             credentials_dir: reader.path("CREDENTIALS_DIR"),
             takeover_force: reader.boolean("TAKEOVER_FORCE"),
             media_dir: reader.path("MEDIA_DIR"),
+            media_require_key: reader.boolean("MEDIA_REQUIRE_KEY"),
             media_max_bytes: reader.number("MEDIA_MAX_BYTES", 1024, 2 * 1024 * 1024 * 1024),
             media_timeout: reader.seconds("MEDIA_TIMEOUT_SECS", 3600),
             media_url_private: reader.allowed("MEDIA_URL_PRIVATE"),
@@ -299,6 +308,15 @@ impl Reader {
                 self.refuse(name, format!("\"{value}\" is neither true nor false"));
                 false
             }
+        }
+    }
+
+    /// A number; as Express takes it, true is one proxy.
+    fn proxies(&mut self) -> usize {
+        match self.text_or_default("TRUST_PROXY").to_ascii_lowercase().as_str() {
+            "true" => 1,
+            "false" => 0,
+            _ => self.number("TRUST_PROXY", 0, 16),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, KeySetting, WebhookEvents, keyfile};
 use crate::event::SessionName;
-use crate::http::{self, AppState, Auth, Dashboard, Limits, Uploads};
-use crate::keys::Keys;
+use crate::http::{self, AppState, Auth, Dashboard, Limits, Media, Uploads};
+use crate::keys::{self, Keys};
 use crate::ledger;
 use crate::media::{self, Fetcher, Folder};
 use crate::outbox::{Kinds, NewEvent, Notice};
@@ -129,6 +130,7 @@ impl Gateway {
                     age: config.sent_max_age,
                     keys: config.idempotency_max_count,
                 },
+                media_owners: config.media_require_key,
                 restore_concurrency: config.restore_concurrency,
             },
             Arc::clone(&kv),
@@ -139,23 +141,16 @@ impl Gateway {
             soft.clone(),
         );
         sessions.restore().await.context("stored sessions can't be read")?;
-        let auth = match &config.key {
-            KeySetting::Given(key) => Auth::key(key, Keys::default()),
-            KeySetting::Generated => {
-                let key = keyfile::load_or_create(&config.credentials_dir)?;
-                Auth::key(&key, Keys::default())
-            }
-            KeySetting::Open => Auth::open(),
-        };
+        let auth = auth(&config, Arc::clone(&kv), &tracker, soft.clone()).await?;
         let router = http::router(AppState {
             sessions: sessions.into(),
             auth,
             uploads,
             dashboard: Dashboard::default(),
             development: config.development,
-            media_dir: config.media_dir.clone().into(),
+            media: Media { folder: Folder::new(&config.media_dir), require_key: config.media_require_key }.into(),
         });
-        let serving = http::serve(listener, router, Limits::default(), soft.clone(), hard.clone(), tracker.clone());
+        let serving = http::serve(listener, router, Limits::of_process(), soft.clone(), hard.clone(), tracker.clone());
         // A server that ends by itself, a panic included, ends the process instead of leaving it half dead.
         let failed = CancellationToken::new();
         let ended = failed.clone().drop_guard();
@@ -233,6 +228,33 @@ async fn take_over(config: &Config, _kv: &Arc<dyn Kv>) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The keys from everywhere that they come from.
+async fn auth(
+    config: &Config,
+    kv: Arc<dyn Kv>,
+    tracker: &TaskTracker,
+    soft: CancellationToken,
+) -> anyhow::Result<Auth> {
+    let keys = Keys::open(Arc::clone(&kv)).await.context("stored API keys can't be read")?;
+    let asked = match &config.key {
+        KeySetting::Given(key) => {
+            keys.set_master(key.expose_secret().as_bytes());
+            Some(keys)
+        }
+        KeySetting::Generated => {
+            keys.set_master(keyfile::load_or_create(&config.credentials_dir)?.expose_secret().as_bytes());
+            Some(keys)
+        }
+        KeySetting::Open => None,
+    };
+    if let (Some(path), Some(keys)) = (&config.keys_file, &asked) {
+        tracker.spawn(keys::file::follow(path.clone(), keys.clone(), soft)?);
+    }
+    let logins = keys::Logins::open(kv, asked.as_ref()).await.context("stored logins can't be read")?;
+    let kept = logins.load().await.context("stored logins can't be read")?;
+    Ok(Auth::new(asked, logins, kept, config.trust_proxy))
 }
 
 fn whatsapp_settings(config: &Config) -> anyhow::Result<whatsapp::Settings> {

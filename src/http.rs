@@ -3,9 +3,6 @@
 //! Built by `gateway`, which also runs [`serve()`]. Handlers parse, ask the session floor, and map the answer; they hold
 //! no state of their own. An endpoint is one line of `routes` and one handler.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Method;
@@ -23,6 +20,7 @@ mod dashboard;
 mod error;
 mod extract;
 mod files;
+mod keys;
 mod layer;
 mod login;
 mod message;
@@ -35,7 +33,7 @@ mod serve;
 mod session;
 mod upload;
 
-pub use access::Guarded;
+pub use access::{Guarded, Media};
 pub use auth::{Auth, Scope};
 pub use dashboard::Dashboard;
 pub use route::{Endpoint, endpoints};
@@ -58,15 +56,16 @@ pub struct AppState {
     pub uploads: Uploads,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
-    /// Where received files are; served below `/media`.
-    pub media_dir: Arc<Path>,
+    /// Received files; served below `/media`, through `access::Files`.
+    pub media: Guarded<Media>,
 }
 
 /// All routes: what is served, to whom, by which handler.
 ///
 /// `get` answers HEAD too; `get_with_effect` does not, because HEAD must change nothing.
 fn routes(state: &AppState) -> Routes {
-    use Scope::{Dashboard, Manage, Public, Read, Send};
+    use Scope::{Admin, Dashboard, Manage, Public, Read, Send};
+    let media = if access::media_require_key(state) { Read } else { Public };
     Routes::new(state)
         .add(Route::new("/health").get(Public, health))
         .add(Route::new("/openapi.json").get(Public, openapi::serve))
@@ -106,7 +105,9 @@ fn routes(state: &AppState) -> Routes {
         .add(Route::new("/message/delete").on(Method::POST, Send, message::delete))
         .add(Route::new("/message/{id}").get(Read, message::progress).open_ended())
         .add(Route::new("/profile").on(Method::POST, Read, profile::profile))
-        .add(Route::new("/media/{*name}").get(Public, files::media))
+        .add(Route::new("/keys").get(Admin, keys::list).on(Method::POST, Admin, keys::create))
+        .add(Route::new("/keys/{name}").on(Method::DELETE, Admin, keys::delete))
+        .add(Route::new("/media/{*name}").get(media, files::media))
         .add(Route::new("/assets/{*path}").get(Public, asset::file))
         .add(Route::new("/auth/login").get(Public, login::page).on(Method::POST, Public, login::sign_in))
         .add(Route::new("/auth/logout").on(Method::POST, Dashboard, login::sign_out))
@@ -142,6 +143,7 @@ pub fn router(state: AppState) -> Router {
         .fallback_service(any(move |request| tower::ServiceExt::oneshot(table.clone(), layer::without_dots(request))))
         .layer(axum::middleware::from_fn(layer::time_limit))
         .layer(axum::middleware::from_fn(layer::head_limit))
+        .layer(axum::middleware::from_fn(layer::guarded))
         .layer(CatchPanicLayer::custom(panicked));
     if development {
         router = router.layer(axum::middleware::map_response(error::reveal));

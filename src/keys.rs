@@ -1,57 +1,59 @@
 //! Who may call the API: keys with a name, the sessions that each may touch, and what it may do with them.
 //!
-//! Called by `http` for every request and by `gateway` at the start. A key itself is never kept: only its SHA-256.
+//! Called by `http` for every request and by `gateway` at the start. Keys come from the setting `KEY`, from a file
+//! (`file`), and from the API (`stored`). A key itself is never kept: only its SHA-256.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde::{Deserialize, Serialize};
+use chrono::{DateTime, Utc};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
+use crate::store::{Kv, KvError};
+
+pub mod file;
+mod login;
+mod spec;
+mod stored;
+
+pub use login::{Login, Logins};
+pub use spec::{Scopes, SessionSet, Spec, SpecError};
+pub use stored::KeyError;
+
 /// The SHA-256 of a key.
 pub type Hash = [u8; 32];
+
+/// The name of the master key.
+pub const MASTER: &str = "KEY";
+
+/// Keys that are this long are taken for unguessable: those that the gateway makes have 47 bytes.
+const LONG_KEY_BYTES: usize = 32;
 
 /// The hash that is kept of a key.
 pub fn hash(key: &[u8]) -> Hash {
     Sha256::digest(key).into()
 }
 
-/// What a key may do with the sessions that it may touch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a right of its own")]
-pub struct Scopes {
-    /// See sessions.
-    pub read: bool,
-    /// Send messages.
-    pub send: bool,
-    /// Start, stop, log out and delete sessions.
-    pub manage: bool,
+/// Where a key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The setting `KEY`, or the file that the gateway made for want of it.
+    Setting,
+    /// The file that `KEYS_FILE` names.
+    File,
+    /// The API.
+    Api,
 }
 
-impl Scopes {
-    /// Everything.
-    pub const ALL: Self = Self { read: true, send: true, manage: true };
-}
-
-/// The sessions that a key may touch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SessionSet {
-    /// Every one, those to come too.
-    All,
-    /// Those with one of these names; a name that ends in `*` stands for all that begin so.
-    Named(Vec<String>),
-}
-
-impl SessionSet {
-    /// Whether a session of this name belongs to the set.
-    pub fn contains(&self, session: &str) -> bool {
+impl Origin {
+    /// The word for it in answers.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::All => true,
-            Self::Named(names) => names.iter().any(|name| match name.strip_suffix('*') {
-                Some(start) => session.starts_with(start),
-                None => name == session,
-            }),
+            Self::Setting => "setting",
+            Self::File => "file",
+            Self::Api => "api",
         }
     }
 }
@@ -59,20 +61,26 @@ impl SessionSet {
 /// What the holder of a key may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The key's name; never the key.
-    pub name: String,
-    /// Where.
-    pub sessions: SessionSet,
-    /// What.
-    pub scopes: Scopes,
-    /// It is `KEY`, or no key is asked for: it may do everything, and what concerns the gateway as a whole.
-    pub is_master: bool,
+    /// The key's name, never the key; where; what.
+    pub spec: Spec,
+    /// Where the key comes from.
+    pub origin: Origin,
+    /// When it was made; `None`: somebody else made it.
+    pub created_at: Option<DateTime<Utc>>,
+    /// Made at random, so that nobody finds it by trying.
+    pub unguessable: bool,
 }
 
 impl Grant {
-    /// Everything, with every session.
-    pub fn master(name: &str) -> Self {
-        Self { name: name.to_owned(), sessions: SessionSet::All, scopes: Scopes::ALL, is_master: true }
+    /// Everything, with every session, for a caller who goes by this name.
+    pub fn everything(name: &str) -> Self {
+        let spec = Spec { name: name.to_owned(), sessions: SessionSet::All, scopes: Scopes::ALL };
+        Self { spec, origin: Origin::Setting, created_at: None, unguessable: false }
+    }
+
+    /// Whether its holder may do everything, and what concerns the gateway as a whole.
+    pub fn is_master(&self) -> bool {
+        self.origin == Origin::Setting
     }
 }
 
@@ -83,22 +91,74 @@ struct Key {
 }
 
 /// The keys that are valid now; cheap to clone.
-#[derive(Clone, Default)]
-pub struct Keys(Arc<RwLock<Vec<Key>>>);
+#[derive(Clone)]
+pub struct Keys {
+    ring: Arc<RwLock<Vec<Key>>>,
+    kv: Arc<dyn Kv>,
+    /// Held while keys of the API change, so that the store and the ring agree; never while a request is checked.
+    changing: Arc<tokio::sync::Mutex<()>>,
+}
 
 impl Keys {
-    /// Adds a key.
-    pub fn add(&self, hash: Hash, grant: Grant) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).push(Key { hash, grant: Arc::new(grant) });
+    /// Those that the API has made so far.
+    ///
+    /// # Errors
+    /// As the engine's `range`.
+    pub async fn open(kv: Arc<dyn Kv>) -> Result<Self, KvError> {
+        let keys = Self { ring: Arc::default(), kv, changing: Arc::default() };
+        let stored = stored::load(&*keys.kv).await?;
+        keys.replace(Origin::Api, stored);
+        Ok(keys)
+    }
+
+    /// Makes this the master key.
+    pub fn set_master(&self, key: &[u8]) {
+        let grant = Grant { unguessable: key.len() >= LONG_KEY_BYTES, ..Grant::everything(MASTER) };
+        self.replace(Origin::Setting, vec![(hash(key), grant)]);
+    }
+
+    /// Tells master keys apart, and nothing of the key.
+    fn master_print(&self) -> Option<String> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        let master = ring.iter().find(|key| key.grant.is_master())?;
+        Some(hex::encode(hash(&master.hash)))
+    }
+
+    /// Takes the keys of a file in place of those that came from one before; tells the log what changed, by name.
+    pub fn set_file(&self, keys: Vec<(Hash, Spec)>) {
+        let before = self.of(Origin::File);
+        let grant = |spec| Grant { spec, origin: Origin::File, created_at: None, unguessable: false };
+        self.replace(Origin::File, keys.into_iter().map(|(hash, spec)| (hash, grant(spec))).collect());
+        let after = self.of(Origin::File);
+        for (name, (hash, grant)) in &after {
+            if before.get(name).is_none_or(|(old, was)| old != hash || was != grant) {
+                tracing::info!(target: "wa_gateway::audit", action = "key added", key = %name, "KEYS_FILE grants a key");
+            }
+        }
+        for name in before.keys().filter(|name| !after.contains_key(*name)) {
+            tracing::info!(target: "wa_gateway::audit", action = "key removed", key = %name, "KEYS_FILE grants a key no more");
+        }
+    }
+
+    fn of(&self, origin: Origin) -> HashMap<String, (Hash, Arc<Grant>)> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        let those = ring.iter().filter(|key| key.grant.origin == origin);
+        those.map(|key| (key.grant.spec.name.clone(), (key.hash, Arc::clone(&key.grant)))).collect()
+    }
+
+    fn replace(&self, origin: Origin, keys: Vec<(Hash, Grant)>) {
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        ring.retain(|key| key.grant.origin != origin);
+        ring.extend(keys.into_iter().map(|(hash, grant)| Key { hash, grant: Arc::new(grant) }));
     }
 
     /// What the key with this hash may do; `None`: there is none.
     ///
     /// Takes the same time whichever key it is, and whether there is one.
     pub fn find(&self, hash: &Hash) -> Option<Arc<Grant>> {
-        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         let (mut found, mut at) = (Choice::from(0), 0_u64);
-        for (index, key) in (0_u64..).zip(keys.iter()) {
+        for (index, key) in (0_u64..).zip(ring.iter()) {
             let is_this = key.hash.ct_eq(hash);
             at.conditional_assign(&index, is_this);
             found |= is_this;
@@ -106,7 +166,16 @@ impl Keys {
         if !bool::from(found) {
             return None;
         }
-        usize::try_from(at).ok().and_then(|at| keys.get(at)).map(|key| Arc::clone(&key.grant))
+        usize::try_from(at).ok().and_then(|at| ring.get(at)).map(|key| Arc::clone(&key.grant))
+    }
+
+    /// All keys but the master, by name.
+    pub fn list(&self) -> Vec<Arc<Grant>> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        let mut grants: Vec<_> = ring.iter().map(|key| Arc::clone(&key.grant)).collect();
+        grants.retain(|grant| !grant.is_master());
+        grants.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        grants
     }
 }
 
@@ -117,37 +186,4 @@ impl fmt::Debug for Keys {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_set_of_sessions_holds_names_and_beginnings() {
-        let set = SessionSet::Named(["shop", "team-*"].map(str::to_owned).to_vec());
-        for (session, is_in) in [
-            ("shop", true),
-            ("shop2", false),
-            ("Shop", false),
-            ("team-", true),
-            ("team-a", true),
-            ("team", false),
-            ("", false),
-        ] {
-            assert_eq!(set.contains(session), is_in, "{session}");
-        }
-        assert!(SessionSet::All.contains("anything"));
-        assert!(!SessionSet::Named(Vec::new()).contains(""));
-    }
-
-    #[test]
-    fn a_key_is_found_by_its_hash_only() {
-        let keys = Keys::default();
-        assert_eq!(keys.find(&hash(b"")), None);
-        for name in ["one", "two", "three"] {
-            keys.add(hash(name.as_bytes()), Grant::master(name));
-        }
-        for name in ["one", "two", "three"] {
-            assert_eq!(keys.find(&hash(name.as_bytes())).unwrap().name, name);
-        }
-        assert_eq!(keys.find(&hash(b"four")), None);
-    }
-}
+mod tests;

@@ -105,6 +105,8 @@ pub mod media;
 pub mod message;
 pub mod net;
 pub mod outbox;
+#[cfg(test)]
+mod property;
 pub mod session;
 pub mod store;
 #[cfg(feature = "takeover")]

@@ -114,6 +114,8 @@ pub struct Settings {
     pub webhook_events: Kinds,
     /// What is kept of sent messages.
     pub sent: Limits,
+    /// It is noted which session received a file, for callers who may see some sessions only.
+    pub media_owners: bool,
     /// Restored sessions that dial at the same time.
     pub restore_concurrency: usize,
 }
@@ -179,7 +181,7 @@ impl SessionManager {
     ) -> Self {
         let restoring = Arc::new(Semaphore::new(settings.restore_concurrency.max(1)));
         let registry = Registry::new(Arc::clone(&kv));
-        let files = media::Files::new(Folder::new(&*fetcher.folder()));
+        let files = media::Files::new(Folder::new(&*fetcher.folder()), settings.media_owners);
         Self(Arc::new(Manager {
             settings,
             kv,

@@ -39,6 +39,18 @@ pub const SETTINGS: &[Setting] = &[
         "true or false",
         "With an empty `KEY`: true serves everybody who can reach the port, without any key.",
     ),
+    Setting::new(
+        "KEYS_FILE",
+        "",
+        "JSON file",
+        "More API keys, each with a name, the SHA-256 of the key, its sessions and scopes; read again when it changes. Keys can be made by `POST /keys` too.",
+    ),
+    Setting::new(
+        "TRUST_PROXY",
+        "0",
+        "proxies, 0 to 16",
+        "How many proxies of yours stand before the gateway: the client's address is taken from so many entries at the end of `X-Forwarded-For`. 0: from the connection.",
+    ),
     Setting::new("PORT", "5001", "port", "Port to listen on. 0, or set but empty: a random free one."),
     Setting::new("HOST", "::", "IP address", "Address to listen on; `::` takes IPv6 and IPv4, `0.0.0.0` IPv4 only."),
     Setting::new(
@@ -96,6 +108,12 @@ pub const SETTINGS: &[Setting] = &[
         "true takes the sessions of a `CREDENTIALS_DIR/database.db` over although the Node.js gateway seems to run on it; then both use the same encryption keys.",
     ),
     Setting::new("MEDIA_DIR", "./media", "folder", "Where received media are saved."),
+    Setting::new(
+        "MEDIA_REQUIRE_KEY",
+        "false",
+        "true or false",
+        "true asks for a key with scope `read` before a file below `/media` is served, and shows each key the files of its own sessions only; files from before the change go to keys for all sessions.",
+    ),
     Setting::new(
         "MEDIA_MAX_BYTES",
         "104857600",

@@ -5,7 +5,8 @@
 //!
 //! - A handler takes [`Sessions`] as an argument, not the state's manager, and calls the verbs on it. A new verb of
 //!   `SessionManager` gets a method here: it names the scope it needs, and answers for a session that the caller may
-//!   not see exactly what it answers for one that does not exist, so that nobody can tell the two apart.
+//!   not see exactly what it answers for one that does not exist, so that nobody can tell the two apart. What changes a
+//!   session is audited there.
 //! - What holds entries of many sessions (dead letters, records of sent messages) is `Guarded` in `AppState` too; its
 //!   methods stand here, and filter by [`Sessions::sees`].
 //! - What is about the gateway as a whole and can't be filtered goes on a route of [`Scope::Admin`].
@@ -18,7 +19,8 @@ use axum::http::request::Parts;
 use super::AppState;
 use super::auth::{Login, Principal, Scope};
 use super::error::ApiError;
-use crate::event::SessionName;
+use crate::event::{SessionName, Status};
+use crate::media::Folder;
 use crate::message::{Outgoing, Profile, Recipient, Sent};
 use crate::session::{
     Answer, EndError, MessageError, OnceError, ProfileError, Repeat, SendError, SessionManager, SessionSummary,
@@ -55,11 +57,52 @@ impl FromRequestParts<AppState> for Sessions {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let caller = match parts.extensions.get::<Principal>() {
             Some(caller) => caller.clone(),
-            // Who signs in at the dashboard knows the master key.
-            None if parts.extensions.get::<Login>().is_some() => Principal::dashboard(),
-            None => return Err(ApiError::unauthorized()),
+            None => Principal::dashboard(parts.extensions.get::<Login>().ok_or_else(ApiError::unauthorized)?),
         };
         Ok(Self { manager: state.sessions.clone(), caller })
+    }
+}
+
+/// Received files.
+#[derive(Clone, Debug)]
+pub struct Media {
+    /// Where they are.
+    pub folder: Folder,
+    /// Whether only callers with a key see them, each those of its own sessions; else whoever has a link.
+    pub require_key: bool,
+}
+
+/// Whether the table asks for a key before files.
+pub(super) fn media_require_key(state: &AppState) -> bool {
+    state.media.0.require_key
+}
+
+/// Received files as this caller sees them.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    folder: Folder,
+    /// `None`: everybody may see them.
+    sessions: Option<Sessions>,
+}
+
+impl FromRequestParts<AppState> for Files {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let Media { folder, require_key } = state.media.0.clone();
+        let sessions = if require_key { Some(Sessions::from_request_parts(parts, state).await?) } else { None };
+        Ok(Self { folder, sessions })
+    }
+}
+
+impl Files {
+    /// The folder, when the caller may see the file of this name in it. Blocking.
+    pub(super) fn folder_of(self, name: &str) -> Option<Folder> {
+        let Some(sessions) = self.sessions else { return Some(self.folder) };
+        let is_seen = sessions.caller.sees_all()
+            || sessions.caller.names().any(|session| self.folder.is_of(session, name))
+            || sessions.list().iter().any(|row| self.folder.is_of(row.session.as_str(), name));
+        is_seen.then_some(self.folder)
     }
 }
 
@@ -105,15 +148,23 @@ impl Sessions {
     }
 
     pub(super) async fn start(&self, name: Startable) -> Result<Started, StartError> {
+        // Whoever shows a code asks for it again and again.
+        if self.manager.0.find(name.as_str()).is_none_or(|row| row.status == Status::Disconnected) {
+            self.caller.audit("start", "session", name.as_str());
+        }
         self.manager.0.start(name.0).await
     }
 
     pub(super) async fn logout(&self, name: &str) -> Result<(), EndError> {
-        self.of(Scope::Manage, name).ok_or(EndError::NotFound)?.logout(name).await
+        let manager = self.of(Scope::Manage, name).ok_or(EndError::NotFound)?;
+        self.caller.audit("logout", "session", name);
+        manager.logout(name).await
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), EndError> {
-        self.of(Scope::Manage, name).ok_or(EndError::NotFound)?.delete(name).await
+        let manager = self.of(Scope::Manage, name).ok_or(EndError::NotFound)?;
+        self.caller.audit("delete", "session", name);
+        manager.delete(name).await
     }
 
     pub(super) fn check_ready(&self, scope: Scope, name: &str) -> Result<(), SendError> {

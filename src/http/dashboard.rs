@@ -165,7 +165,8 @@ fn not_sent(status: StatusCode, error: &str) -> Response {
 /// Whatever else lies below `/dashboard`: people without a cookie are sent to the login page, as wa-gateway 4.7.1 does.
 pub(super) async fn unknown(State(state): State<AppState>, request: Request) -> Response {
     let is_ours = request.uri().path().starts_with("/dashboard/");
-    if is_ours && state.auth.login(request.headers()).is_none() {
+    let client = state.auth.client(request.extensions(), request.headers());
+    if is_ours && state.auth.login(request.headers(), client).await.is_none() {
         return super::login::redirect();
     }
     ApiError::route_not_found().into_response()

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::body::Failure;
 use crate::event::SessionNameError;
+use crate::keys::KeyError;
 use crate::media::MediaError;
 use crate::message::RecipientError;
 use crate::session::{Answer, EndError, MessageError, OnceError, ProfileError, SendError, StartError};
@@ -32,6 +34,8 @@ pub(super) struct ApiError {
     source: Option<Source>,
     /// The message goes on after the name of a field.
     names_field: bool,
+    /// When to come back.
+    retry_after: Option<Duration>,
 }
 
 /// The inner text of a 500, which [`reveal`] shows in development.
@@ -40,7 +44,7 @@ struct Inner(String);
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, message: message.into(), data: None, source: None, names_field: false }
+        Self { status, message: message.into(), data: None, source: None, names_field: false, retry_after: None }
     }
 
     pub(super) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
@@ -53,6 +57,29 @@ impl ApiError {
 
     pub(super) fn forbidden() -> Self {
         Self::new(StatusCode::FORBIDDEN, "Forbidden")
+    }
+
+    /// Of wrong API keys.
+    pub(super) fn too_many_wrong_keys(wait: Duration) -> Self {
+        let refused = Self::new(StatusCode::TOO_MANY_REQUESTS, "Too many wrong keys, try again later");
+        Self { retry_after: Some(wait), ..refused }
+    }
+
+    pub(super) fn no_keys_in_open_mode() -> Self {
+        Self::new(StatusCode::CONFLICT, "ALLOW_NO_KEY serves everybody: set KEY to use keys")
+    }
+
+    /// What the making or the removal of this key came to.
+    pub(super) fn from_key(name: &str, error: KeyError) -> Self {
+        match error {
+            KeyError::NotFound => Self::new(StatusCode::NOT_FOUND, format!("Key '{name}' not found")),
+            KeyError::Exists | KeyError::OfFile | KeyError::TooMany => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
+            KeyError::NoRandom | KeyError::Store(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()).because(error)
+            }
+        }
     }
 
     pub(super) fn route_not_found() -> Self {
@@ -184,6 +211,9 @@ impl IntoResponse for ApiError {
         let text = self.message.clone();
         let body = Failure { message: self.message, data: self.data };
         let mut response = (self.status, axum::Json(body)).into_response();
+        if let Some(wait) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             let inner = self.source.map_or_else(|| text.into_owned(), |source| chain(source.as_ref()));
             response.extensions_mut().insert(Inner(inner));

@@ -27,6 +27,9 @@ pub(super) struct BodyLimit {
 /// Texts are far below; files come by URL or to the routes with a larger limit.
 const SMALL: BodyLimit = BodyLimit { bytes: 1024 * 1024, time: Duration::from_secs(30) };
 
+/// What people type into the form of a login; strangers may send it.
+const TINY: BodyLimit = BodyLimit { bytes: 16 * 1024, time: Duration::from_secs(10) };
+
 /// How much of a body that is too large is read and thrown away, so that the client gets to read the refusal.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
 
@@ -112,6 +115,11 @@ impl Fields {
     /// Whether the member is there, whatever it holds.
     pub(super) fn has(&self, name: &str) -> bool {
         self.look(name).is_some()
+    }
+
+    /// Whether the member is there and null.
+    pub(super) fn is_null(&self, name: &str) -> bool {
+        self.members.get(name).is_some_and(Value::is_null)
     }
 
     /// A member that must be there as a number; forms and lax clients send it as a string.
@@ -307,6 +315,11 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Api
     read_limited(headers, body, SMALL).await
 }
 
+/// Reads a body of a stranger.
+pub(super) async fn read_tiny(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    read_limited(headers, body, TINY).await
+}
+
 async fn read_limited(headers: &HeaderMap, body: Body, limit: BodyLimit) -> Result<Vec<u8>, ApiError> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > MAX_DISCARDED_BYTES) {
@@ -366,7 +379,7 @@ impl<S: Sync> FromRequestParts<S> for MessageId {
 }
 
 /// Decodes each run of escapes that is UTF-8; `+`, bad escapes and other runs stay as they are.
-fn decode(raw: &str) -> String {
+pub(super) fn decode(raw: &str) -> String {
     let mut decoded = String::with_capacity(raw.len());
     let mut rest = raw;
     while let Some(at) = rest.find('%') {

@@ -1,11 +1,12 @@
-//! Received files below `/media`, for everybody who has the link: wa-gateway 4.7.1 serves them without a key.
+//! Received files below `/media`, for everybody who has the link: wa-gateway 4.7.1 serves them without a key. With
+//! `MEDIA_REQUIRE_KEY` each caller sees those of its own sessions.
 //!
 //! What strangers sent must not run on this origin and must not lead out of the folder. Read-only, no listing.
 
 use std::path::{Path as FilePath, PathBuf};
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -13,7 +14,7 @@ use mime_guess::mime;
 use tower::ServiceExt as _;
 use tower_http::services::ServeFile;
 
-use super::AppState;
+use super::access::Files;
 use super::error::ApiError;
 use Range::{Forward, Last};
 
@@ -22,13 +23,9 @@ const SHOWN: &[&str] =
     &["image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "application/pdf", "text/plain"];
 
 /// `GET /media/{name}`
-pub(super) async fn media(
-    State(state): State<AppState>,
-    name: Result<Path<String>, PathRejection>,
-    mut request: Request,
-) -> Response {
+pub(super) async fn media(files: Files, name: Result<Path<String>, PathRejection>, mut request: Request) -> Response {
     let found = match name {
-        Ok(Path(name)) => find(&state.media_dir, &name).await,
+        Ok(Path(name)) => seen(files, name).await,
         Err(_not_utf8) => None,
     };
     let Some((path, size)) = found else { return ApiError::route_not_found().into_response() };
@@ -86,6 +83,13 @@ fn not_satisfiable(size: HeaderValue) -> Response {
     let mut response = refused.into_response();
     response.headers_mut().insert(header::CONTENT_RANGE, size);
     response
+}
+
+/// The file of this name, when it is there and the caller may see it: else there is none.
+async fn seen(files: Files, name: String) -> Option<(PathBuf, u64)> {
+    let asked = name.trim_start_matches('/').to_owned();
+    let folder = tokio::task::spawn_blocking(move || files.folder_of(&asked)).await.ok()??;
+    find(folder.path(), &name).await
 }
 
 /// The regular file of this name inside the folder, and its size; hidden ones, which unfinished files are too, don't count.

@@ -47,9 +47,10 @@ fn preflight(asked: &header::HeaderMap) -> Response {
 }
 
 /// Opens the span of a request and logs its end. Neither the path nor the query is written: they hold ids and keys.
+/// `key` is the name of the caller's key.
 pub(super) async fn observe(request: Request, next: Next) -> Response {
     let id = uuid::Uuid::new_v4().to_string();
-    let span = tracing::info_span!("request", %id, method = %request.method(), route = Empty);
+    let span = tracing::info_span!("request", %id, method = %request.method(), route = Empty, key = Empty);
     let started = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -59,6 +60,21 @@ pub(super) async fn observe(request: Request, next: Next) -> Response {
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
+    response
+}
+
+/// What every answer says to browsers, unless it says so itself.
+pub(super) async fn guarded(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    for (name, value) in [(header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::REFERRER_POLICY, "no-referrer")] {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Marks an answer that was for the holder of a key only: it holds numbers, codes or keys, and no cache shall have it.
+pub(super) fn not_kept(mut response: Response) -> Response {
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 

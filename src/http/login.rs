@@ -1,9 +1,7 @@
 //! `/auth`: the page that asks for the key, the cookie that it gives, and its end.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Extension, FromRequest as _, Multipart, Request, State};
+use axum::extract::{FromRequest as _, Multipart, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -37,26 +35,21 @@ pub(super) async fn page(headers: HeaderMap) -> Result<Response, ApiError> {
 }
 
 /// `POST /auth/login`: `password` as a form of either kind.
-pub(super) async fn sign_in(
-    State(state): State<AppState>,
-    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let headers = request.headers().clone();
     if dashboard::is_foreign(&headers) {
         return Err(ApiError::forbidden());
     }
+    let client = state.auth.client(request.extensions(), &headers);
     let password = password(request).await?;
-    // Without a connection (a router by itself) all clients are one.
-    let client = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Extension(ConnectInfo(peer))| peer.ip());
     let secure = headers.get(PROTOCOL).and_then(|value| value.to_str().ok());
     let secure = secure.and_then(|list| list.split(',').next()).is_some_and(|first| first.trim() == "https");
     // A missing field is no guess that could be right.
-    let signed_in = state.auth.sign_in(client, password.as_deref().unwrap_or("\0"), secure);
+    let signed_in = state.auth.sign_in(client, password.as_deref().unwrap_or("\0"), secure).await;
     let words = Words::of(&headers);
     match signed_in {
         Ok(cookie) => {
-            tracing::info!("somebody signed in to the dashboard");
+            tracing::info!(target: "wa_gateway::audit", action = "signed in to the dashboard", %client, "done");
             let mut response = redirect_to(StatusCode::FOUND, "/dashboard");
             response
                 .headers_mut()
@@ -64,7 +57,7 @@ pub(super) async fn sign_in(
             Ok(response)
         }
         Err(Refused::WrongKey) => {
-            tracing::warn!("a wrong key was given at the dashboard");
+            tracing::warn!(target: "wa_gateway::audit", action = "wrong key at the dashboard", %client, "refused");
             // Contract section 8: 200, and the page once more.
             view::login(words, Some(words.wrong_key))
         }
@@ -91,7 +84,7 @@ pub(super) async fn sign_out(
     fields: Fields,
 ) -> Result<Response, ApiError> {
     dashboard::check_form(&login, &headers, &fields)?;
-    let cookie = state.auth.sign_out(&headers);
+    let cookie = state.auth.sign_out(&headers).await.map_err(|error| ApiError::from_key("", error))?;
     let mut response = redirect_to(StatusCode::SEE_OTHER, "/auth/login");
     response.headers_mut().insert(header::SET_COOKIE, HeaderValue::try_from(cookie).map_err(ApiError::internal)?);
     Ok(response)
@@ -111,7 +104,7 @@ async fn password(request: Request) -> Result<Option<String>, ApiError> {
             ));
         }
     };
-    let bytes = extract::read(&parts.headers, body).await?;
+    let bytes = extract::read_tiny(&parts.headers, body).await?;
     if !is_multipart {
         let pairs: Vec<(String, String)> = serde_urlencoded::from_bytes(&bytes).unwrap_or_default();
         return Ok(pairs.into_iter().find_map(|(name, value)| (name == "password").then_some(value)));

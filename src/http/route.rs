@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::AppState;
-use super::auth::Scope;
+use super::auth::{Denied, Scope};
 use super::error::ApiError;
+use super::layer;
 
 /// One method on one path, as documents and tests want to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,17 +134,26 @@ async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> 
     if guard.scope == Scope::Public {
         return next.run(request).await;
     }
+    let auth = &guard.state.auth;
+    let client = auth.client(request.extensions(), request.headers());
     if guard.scope == Scope::Dashboard {
-        let Some(login) = guard.state.auth.login(request.headers()) else { return super::login::redirect() };
+        let Some(login) = auth.login(request.headers(), client).await else { return super::login::redirect() };
         request.extensions_mut().insert(login);
         return next.run(request).await;
     }
-    match guard.state.auth.principal(request.uri(), request.headers()) {
-        Some(principal) if principal.may(guard.scope) => {
+    match auth.principal(request.uri(), request.headers(), client) {
+        Ok(principal) if principal.may(guard.scope) => {
+            tracing::Span::current().record("key", principal.name());
             request.extensions_mut().insert(principal);
-            next.run(request).await
+            let memory = guard.state.uploads.memory_for(&request);
+            let _memory = match memory.await {
+                Ok(memory) => memory,
+                Err(error) => return error.into_response(),
+            };
+            layer::not_kept(next.run(request).await)
         }
-        Some(_) => ApiError::forbidden().into_response(),
-        None => ApiError::unauthorized().into_response(),
+        Ok(_) => ApiError::forbidden().into_response(),
+        Err(Denied::Unknown) => ApiError::unauthorized().into_response(),
+        Err(Denied::TooMany(wait)) => ApiError::too_many_wrong_keys(wait).into_response(),
     }
 }

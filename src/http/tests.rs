@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
-use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::keys::{self, Keys};
-use crate::media::{self, Fetcher};
+use crate::keys::{Keys, Logins};
+use crate::media::{self, Fetcher, Folder};
 use crate::outbox::memory::MemoryKv;
 use crate::session;
 use crate::whatsapp::{self, WhatsApp};
 
 mod description;
+mod property;
 mod scope;
 
 /// Real, but with nothing stored and nowhere to dial: these tests start no session.
@@ -33,6 +33,7 @@ fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
         start_timeout: Duration::from_secs(8),
         send_timeout: Duration::from_secs(25),
         qr_idle: Duration::from_mins(2),
+        media_owners: false,
         restore_concurrency: 8,
     };
     let whatsapp = whatsapp::Settings { ws_url: Some("ws://127.0.0.1:9/".to_owned()), ..whatsapp::Settings::default() };
@@ -46,8 +47,18 @@ fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
     SessionManager::new(settings, kv, whatsapp, fetcher.unwrap(), None, TaskTracker::new(), CancellationToken::new())
 }
 
-fn state(key: Option<&str>) -> AppState {
-    let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key), Keys::default()));
+async fn auth(keys: Option<Keys>) -> Auth {
+    let logins = Logins::open(Arc::new(MemoryKv::default()), keys.as_ref()).await.unwrap();
+    Auth::new(keys, logins, Vec::new(), 0)
+}
+
+async fn state(key: Option<&str>) -> AppState {
+    let keys = Keys::open(Arc::new(MemoryKv::default())).await.unwrap();
+    let auth = auth(key.map(|key| {
+        keys.set_master(key.as_bytes());
+        keys
+    }))
+    .await;
     let uploads = Uploads::new(1_000_000, std::env::temp_dir().into());
     AppState {
         sessions: sessions().into(),
@@ -55,7 +66,7 @@ fn state(key: Option<&str>) -> AppState {
         uploads,
         dashboard: Dashboard::default(),
         development: false,
-        media_dir: Path::new("media").into(),
+        media: Media { folder: Folder::new("media"), require_key: false }.into(),
     }
 }
 
@@ -81,7 +92,7 @@ async fn ask_router(router: Router, request: Request<Body>) -> Answer {
 }
 
 pub(super) async fn ask(key: Option<&str>, request: Request<Body>) -> Answer {
-    ask_router(router(state(key)), request).await
+    ask_router(router(state(key).await), request).await
 }
 
 fn request(method: &str, uri: &str) -> Request<Body> {
@@ -108,7 +119,7 @@ async fn health_is_public() {
 
 #[tokio::test]
 async fn every_guarded_endpoint_asks_for_the_key_first() {
-    let endpoints = endpoints(&state(Some("secret")));
+    let endpoints = endpoints(&state(Some("secret")).await);
     let public: Vec<_> = endpoints.iter().filter(|endpoint| endpoint.scope == Scope::Public).collect();
     let public: Vec<_> = public.iter().map(|endpoint| format!("{} {}", endpoint.method, endpoint.path)).collect();
     let expected = [
@@ -156,7 +167,7 @@ async fn every_guarded_endpoint_asks_for_the_key_first() {
 #[tokio::test]
 async fn scopes_are_as_agreed() {
     use Scope::{Manage, Public, Read, Send};
-    let endpoints = endpoints(&state(None));
+    let endpoints = endpoints(&state(None).await);
     for (path, method, scope) in [
         ("/health", Method::GET, Public),
         ("/session", Method::GET, Read),
@@ -444,7 +455,7 @@ async fn a_handler_that_never_ends_is_given_up() {
 
 #[tokio::test]
 async fn the_table_and_the_description_agree() {
-    let served = endpoints(&state(Some("secret")));
+    let served = endpoints(&state(Some("secret")).await);
     openapi::tests::agree(&served);
     let answer = ask(None, request("GET", "/openapi.json")).await;
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));

@@ -35,6 +35,10 @@ const MAX_TEXT_BYTES: usize = 1024 * 1024;
 const SMALL_BYTES: usize = 1024 * 1024;
 /// Large bodies in memory at the same time, until their messages are sent: some 60 MiB each while they are parsed.
 const MAX_LARGE: usize = 6;
+/// Bodies above this are counted.
+const TINY_BYTES: usize = 64 * 1024;
+/// Bodies above [`TINY_BYTES`] that are held at the same time: up to some 20 MiB each while they are parsed.
+const MAX_BODIES: usize = 16;
 /// How much of a file that is too large is read and thrown away, so that the client gets to read the refusal.
 const MAX_DISCARDED_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -44,12 +48,32 @@ pub struct Uploads {
     max_bytes: u64,
     folder: Arc<Path>,
     large: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
 }
 
 impl Uploads {
     /// Files of at most this size, kept in this folder until they are sent.
     pub fn new(max_bytes: u64, folder: Arc<Path>) -> Self {
-        Self { max_bytes, folder, large: Arc::new(Semaphore::new(MAX_LARGE)) }
+        Self {
+            max_bytes,
+            folder,
+            large: Arc::new(Semaphore::new(MAX_LARGE)),
+            bodies: Arc::new(Semaphore::new(MAX_BODIES)),
+        }
+    }
+}
+
+impl Uploads {
+    /// Waits until there is memory for the body of a request of a known caller; held while it is answered.
+    pub(super) fn memory_for(
+        &self,
+        request: &Request,
+    ) -> impl Future<Output = Result<Option<OwnedSemaphorePermit>, ApiError>> + use<> {
+        // Files go to disk as they arrive.
+        let is_held = extract::content_kind(request.headers()) != Kind::Multipart;
+        let is_counted = is_held && is_larger(request.body(), TINY_BYTES);
+        let bodies = Arc::clone(&self.bodies);
+        async move { if is_counted { large(&bodies, IDLE_TIMEOUT).await.map(Some) } else { Ok(None) } }
     }
 }
 
@@ -77,7 +101,8 @@ impl FromRequest<AppState> for FileFields {
         let uploads = &state.uploads;
         if extract::content_kind(request.headers()) != Kind::Multipart {
             let (parts, body) = request.into_parts();
-            let mut large = if is_large(&body) { Some(large(&uploads.large, IDLE_TIMEOUT).await?) } else { None };
+            let mut large =
+                if is_larger(&body, SMALL_BYTES) { Some(large(&uploads.large, IDLE_TIMEOUT).await?) } else { None };
             let fields = Fields::read(&parts, body, LARGE).await?;
             if fields.text_bytes() <= SMALL_BYTES {
                 // It came in pieces, and they were few.
@@ -131,10 +156,10 @@ impl FileFields {
     }
 }
 
-/// Whether a body may be larger than the ordinary ones: of unknown length, or of a length above theirs.
-fn is_large(body: &Body) -> bool {
+/// Whether a body may be larger: of unknown length, or of a length above this.
+fn is_larger(body: &Body, limit: usize) -> bool {
     use axum::body::HttpBody as _;
-    body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok()).is_none_or(|bytes| bytes > SMALL_BYTES)
+    body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok()).is_none_or(|bytes| bytes > limit)
 }
 
 async fn large(slots: &Arc<Semaphore>, wait: Duration) -> Result<OwnedSemaphorePermit, ApiError> {

@@ -3,7 +3,7 @@
 //! A file appears under its name only when it is complete. Blocking: call from the blocking pool.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -25,6 +25,11 @@ impl Folder {
     /// A folder at this path; made when the first file comes.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// An unfinished file beside the others; it goes when dropped.
@@ -70,6 +75,21 @@ impl Folder {
         std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop))
     }
 
+    /// Notes that this session received the file of this name.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn own(&self, session: &str, name: &str) -> io::Result<()> {
+        let notes = self.path.join(notes_of(session));
+        std::fs::create_dir_all(&notes)?;
+        std::fs::File::create(notes.join(name)).map(drop)
+    }
+
+    /// Whether the file of this name, which is one below the folder, was received by this session, as far as that was noted.
+    pub fn is_of(&self, session: &str, name: &str) -> bool {
+        !name.contains(['/', '\\']) && self.path.join(notes_of(session)).join(name).is_file()
+    }
+
     /// Removes what an earlier run left unfinished.
     ///
     /// # Errors
@@ -87,6 +107,12 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+/// The folder of notes about a session's files: hidden, so that nobody is served one, and hashed, whatever the session is
+/// called.
+fn notes_of(session: &str) -> String {
+    format!(".of-{}", &hex::encode(Sha256::digest(session))[..32])
 }
 
 /// The name of a received file: `<id>.<extension>`, or `<id>` for an empty extension, when nothing in them could lead
@@ -111,6 +137,29 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn a_file_is_of_the_sessions_that_received_it() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::new(place.path());
+        for session in ["shop", "../x"] {
+            folder.own(session, "a.jpg").unwrap();
+        }
+        for (session, name, is_of) in [
+            ("shop", "a.jpg", true),
+            ("../x", "a.jpg", true),
+            ("shop", "b.jpg", false),
+            ("other", "a.jpg", false),
+            ("shop", "", false),
+            ("shop", "../a.jpg", false),
+        ] {
+            assert_eq!(folder.is_of(session, name), is_of, "{session} {name}");
+        }
+        let all_hidden = std::fs::read_dir(place.path())
+            .unwrap()
+            .all(|entry| entry.unwrap().file_name().as_encoded_bytes().starts_with(b"."));
+        assert!(all_hidden, "what is hidden is not served");
+    }
 
     #[test]
     fn names_never_lead_anywhere_else() {

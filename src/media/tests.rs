@@ -14,6 +14,7 @@ use super::*;
 use crate::message::Upload;
 
 mod pictures;
+mod property;
 
 /// A fetcher and the folder that goes with it.
 struct Bench {

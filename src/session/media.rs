@@ -42,12 +42,14 @@ const NOT_SAVED: &str = "The file could not be saved";
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     folder: Folder,
+    /// Whether it is noted which session received a file.
+    notes_owner: bool,
     turns: Arc<Semaphore>,
 }
 
 impl Files {
-    pub(super) fn new(folder: Folder) -> Self {
-        Self { folder, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    pub(super) fn new(folder: Folder, notes_owner: bool) -> Self {
+        Self { folder, notes_owner, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 }
 
@@ -172,7 +174,13 @@ impl Lane {
         self.connection.download(attachment, file).await.map_err(Failure::Download)?;
         let saved = Saved::new(attachment);
         let (folder, names) = (self.files.folder.clone(), saved.clone());
+        let owner = self.files.notes_owner.then(|| self.outbox.session().clone());
         on_disk(move || {
+            if let Some(owner) = owner {
+                // Before the file: a note about none does no harm, a file without its note can't be read by its owner.
+                folder.own(owner.as_str(), &names.on_disk)?;
+                folder.own(owner.as_str(), &names.told)?;
+            }
             folder.save(&names.on_disk, temp)?;
             folder.alias(&names.on_disk, &names.told)
         })

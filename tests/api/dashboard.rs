@@ -353,7 +353,7 @@ async fn without_a_key_the_dashboard_is_open_but_no_other_page_may_use_its_forms
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_generated_key_opens_the_dashboard_and_a_restart_ends_every_login() {
+async fn a_generated_key_opens_the_dashboard_and_a_login_lives_through_restarts_until_a_logout_or_a_new_key() {
     let mut gateway = TestGateway::start_with(Options::default(), &[("KEY", "")]).await;
     let key = std::fs::read_to_string(gateway.folder().join("wa_credentials/api-key")).unwrap();
     let browser = Browser::of(&gateway);
@@ -363,6 +363,18 @@ async fn a_generated_key_opens_the_dashboard_and_a_restart_ends_every_login() {
     signed_in.get("/dashboard").await.expect(200);
     gateway.restart().await;
     let again = Browser { base: gateway.api.base().to_owned(), ..signed_in };
+    again.get("/dashboard").await.expect(200);
+    let cookie = again.sign_in(key.trim()).await.expect(302).header("set-cookie").to_owned();
+    let other = again.with("cookie", cookie.split(';').next().unwrap());
+    again.form("/auth/logout", &[("csrf", &again.token().await)]).await.expect(303);
+    gateway.restart().await;
+    let again = Browser { base: gateway.api.base().to_owned(), ..again };
+    let other = Browser { base: gateway.api.base().to_owned(), ..other };
     again.get("/dashboard").await.expect(302);
+    other.get("/dashboard").await.expect(200);
+    std::fs::write(gateway.folder().join("wa_credentials/api-key"), "another key").unwrap();
+    gateway.restart().await;
+    let other = Browser { base: gateway.api.base().to_owned(), ..other };
+    other.get("/dashboard").await.expect(302);
     gateway.finish().await;
 }

@@ -67,12 +67,18 @@ impl Answer {
 pub(crate) struct Api {
     pub(crate) base: String,
     pub(crate) client: reqwest::Client,
+    key: String,
 }
 
 impl Api {
     pub(crate) fn new(port: u16) -> Self {
         let client = reqwest::Client::builder().no_proxy().timeout(STEP + STEP).build().unwrap();
-        Self { base: format!("http://127.0.0.1:{port}"), client }
+        Self { base: format!("http://127.0.0.1:{port}"), client, key: KEY.to_owned() }
+    }
+
+    /// The same caller with another key.
+    pub(crate) fn with_key(&self, key: &str) -> Self {
+        Self { key: key.to_owned(), ..self.clone() }
     }
 
     /// Scheme, host and port.
@@ -90,7 +96,7 @@ impl Api {
         path: &str,
         body: Option<Value>,
     ) -> reqwest::Result<Answer> {
-        let mut request = self.client.request(method, format!("{}{path}", self.base)).header("key", KEY);
+        let mut request = self.client.request(method, format!("{}{path}", self.base)).header("key", &self.key);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }

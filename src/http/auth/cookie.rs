@@ -1,16 +1,21 @@
-//! Logins of the dashboard: who holds a cookie, and how often a client may guess the key.
+//! Logins of the dashboard: who holds a cookie.
 //!
-//! Kept in memory and bounded; a restart signs everybody out. A cookie carries a random token and nothing of the key.
+//! Bounded, and kept by `keys`, so that a restart signs nobody out. A cookie carries a random token and nothing of the key;
+//! only the token's hash is kept.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, header};
+use chrono::{DateTime, TimeDelta, Utc};
 use hmac::{Hmac, Mac as _};
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
+
+use super::attempts::{Attempts, Verdict};
+use crate::keys::{self, Hash, KeyError};
 
 /// The cookie's name, as wa-gateway 4.7.1 has it.
 pub(super) const NAME: &str = "key";
@@ -22,19 +27,16 @@ const TOKEN_BYTES: usize = 32;
 const MAX_LOGINS: usize = 1024;
 
 /// A working day: who was away for longer signs in again.
-const IDLE: Duration = Duration::from_hours(12);
+const IDLE: TimeDelta = TimeDelta::hours(12);
 
 /// However busy, a login ends after a week.
-const LONGEST: Duration = Duration::from_hours(7 * 24);
+const LONGEST: TimeDelta = TimeDelta::hours(7 * 24);
 
-/// Wrong keys of one client within [`WINDOW`] before it must wait. wa-gateway 4.7.1: five attempts, of all clients.
+/// How far the store may lag behind in what it knows of a login's use.
+const KEEP_EVERY: TimeDelta = TimeDelta::minutes(10);
+
+/// Wrong keys of one client within a minute before it must wait. wa-gateway 4.7.1: five attempts, of all clients.
 const MAX_FAILURES: usize = 5;
-
-/// How long a wrong key counts.
-const WINDOW: Duration = Duration::from_mins(1);
-
-/// Clients whose wrong keys are remembered; the oldest makes room.
-const MAX_CLIENTS: usize = 4096;
 
 /// Why a client was not signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,28 +50,30 @@ pub(in crate::http) enum Refused {
 }
 
 struct Login {
-    since: Instant,
-    used: Instant,
+    since: DateTime<Utc>,
+    used: DateTime<Utc>,
+    /// What the store knows of `used`.
+    kept: DateTime<Utc>,
 }
 
 impl Login {
-    fn is_alive(&self, now: Instant) -> bool {
-        now.duration_since(self.used) < IDLE && now.duration_since(self.since) < LONGEST
+    /// A clock that was set back makes no login older.
+    fn is_alive(&self, now: DateTime<Utc>) -> bool {
+        now - self.used < IDLE && now - self.since < LONGEST
     }
 }
 
 #[derive(Default)]
 struct Memory {
     /// By the token's hash: what is in memory is no cookie.
-    logins: HashMap<[u8; 32], Login>,
-    failures: HashMap<IpAddr, Vec<Instant>>,
+    logins: HashMap<Hash, Login>,
 }
 
-/// All logins and failures of one gateway.
+/// All logins of one gateway.
 pub(super) struct Logins {
     memory: Mutex<Memory>,
-    /// Makes the form tokens; `None`: the system gave no random bytes, and no form is taken.
-    secret: Option<[u8; TOKEN_BYTES]>,
+    attempts: Attempts,
+    store: keys::Logins,
 }
 
 impl fmt::Debug for Logins {
@@ -79,60 +83,75 @@ impl fmt::Debug for Logins {
 }
 
 impl Logins {
-    pub(super) fn new() -> Self {
-        Self { memory: Mutex::default(), secret: random() }
+    /// With those that were kept.
+    pub(super) fn new(store: keys::Logins, kept: Vec<(Hash, keys::Login)>) -> Self {
+        let login = |login: keys::Login| Login { since: login.since, used: login.used, kept: login.used };
+        let logins = kept.into_iter().map(|(hash, kept)| (hash, login(kept))).collect();
+        Self { memory: Mutex::new(Memory { logins }), attempts: Attempts::new(MAX_FAILURES), store }
     }
 
     /// Opens a login when the key is right, and gives its token.
-    ///
-    /// The count is looked at and written under one lock, so that guesses side by side count too.
-    pub(super) fn sign_in(
+    pub(super) async fn sign_in(
         &self,
         client: IpAddr,
-        now: Instant,
+        now: DateTime<Utc>,
         is_right: impl FnOnce() -> bool,
     ) -> Result<String, Refused> {
-        let client = network(client);
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let failures = memory.failures.entry(client).or_default();
-        failures.retain(|failed| now.duration_since(*failed) < WINDOW);
-        if failures.len() >= MAX_FAILURES {
-            let wait = failures.first().map_or(WINDOW, |first| WINDOW.saturating_sub(now.duration_since(*first)));
-            return Err(Refused::TooMany(wait));
+        match self.attempts.guess(client, Instant::now(), is_right) {
+            Verdict::Right { .. } => {}
+            Verdict::Wrong => return Err(Refused::WrongKey),
+            Verdict::Wait(wait) => return Err(Refused::TooMany(wait)),
         }
-        if !is_right() {
-            failures.push(now);
-            memory.forget_a_client(client);
-            return Err(Refused::WrongKey);
-        }
-        memory.failures.remove(&client);
         let token = hex::encode(random().ok_or(Refused::NoRandom)?);
-        memory.make_room(now);
-        memory.logins.insert(hash(&token), Login { since: now, used: now });
+        let hash = keys::hash(token.as_bytes());
+        let forgotten = {
+            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            let forgotten = memory.make_room(now);
+            memory.logins.insert(hash, Login { since: now, used: now, kept: now });
+            forgotten
+        };
+        if let Err(error) = self.store.open_login(&hash, now, &forgotten).await {
+            tracing::warn!(%error, "a login could not be kept: it ends with this process");
+        }
         Ok(token)
     }
 
     /// The token of these cookies that is a login's, and notes that it is in use.
-    pub(super) fn find(&self, headers: &HeaderMap, now: Instant) -> Option<String> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens(headers).find_map(|token| {
-            let login = memory.logins.get_mut(&hash(token)).filter(|login| login.is_alive(now))?;
-            login.used = now;
-            Some(token.to_owned())
-        })
-    }
-
-    /// Ends the logins of these cookies.
-    pub(super) fn sign_out(&self, headers: &HeaderMap) {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        for token in tokens(headers) {
-            memory.logins.remove(&hash(token));
+    pub(super) async fn find(&self, headers: &HeaderMap, now: DateTime<Utc>) -> Option<String> {
+        let (token, touched) = {
+            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            tokens(headers).find_map(|token| {
+                let hash = keys::hash(token.as_bytes());
+                let login = memory.logins.get_mut(&hash).filter(|login| login.is_alive(now))?;
+                login.used = now;
+                let touched = (now - login.kept > KEEP_EVERY).then(|| {
+                    login.kept = now;
+                    (hash, login.since)
+                });
+                Some((token.to_owned(), touched))
+            })?
+        };
+        if let Some((hash, since)) = touched
+            && let Err(error) = self.store.touch(&hash, since, now).await
+        {
+            tracing::debug!(%error, "the use of a login could not be kept");
         }
+        Some(token)
     }
 
-    /// What a form of this login carries; without a login (open mode) that of this process.
+    /// Ends the logins of these cookies; after an error they may be back after a start.
+    pub(super) async fn sign_out(&self, headers: &HeaderMap) -> Result<(), KeyError> {
+        let hashes: Vec<Hash> = tokens(headers).map(|token| keys::hash(token.as_bytes())).collect();
+        {
+            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            hashes.iter().for_each(|hash| drop(memory.logins.remove(hash)));
+        }
+        self.store.forget(&hashes).await
+    }
+
+    /// What a form of this login carries; without a login (open mode) that of this installation.
     pub(super) fn form_token(&self, token: &str) -> Option<String> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret?).ok()?;
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.store.secret()).ok()?;
         mac.update(b"form ");
         mac.update(token.as_bytes());
         Some(hex::encode(mac.finalize().into_bytes()))
@@ -140,37 +159,27 @@ impl Logins {
 }
 
 impl Memory {
-    fn make_room(&mut self, now: Instant) {
+    /// Makes room for one more; gives those that had to go.
+    fn make_room(&mut self, now: DateTime<Utc>) -> Vec<Hash> {
+        let mut forgotten = Vec::new();
         if self.logins.len() < MAX_LOGINS {
-            return;
+            return forgotten;
         }
-        self.logins.retain(|_token, login| login.is_alive(now));
+        self.logins.retain(|hash, login| {
+            let is_alive = login.is_alive(now);
+            if !is_alive {
+                forgotten.push(*hash);
+            }
+            is_alive
+        });
         while self.logins.len() >= MAX_LOGINS {
             let Some(idlest) = self.logins.iter().min_by_key(|(_, login)| login.used).map(|(token, _)| *token) else {
-                return;
+                break;
             };
             self.logins.remove(&idlest);
+            forgotten.push(idlest);
         }
-    }
-
-    /// Keeps the number of clients within its bound, whoever else has to go.
-    fn forget_a_client(&mut self, kept: IpAddr) {
-        if self.failures.len() <= MAX_CLIENTS {
-            return;
-        }
-        let oldest =
-            self.failures.iter().filter(|(client, _)| **client != kept).min_by_key(|(_, failed)| failed.last());
-        if let Some(client) = oldest.map(|(client, _)| *client) {
-            self.failures.remove(&client);
-        }
-    }
-}
-
-/// Whoever has an IPv6 address has all of its /64.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        v4 @ IpAddr::V4(_) => v4,
+        forgotten
     }
 }
 
@@ -178,10 +187,6 @@ fn random() -> Option<[u8; TOKEN_BYTES]> {
     let mut bytes = [0; TOKEN_BYTES];
     getrandom::fill(&mut bytes).ok()?;
     Some(bytes)
-}
-
-fn hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token).into()
 }
 
 /// Cookies don't tell ports apart: another gateway on this host may have set one of the same name.
@@ -193,7 +198,11 @@ fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::attempts::{MAX_CLIENTS, WINDOW};
     use super::*;
+    use crate::outbox::memory::MemoryKv;
 
     fn cookie(token: &str) -> HeaderMap {
         HeaderMap::from_iter([(header::COOKIE, format!("a=b; {NAME}={token}; c=d").parse().unwrap())])
@@ -203,73 +212,98 @@ mod tests {
         IpAddr::from([192, 0, 2, last])
     }
 
-    #[test]
-    fn a_login_lives_while_it_is_used_and_a_week_at_most() {
-        let (logins, mut now) = (Logins::new(), Instant::now());
-        let token = logins.sign_in(client(1), now, || true).unwrap();
-        assert_eq!(logins.find(&cookie(&token), now), Some(token.clone()));
-        assert_eq!(logins.find(&cookie(&token.replace(char::is_alphanumeric, "0")), now), None);
-        assert_eq!(logins.find(&HeaderMap::new(), now), None);
+    async fn logins(kv: &Arc<MemoryKv>) -> Logins {
+        let kv = Arc::<MemoryKv>::clone(kv);
+        let store = keys::Logins::open(kv, None).await.unwrap();
+        let kept = store.load().await.unwrap();
+        Logins::new(store, kept)
+    }
+
+    async fn fresh() -> Logins {
+        logins(&Arc::default()).await
+    }
+
+    #[tokio::test]
+    async fn a_login_lives_while_it_is_used_and_a_week_at_most() {
+        let (logins, mut now) = (fresh().await, Utc::now());
+        let token = logins.sign_in(client(1), now, || true).await.unwrap();
+        assert_eq!(logins.find(&cookie(&token), now).await, Some(token.clone()));
+        assert_eq!(logins.find(&cookie(&token.replace(char::is_alphanumeric, "0")), now).await, None);
+        assert_eq!(logins.find(&HeaderMap::new(), now).await, None);
         for _ in 0..15 {
-            now += Duration::from_hours(11);
-            assert!(logins.find(&cookie(&token), now).is_some());
+            now += TimeDelta::hours(11);
+            assert!(logins.find(&cookie(&token), now).await.is_some());
         }
-        now += Duration::from_hours(4);
-        assert_eq!(logins.find(&cookie(&token), now), None, "a week has passed");
-        let idle = logins.sign_in(client(1), now, || true).unwrap();
+        now += TimeDelta::hours(4);
+        assert_eq!(logins.find(&cookie(&token), now).await, None, "a week has passed");
+        let idle = logins.sign_in(client(1), now, || true).await.unwrap();
         now += IDLE;
-        assert_eq!(logins.find(&cookie(&idle), now), None);
-        let ended = logins.sign_in(client(1), now, || true).unwrap();
-        logins.sign_out(&cookie(&ended));
-        assert_eq!(logins.find(&cookie(&ended), now), None);
+        assert_eq!(logins.find(&cookie(&idle), now).await, None);
+        let ended = logins.sign_in(client(1), now, || true).await.unwrap();
+        logins.sign_out(&cookie(&ended)).await.unwrap();
+        assert_eq!(logins.find(&cookie(&ended), now).await, None);
     }
 
-    #[test]
-    fn only_failures_count_and_only_for_their_client() {
-        let (logins, mut now) = (Logins::new(), Instant::now());
-        for _ in 0..20 {
-            logins.sign_in(client(1), now, || true).unwrap();
+    #[tokio::test]
+    async fn a_restart_signs_nobody_out_and_in() {
+        let (kv, now) = (Arc::<MemoryKv>::default(), Utc::now());
+        let before = logins(&kv).await;
+        let used = before.sign_in(client(1), now, || true).await.unwrap();
+        let ended = before.sign_in(client(1), now, || true).await.unwrap();
+        let form = before.form_token(&used);
+        before.sign_out(&cookie(&ended)).await.unwrap();
+        assert!(before.find(&cookie(&used), now + TimeDelta::hours(11)).await.is_some());
+        let after = logins(&kv).await;
+        let later = now + TimeDelta::hours(22);
+        assert_eq!(after.find(&cookie(&used), later).await, Some(used.clone()), "its use was kept, too");
+        assert_eq!(after.find(&cookie(&ended), now).await, None);
+        assert_eq!(after.form_token(&used), form, "pages from before still work");
+        for (_, row) in
+            crate::store::Kv::range(&*kv, &crate::store::Namespace::registry(), crate::store::KeyRange::all())
+                .await
+                .unwrap()
+        {
+            assert!(!String::from_utf8_lossy(&row).contains(&used), "the token is stored");
         }
+    }
+
+    #[tokio::test]
+    async fn five_wrong_keys_are_enough() {
+        let (logins, now) = (fresh().await, Utc::now());
         for _ in 0..MAX_FAILURES {
-            assert_eq!(logins.sign_in(client(1), now, || false), Err(Refused::WrongKey));
-            now += Duration::from_secs(1);
+            assert_eq!(logins.sign_in(client(1), now, || false).await, Err(Refused::WrongKey));
         }
-        let refused = logins.sign_in(client(1), now, || unreachable!("nothing is compared while it waits"));
-        assert_eq!(refused, Err(Refused::TooMany(WINDOW.saturating_sub(Duration::from_secs(5)))));
-        assert!(logins.sign_in(client(2), now, || true).is_ok(), "others are not locked out");
-        now += WINDOW.saturating_sub(Duration::from_secs(5));
-        assert!(logins.sign_in(client(1), now, || true).is_ok());
+        let refused = logins.sign_in(client(1), now, || unreachable!("nothing is compared while it waits")).await;
+        assert!(matches!(refused, Err(Refused::TooMany(wait)) if wait <= WINDOW));
+        assert!(logins.sign_in(client(2), now, || true).await.is_ok());
     }
 
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let (logins, now) = (Logins::new(), Instant::now());
-        let first = logins.sign_in(client(1), now, || true).unwrap();
-        let later = now + Duration::from_secs(1);
-        let second = logins.sign_in(client(1), later, || true).unwrap();
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded() {
+        let kv = Arc::<MemoryKv>::default();
+        let (logins_of, now) = (logins(&kv).await, Utc::now());
+        let first = logins_of.sign_in(client(1), now, || true).await.unwrap();
+        let later = now + TimeDelta::seconds(1);
+        let second = logins_of.sign_in(client(1), later, || true).await.unwrap();
         for _ in 1..MAX_LOGINS {
-            logins.sign_in(client(1), later, || true).unwrap();
+            logins_of.sign_in(client(1), later, || true).await.unwrap();
         }
-        assert_eq!(logins.find(&cookie(&first), later), None, "it was idle for longest");
-        assert!(logins.find(&cookie(&second), later).is_some());
+        assert_eq!(logins_of.find(&cookie(&first), later).await, None, "it was idle for longest");
+        assert!(logins_of.find(&cookie(&second), later).await.is_some());
+        assert_eq!(logins(&kv).await.memory.lock().unwrap().logins.len(), MAX_LOGINS, "in the store, too");
         for n in 0..u32::try_from(MAX_CLIENTS).unwrap() + 10 {
-            assert_eq!(logins.sign_in(IpAddr::from(n.to_be_bytes()), now, || false), Err(Refused::WrongKey));
+            let client = IpAddr::from(n.to_be_bytes());
+            assert_eq!(logins_of.sign_in(client, now, || false).await, Err(Refused::WrongKey));
         }
-        let memory = logins.memory.lock().unwrap();
-        assert_eq!((memory.logins.len(), memory.failures.len()), (MAX_LOGINS, MAX_CLIENTS));
+        assert_eq!(
+            (logins_of.memory.lock().unwrap().logins.len(), logins_of.attempts.clients()),
+            (MAX_LOGINS, MAX_CLIENTS)
+        );
     }
 
-    #[test]
-    fn neighbours_in_ipv6_are_one_client() {
-        let parse = |text: &str| network(text.parse().unwrap());
-        assert_eq!(parse("2001:db8::1"), parse("2001:db8::ffff:1"));
-        assert_ne!(parse("2001:db8::1"), parse("2001:db8:0:1::1"));
-        assert_eq!(parse("::ffff:192.0.2.1"), client(1));
-    }
-
-    #[test]
-    fn form_tokens_belong_to_one_login_of_one_process() {
-        let (one, other) = (Logins::new(), Logins::new());
+    #[tokio::test]
+    async fn form_tokens_belong_to_one_login_of_one_installation() {
+        let (one, other) = (fresh().await, fresh().await);
         let token = one.form_token("a").unwrap();
         assert_eq!(one.form_token("a").unwrap(), token);
         assert_ne!(one.form_token("b").unwrap(), token);

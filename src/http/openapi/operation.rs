@@ -3,6 +3,7 @@
 use axum::http::Method;
 
 use super::super::body::{Deleted, Detail, Failure, Health, LoggedOut, MessageState, Sessions, StartedBody};
+use super::super::keys::{KeyDeleted, KeyList, KeyMade, WantedKey};
 use super::super::session::NamedSession;
 use super::{Operation, Shape, Takes, Type, schema};
 
@@ -41,6 +42,27 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "This description",
         takes: Takes::Nothing,
         answers: &[(200, Shape::Any)],
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/keys",
+        summary: "All keys but the master key, without the keys themselves; for the holder of the master key",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::Json(Type::of::<KeyList>())), (409, FAILURE)],
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/keys",
+        summary: "Makes a key and tells it this once; for the holder of the master key",
+        takes: Takes::Body(Type::of::<WantedKey>()),
+        answers: &[(200, Shape::Json(Type::of::<KeyMade>())), (409, FAILURE), (503, FAILURE)],
+    },
+    Operation {
+        methods: &[Method::DELETE],
+        path: "/keys/{name}",
+        summary: "Removes a key, which opens nothing from then on; for the holder of the master key",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::Json(Type::of::<KeyDeleted>())), (404, FAILURE), (409, FAILURE), (503, FAILURE)],
     },
     Operation {
         methods: &[Method::GET],

@@ -64,8 +64,7 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     leaf.prop_recursive(4, 24, 6, |inner| {
         prop_oneof![
             vec(inner.clone(), 0..6).prop_map(serde_json::Value::from),
-            vec((".{0,8}", inner), 0..6)
-                .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+            vec((".{0,8}", inner), 0..6).prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
         ]
     })
 }
