@@ -239,12 +239,11 @@ impl Auth {
             keys.find(&keys::hash(value))
         };
         // Contract section 3: a query value that is not empty wins over the header, right or wrong.
-        let found = match query_key(uri).filter(|value| !value.is_empty()) {
-            Some(value) => find(value.as_bytes()),
-            None => {
-                let header = header_key(headers).and_then(|value| find(&value));
-                header.or_else(|| other_headers(headers).find_map(find))
-            }
+        let found = if let Some(value) = query_key(uri).filter(|value| !value.is_empty()) {
+            find(value.as_bytes())
+        } else {
+            let header = header_key(headers).and_then(|value| find(&value));
+            header.or_else(|| other_headers(headers).find_map(find))
         };
         if !given {
             return Err(Denied::Unknown);

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -34,8 +35,8 @@ pub(super) struct ApiError {
     source: Option<Source>,
     /// The message goes on after the name of a field.
     names_field: bool,
-    /// When to come back.
-    retry_after: Option<Duration>,
+    /// When to come back, in seconds.
+    retry_after: Option<NonZeroU32>,
 }
 
 /// The inner text of a 500, which [`reveal`] shows in development.
@@ -62,7 +63,8 @@ impl ApiError {
     /// Of wrong API keys.
     pub(super) fn too_many_wrong_keys(wait: Duration) -> Self {
         let refused = Self::new(StatusCode::TOO_MANY_REQUESTS, "Too many wrong keys, try again later");
-        Self { retry_after: Some(wait), ..refused }
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).max(1);
+        Self { retry_after: NonZeroU32::new(seconds), ..refused }
     }
 
     pub(super) fn no_keys_in_open_mode() -> Self {
@@ -211,8 +213,8 @@ impl IntoResponse for ApiError {
         let text = self.message.clone();
         let body = Failure { message: self.message, data: self.data };
         let mut response = (self.status, axum::Json(body)).into_response();
-        if let Some(wait) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.get()));
         }
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             let inner = self.source.map_or_else(|| text.into_owned(), |source| chain(source.as_ref()));

@@ -62,16 +62,17 @@ impl Besieged {
         .await;
     }
 
-    async fn finish(mut self, what: &str) {
+    /// Ends it in order; what there is to tell of the siege.
+    async fn finish(mut self) -> String {
         self.is_well().await;
         self.watch.ended.store(true, Ordering::Release);
         self.watcher.await.unwrap();
         let (answers, memory) = (self.watch.answers.load(Ordering::Acquire), self.process.peak_memory());
-        println!("{what}: {answers} answers about its health, {} MiB at most", memory / 1024 / 1024);
-        assert!(memory < MEMORY, "{what}: {memory} bytes of memory");
+        assert!(memory < MEMORY, "{memory} bytes of memory");
         let ended = self.process.terminate().await;
         assert!(ended.success(), "{ended:?}");
         self.simulator.shutdown().await;
+        format!("{answers} answers about its health, {} MiB at most", memory / 1024 / 1024)
     }
 }
 
@@ -139,7 +140,7 @@ async fn ten_thousand_idle_and_slow_connections_disturb_nobody() {
     gateway.is_well().await;
     gateway.process.api.get("/session").await.expect(200);
     drop(connections);
-    gateway.finish("10,000 connections").await;
+    println!("10,000 connections: {}", gateway.finish().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,7 +186,7 @@ async fn what_is_too_large_or_too_deep_is_refused_without_being_kept() {
         println!("{path}: {} MiB of 1 GiB were taken", sent >> 20);
         gateway.is_well().await;
     }
-    gateway.finish("large requests").await;
+    println!("large requests: {}", gateway.finish().await);
 }
 
 /// Sends up to 1 GiB in chunks, without ever having it; gives how much the gateway took before it closed.
@@ -257,5 +258,5 @@ async fn five_thousand_requests_in_flight_disturb_nobody() {
     assert!(statuses.keys().all(|status| [502, 503, 504].contains(status)), "each is answered: {statuses:?}");
     api.get("/session").await.expect(200);
     held.abort();
-    gateway.finish("5,000 requests in flight").await;
+    println!("5,000 requests in flight: {}", gateway.finish().await);
 }

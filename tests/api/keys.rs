@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use wa_gateway::{Config, Gateway};
-use whatsapp_simulator::{Media, MediaKind, Options, Simulator};
+use whatsapp_simulator::phone::{Media, MediaKind};
+use whatsapp_simulator::{Options, Simulator};
 
 use super::support::{Api, KEY, Process, Receiver, TestGateway, base_settings, eventually};
 

@@ -144,7 +144,7 @@ impl Logins {
         let hashes: Vec<Hash> = tokens(headers).map(|token| keys::hash(token.as_bytes())).collect();
         {
             let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-            hashes.iter().for_each(|hash| drop(memory.logins.remove(hash)));
+            memory.logins.retain(|hash, _login| !hashes.contains(hash));
         }
         self.store.forget(&hashes).await
     }

@@ -1,8 +1,11 @@
 //! No request makes a handler panic: a panic would be a 500.
 
 use proptest::collection::vec;
-use proptest::prelude::*;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::sample::select;
 use tokio::runtime::Builder;
+
+use axum::http::HeaderValue;
 
 use super::*;
 use crate::http::extract;
@@ -70,12 +73,12 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
 }
 
 fn body() -> impl Strategy<Value = Vec<u8>> {
-    let member = (proptest::sample::select(&MEMBERS[..]), json());
+    let member = (select(&MEMBERS[..]), json());
     let object = vec(member, 0..8).prop_map(|members| {
         let members = members.into_iter().map(|(name, value)| (name.to_owned(), value));
         serde_json::Value::Object(members.collect()).to_string().into_bytes()
     });
-    let form = vec((proptest::sample::select(&MEMBERS[..]), ".{0,12}"), 0..8)
+    let form = vec((select(&MEMBERS[..]), ".{0,12}"), 0..8)
         .prop_map(|pairs| serde_urlencoded::to_string(pairs).unwrap().into_bytes());
     let part = ".{0,24}".prop_map(|text| {
         format!(
@@ -90,8 +93,8 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
 fn no_request_makes_a_handler_panic() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let router = runtime.block_on(async { router(state(None).await) });
-    let target = (proptest::sample::select(&PATHS[..]), "[a-zA-Z0-9%+.;:@&=~*'-]{0,24}", "[ -~]{0,40}");
-    let head = (proptest::sample::select(&METHODS[..]), proptest::sample::select(&KINDS[..]), vec(any::<u8>(), 0..40));
+    let target = (select(&PATHS[..]), "[a-zA-Z0-9%+.;:@&=~*'-]{0,24}", "[ -~]{0,40}");
+    let head = (select(&METHODS[..]), select(&KINDS[..]), vec(any::<u8>(), 0..40));
     holds((target, head, body()), |((path, tail, query), (method, kind, cookie), body)| {
         let query: String = query.chars().map(|c| if "\"<>\\^`{|} #".contains(c) { '_' } else { c }).collect();
         let tail = if path.ends_with('/') { tail.replace('%', "%4") } else { String::new() };
@@ -101,8 +104,8 @@ fn no_request_makes_a_handler_panic() {
             return;
         };
         let headers = request.headers_mut();
-        headers.insert("content-type", axum::http::HeaderValue::from_bytes(kind.as_bytes()).unwrap());
-        if let Ok(cookie) = axum::http::HeaderValue::from_bytes(&cookie) {
+        headers.insert("content-type", HeaderValue::from_bytes(kind.as_bytes()).unwrap());
+        if let Ok(cookie) = HeaderValue::from_bytes(&cookie) {
             for name in ["cookie", "key", "range", "if-modified-since", "x-forwarded-for", "authorization"] {
                 headers.insert(name, cookie.clone());
             }
@@ -116,7 +119,7 @@ fn no_request_makes_a_handler_panic() {
 #[test]
 fn ids_are_decoded_without_loss_or_panic() {
     holds(".{0,40}", |text| {
-        let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded = text.bytes().fold(String::new(), |encoded, byte| encoded + &format!("%{byte:02X}"));
         assert_eq!(extract::decode(&encoded), text);
     });
     holds("[%0-9a-fA-F\u{e9}+]{0,40}", |text| {

@@ -1,5 +1,7 @@
 //! Files that strangers made are told, or refused, and never a panic.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -53,11 +55,11 @@ fn a_file_in_a_text_is_decoded_or_refused() {
     holds(".{0,60}", |text| {
         drop(inline::base64(&text, 100));
         inline::is_data_url(&text);
-        kind::document_mime(&text);
+        document_mime(&text);
         file_name(&text, &text);
     });
     holds(vec(any::<u8>(), 1..100), |bytes| {
-        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &bytes);
+        let text = STANDARD.encode(&bytes);
         assert_eq!(inline::base64(&text, 100).unwrap().0, bytes);
     });
 }
