@@ -127,7 +127,7 @@ impl Described<'_> {
 
 #[tokio::test]
 async fn handlers_look_at_the_described_members_and_at_no_others() {
-    let document = openapi::tests::of(&endpoints(&state(Some("secret"))));
+    let document = openapi::tests::of(&endpoints(&state(Some("secret")).await));
     let mut compared = 0;
     for operation in described(&document) {
         let _others = asked::take();
@@ -149,7 +149,7 @@ async fn handlers_look_at_the_described_members_and_at_no_others() {
 
 #[tokio::test]
 async fn handlers_refuse_what_is_not_of_the_described_type() {
-    let document = openapi::tests::of(&endpoints(&state(Some("secret"))));
+    let document = openapi::tests::of(&endpoints(&state(Some("secret")).await));
     for operation in described(&document).iter().filter(|operation| !operation.query) {
         if !operation.path.starts_with("/message") && operation.path != "/profile" {
             continue;
