@@ -13,9 +13,11 @@ use std::time::Duration;
 use reqwest::Url;
 use secrecy::SecretString;
 
+mod delivery;
 pub mod keyfile;
 mod setting;
 
+pub use delivery::Delivery;
 pub use setting::{SETTINGS, Setting, env_example, settings_table};
 
 /// Everything the process was told from outside, checked as a whole.
@@ -38,6 +40,8 @@ pub struct Config {
     pub webhook_events: WebhookEvents,
     /// Signs every webhook; `None`: they are not signed.
     pub webhook_secret: Option<SecretString>,
+    /// How webhooks are tried, and what may wait for it.
+    pub delivery: Delivery,
     /// The Redis that keeps the sessions, with its password; `None`: they are kept in [`credentials_dir`](Self::credentials_dir).
     pub redis_url: Option<SecretString>,
     /// Whether a Redis is taken that keeps no append-only file.
@@ -220,6 +224,7 @@ impl Config {
             webhook_base_url: reader.url("WEBHOOK_BASE_URL", &["http", "https"]),
             webhook_events: reader.webhook_events(),
             webhook_secret: reader.text("WEBHOOK_SECRET").map(SecretString::from),
+            delivery: Delivery::read(&mut reader),
             redis_url: reader.url("REDIS_URL", &["redis", "rediss"]).map(|url| SecretString::from(url.as_str())),
             redis_allow_no_aof: reader.boolean("REDIS_ALLOW_NO_AOF"),
             redis_tls_root: reader.file("REDIS_TLS_ROOT"),

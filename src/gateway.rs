@@ -14,13 +14,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, KeySetting, WebhookEvents, keyfile};
+use crate::config::{Config, Delivery, KeySetting, WebhookEvents, keyfile};
 use crate::event::SessionName;
 use crate::http::{self, AppState, Auth, Dashboard, Limits, Media, Uploads};
 use crate::keys::{self, Keys};
 use crate::ledger;
 use crate::media::{self, Fetcher, Folder};
-use crate::outbox::{Kinds, NewEvent, Notice};
+use crate::net;
+use crate::outbox::{self, Kinds, NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
 use crate::store::redis::RedisStore;
@@ -28,7 +29,7 @@ use crate::store::registry::Registry;
 use crate::store::sled::SledStore;
 #[cfg(feature = "takeover")]
 use crate::takeover;
-use crate::webhook::{RetryPolicy, Webhook};
+use crate::webhook::{self, RetryPolicy, Webhook};
 use crate::whatsapp::{self, WhatsApp};
 
 /// Sessions and farewells that wait to be taken by the sink; each is taken at once.
@@ -89,21 +90,18 @@ impl Gateway {
             KeySetting::Given(key) => Some(key.clone()),
             KeySetting::Generated | KeySetting::Open => None,
         };
-        let webhook = Webhook::start(
-            config.webhook_base_url.clone(),
-            webhook_key.as_ref(),
-            config.webhook_secret.clone(),
-            RetryPolicy::default(),
-            sink_tracker.clone(),
-            sink.clone(),
-        )?;
+        let receiver = webhook::Receiver {
+            base_url: config.webhook_base_url.clone(),
+            key: webhook_key,
+            secret: config.webhook_secret.clone(),
+            private_urls: config.delivery.url_private,
+        };
+        let webhook = Webhook::start(receiver, retry_policy(&config.delivery), sink_tracker.clone(), sink.clone())?;
         let (notices, to_post) = mpsc::channel(NOTICES);
-        let delivers = webhook.is_configured();
-        if delivers {
-            let forgetting = registry.clone();
-            webhook.serve(to_post, move |key| forget_farewell(forgetting.clone(), key));
-            repeat_farewells(&registry, &notices).await?;
-        }
+        let forgetting = registry.clone();
+        webhook.serve(to_post, move |key| forget_farewell(forgetting.clone(), key));
+        repeat_farewells(&registry, &notices).await?;
+        let outboxes = Arc::new(outboxes(&config));
 
         let whatsapp = WhatsApp::new(whatsapp_settings(&config)?)?;
         whatsapp.keep_version_fresh(&tracker, soft.clone());
@@ -124,7 +122,6 @@ impl Gateway {
                 start_timeout: config.start_timeout,
                 send_timeout: config.send_timeout,
                 qr_idle: config.qr_idle,
-                webhook_events: kinds(config.webhook_events),
                 sent: ledger::Limits {
                     messages: config.sent_max_count,
                     age: config.sent_max_age,
@@ -136,16 +133,18 @@ impl Gateway {
             Arc::clone(&kv),
             whatsapp,
             fetcher,
-            delivers.then_some(notices),
+            (notices, outboxes),
             tracker.clone(),
             soft.clone(),
         );
         sessions.restore().await.context("stored sessions can't be read")?;
         let auth = auth(&config, Arc::clone(&kv), &tracker, soft.clone()).await?;
+        let webhook_urls = net::Policy { private: config.delivery.url_private };
         let router = http::router(AppState {
             sessions: sessions.into(),
             auth,
             uploads,
+            webhook_urls: http::UrlRule::new(move |url| webhook_urls.allows_host(url)),
             dashboard: Dashboard::default(),
             development: config.development,
             media: Media { folder: Folder::new(&config.media_dir), require_key: config.media_require_key }.into(),
@@ -195,9 +194,29 @@ impl Gateway {
     }
 }
 
-fn kinds(events: WebhookEvents) -> Kinds {
-    let WebhookEvents { message, session, ack } = events;
-    Kinds { session, message, ack }
+fn retry_policy(delivery: &Delivery) -> RetryPolicy {
+    RetryPolicy {
+        first_delay: delivery.retry_first,
+        max_delay: delivery.retry_max,
+        give_up_after: delivery.retry_for,
+        attempt_limit: delivery.timeout,
+        connect_limit: delivery.timeout.min(RetryPolicy::default().connect_limit),
+        max_per_sec: delivery.max_per_sec,
+        ..RetryPolicy::default()
+    }
+}
+
+fn outboxes(config: &Config) -> outbox::Common {
+    let delivery = &config.delivery;
+    let bounds = outbox::Bounds {
+        max_bytes: delivery.outbox_max_bytes,
+        max_age: delivery.outbox_max_age,
+        dead_count: delivery.dead_max_count,
+        dead_bytes: delivery.dead_max_bytes,
+        dead_age: delivery.dead_max_age,
+    };
+    let WebhookEvents { message, session, ack } = config.webhook_events;
+    outbox::Common::new(bounds, Kinds { session, message, ack }, config.webhook_base_url.is_some())
 }
 
 /// Takes the sessions of the original over that lie in the credentials folder.
@@ -292,14 +311,14 @@ fn is_without_ipv6(error: &std::io::Error) -> bool {
 /// Hands the sink those last events of deleted sessions that an earlier run did not get delivered.
 async fn repeat_farewells(registry: &Registry, notices: &mpsc::Sender<Notice>) -> anyhow::Result<()> {
     for (key, bytes) in registry.farewells().await? {
-        let Some((event, at)) = NewEvent::decode(&bytes) else {
+        let Some((event, at, target)) = NewEvent::decode_to(&bytes) else {
             tracing::error!("a deleted session's last event can't be read and is dropped");
             registry.remove_farewell(key).await?;
             continue;
         };
         let named = serde_json::from_slice::<Named>(&event.body).ok();
         if let Some(session) = named.and_then(|body| SessionName::parse(&body.session).ok()) {
-            let _sink_ended = notices.send(Notice::Farewell { key, session, event, at }).await;
+            let _sink_ended = notices.send(Notice::Farewell { key, session, event, target, at }).await;
         }
     }
     Ok(())

@@ -32,6 +32,7 @@ mod route;
 mod serve;
 mod session;
 mod upload;
+mod webhook;
 
 pub use access::{Guarded, Media};
 pub use auth::{Auth, Scope};
@@ -39,6 +40,7 @@ pub use dashboard::Dashboard;
 pub use route::{Endpoint, endpoints};
 pub use serve::{Limits, serve};
 pub use upload::Uploads;
+pub use webhook::UrlRule;
 
 use error::ApiError;
 use route::{Route, Routes};
@@ -54,6 +56,8 @@ pub struct AppState {
     pub dashboard: Dashboard,
     /// How files come in.
     pub uploads: Uploads,
+    /// Where a session's own webhook may lead.
+    pub webhook_urls: UrlRule,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
     /// Received files; served below `/media`, through `access::Files`.
@@ -87,6 +91,16 @@ fn routes(state: &AppState) -> Routes {
                 .on(Method::DELETE, Manage, session::logout),
         )
         .add(Route::new("/session/{session}").get(Read, session::detail).on(Method::DELETE, Manage, session::delete))
+        .add(
+            Route::new("/session/{session}/webhook").get(Read, webhook::show).on(Method::PUT, Manage, webhook::set).on(
+                Method::DELETE,
+                Manage,
+                webhook::delete,
+            ),
+        )
+        .add(Route::new("/webhook/dead").get(Read, webhook::dead))
+        .add(Route::new("/webhook/replay").on(Method::POST, Manage, webhook::replay))
+        .add(Route::new("/webhook/stats").get(Read, webhook::stats))
         .add(Route::new("/message/send-text").get_with_effect(Send, message::send_text).on(
             Method::POST,
             Send,

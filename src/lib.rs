@@ -58,11 +58,16 @@
 //! 4. The commit holds where the picture is, and the event is pending. While the session is connected its message lane
 //!    downloads what is pending into the [`media`] folder, under a name that nobody else chooses, and completes the
 //!    event with that name, or with the reason why there is none.
-//! 5. [`webhook`] has one lane for each outbox. It posts the oldest, tries again with growing pauses until the receiver
-//!    took it or the policy gives up, removes it, and goes on to the next: in order within a session, except that a
-//!    chat that waits for its file lets the others pass, for a minute at most. No session waits for another. The log
-//!    names session and event, never a text.
-//! 6. A deleted session's outbox is dropped with it; its last `disconnected` waits in the registry until it is
+//! 5. [`webhook`] has one lane for each outbox. It posts the oldest to the session's own receiver or to the gateway's,
+//!    tries again with growing pauses until it is taken, removes it, and goes on to the next: one at a time, in order within
+//!    a session, except that two kinds of chats let the others pass: one that waits for its file, for a minute at most, and
+//!    one whose oldest event failed ten times while the receiver takes others. What the policy gives up is a dead letter,
+//!    kept beside what waits until it is replayed or too old. No session waits for another. The log names session and
+//!    event, never a text.
+//! 6. An outbox that is full sheds its oldest status events; full of messages, it refuses more: the library then does not
+//!    acknowledge them, the session stays connected, and connects anew once there is room, which makes WhatsApp send them
+//!    again in their order.
+//! 7. A deleted session's outbox is dropped with it; its last `disconnected` waits in the registry until it is
 //!    delivered.
 //!
 //! # Tasks and their end

@@ -1,35 +1,51 @@
 //! Committed events of one session that wait for delivery: durable, in order, each once by its event id.
 //!
 //! The session commits here before WhatsApp is told that we have a message; the webhook lane reads the head and removes
-//! what is done. Nothing here knows HTTP. Lives in the session's outbox namespace and is dropped with it.
+//! what is done (`queue`), or buries what nobody takes (`dead`). Nothing here knows HTTP. Lives in the session's outbox
+//! namespace and is dropped with it.
 //!
 //! A message with a file is committed with a note of where the file is, and is pending until its body is completed.
+//! A full outbox sheds its oldest events that are no messages; full of messages, it refuses more.
 //!
 //! Keys: `m` the counters · `e<seq>` an event · `i<event id>` its sequence number · `a<seq>` its last attempt ·
-//! `f<seq>` the file that it waits for · `d<slot>` the ring of ids that were done lately. Every batch but the attempts' is conditional on `m`.
+//! `f<seq>` the file that it waits for · `s<seq>` that it may be shed · `d<slot>` the ring of ids that were done lately ·
+//! `x<time><seq>` a dead letter · `y<event id>` its key. Every batch but the attempts' is conditional on `m`.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use tokio::sync::Notify;
 
 use crate::event::SessionName;
 use crate::message::Attachment;
 use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
+mod common;
+mod dead;
 mod event;
+mod key;
 #[cfg(test)]
 pub(crate) mod memory;
 mod notice;
+mod queue;
+mod room;
+mod state;
+mod target;
 #[cfg(test)]
 mod tests;
 
+pub use common::{Bounds, Common};
+pub use dead::{Cause, DeadKey, DeadLetter, Pick, Revived};
 pub use event::{Ack, Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};
-use event::{Attempt, Meta};
 pub use notice::Notice;
+pub use target::Target;
+
+use event::{Meta, Notes};
+use state::State;
 
 /// How many ids of events that are done are remembered: more than WhatsApp's server replays after a lost ack.
 pub const RECENT_IDS: usize = 1_000;
@@ -37,22 +53,50 @@ pub const RECENT_IDS: usize = 1_000;
 /// How often a batch is tried anew after another write came between: only a cancelled call's late write can.
 const CONFLICT_TRIES: usize = 8;
 
+/// Why events were not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// It is full of messages.
+    #[error("the outbox is full of messages that nobody takes")]
+    Full,
+    /// The store refused.
+    #[error("the store refused")]
+    Store(#[from] KvError),
+}
+
 /// How much waits in an outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
     /// Messages.
     pub messages: u64,
-    /// Status events, of sessions and of sent messages.
+    /// Events that are no messages.
     pub statuses: u64,
     /// Bytes of all their bodies.
     pub bytes: u64,
 }
 
 impl Depth {
-    /// Events of both kinds.
+    /// Events of all kinds.
     pub fn events(self) -> u64 {
         self.messages + self.statuses
     }
+}
+
+/// What has become of a session's events; kept over restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Taken by the receiver.
+    pub delivered: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Dropped by a full outbox, or because they had grown too old.
+    pub shed: u64,
+    /// Dead letters that are kept.
+    pub dead: u64,
+    /// Bytes of their bodies.
+    pub dead_bytes: u64,
+    /// Dead letters that were dropped because there were too many or they were too old.
+    pub dead_dropped: u64,
 }
 
 /// One session's outbox; cheap to clone, all clones are the same one. At most one open per namespace.
@@ -64,65 +108,74 @@ pub struct Outbox {
 #[derive(Debug)]
 struct Inner {
     session: SessionName,
-    /// `None`: nothing is stored.
-    place: Option<Place>,
+    common: Arc<Common>,
+    kv: Arc<dyn Kv>,
+    ns: Namespace,
+    /// `None`: events go to the gateway's own receiver.
+    target: Mutex<Option<Arc<Target>>>,
     /// One permit, for the one lane that waits.
     committed: Notify,
+    generation: AtomicU64,
+    /// One permit, for the lane too.
+    retargeted: Notify,
     /// One permit, for the one task that fetches files.
     attached: Notify,
     /// Events whose files are still to come, as the store has them.
     pending: Mutex<BTreeSet<u64>>,
-    depth: Mutex<Depth>,
+    meta: Mutex<Meta>,
+    /// Failed attempts that the next batch counts.
+    failed: AtomicU64,
+    /// Messages are refused until the session says that WhatsApp sends them anew, in their order.
+    refusing: AtomicBool,
+    /// Whether the log was told that events are shed.
+    shedding: AtomicBool,
     /// A tokio lock, for it is held over the write: that is what keeps the events in order.
     state: tokio::sync::Mutex<State>,
 }
 
-#[derive(Debug)]
-struct Place {
-    kv: Arc<dyn Kv>,
-    ns: Namespace,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let bytes = self.meta.get_mut().unwrap_or_else(PoisonError::into_inner).depth.bytes;
+        self.common.leave(bytes);
+    }
 }
 
-#[derive(Debug, Default)]
-struct State {
-    meta: Meta,
-    /// As it stands in the store; the condition of the next batch.
-    stored: Option<Bytes>,
-    recent: Recent,
-    /// Whether the above is what the store holds: false while a write is under way and after one that failed.
-    sound: bool,
-    closed: bool,
-}
+/// An event with the file that it waits for.
+type WithFile = (NewEvent, Option<Attachment>);
 
 impl Outbox {
     /// Opens the outbox of the session with this uid, with what waits in it from earlier runs.
     ///
     /// # Errors
     /// When the store can't be read.
-    pub async fn open(kv: Arc<dyn Kv>, uid: &str, session: SessionName) -> Result<Self, KvError> {
-        let outbox = Self::build(session, Some(Place { kv, ns: Namespace::outbox(uid) }));
-        if let Some(place) = &outbox.inner.place {
-            outbox.load(place, &mut *outbox.inner.state.lock().await).await?;
-        }
-        Ok(outbox)
-    }
-
-    /// An outbox that stores nothing, for a gateway without a webhook: every commit returns at once.
-    pub fn discarding(session: SessionName) -> Self {
-        Self::build(session, None)
-    }
-
-    fn build(session: SessionName, place: Option<Place>) -> Self {
+    pub async fn open(
+        common: &Arc<Common>,
+        kv: Arc<dyn Kv>,
+        uid: &str,
+        session: SessionName,
+        target: Option<Target>,
+    ) -> Result<Self, KvError> {
+        common.enter();
         let inner = Inner {
             session,
-            place,
+            common: Arc::clone(common),
+            kv,
+            ns: Namespace::outbox(uid),
+            target: Mutex::new(target.map(Arc::new)),
+            generation: AtomicU64::new(0),
             committed: Notify::new(),
+            retargeted: Notify::new(),
             attached: Notify::new(),
             pending: Mutex::default(),
-            depth: Mutex::new(Depth::default()),
+            meta: Mutex::default(),
+            failed: AtomicU64::new(0),
+            refusing: AtomicBool::new(false),
+            shedding: AtomicBool::new(false),
             state: tokio::sync::Mutex::new(State::default()),
         };
-        Self { inner: Arc::new(inner) }
+        let outbox = Self { inner: Arc::new(inner) };
+        outbox.load(&mut *outbox.inner.state.lock().await).await?;
+        Ok(outbox)
     }
 
     /// The session whose events wait here.
@@ -130,14 +183,47 @@ impl Outbox {
         &self.inner.session
     }
 
+    /// The session's own receiver; `None`: the gateway's.
+    pub fn target(&self) -> Option<Arc<Target>> {
+        lock(&self.inner.target).clone()
+    }
+
+    /// From now on everything goes there, what waits too.
+    pub fn set_target(&self, target: Option<Target>) {
+        *lock(&self.inner.target) = target.map(Arc::new);
+        self.inner.generation.fetch_add(1, Ordering::AcqRel);
+        self.inner.retargeted.notify_one();
+    }
+
+    /// How often the receiver was changed.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::Acquire)
+    }
+
+    /// Waits for another receiver since the last call returned; for one waiter, the lane.
+    pub async fn retargeted(&self) {
+        self.inner.retargeted.notified().await;
+    }
+
+    /// Whether anybody takes the session's events.
+    pub fn has_receiver(&self) -> bool {
+        lock(&self.inner.target).is_some() || self.inner.common.has_receiver
+    }
+
+    /// Whether events of this kind are kept.
+    pub fn wants(&self, kind: Kind) -> bool {
+        self.inner.common.wants(self.target().as_deref(), kind)
+    }
+
     /// Makes events durable, all or none, in this order, and wakes the lane.
     ///
-    /// An event whose id waits already or was done lately is left out. A cancelled call may or may not have committed
-    /// all of them; committing them again is safe.
+    /// An event whose id waits already or was done lately is left out, and so is a kind that no receiver wants. A cancelled
+    /// call may or may not have committed all of them; committing them again is safe.
     ///
     /// # Errors
+    /// [`CommitError::Full`]: there is no room; from now on every message is refused until [`Outbox::resume`].
     /// [`KvError::Engine`]: whether they were committed is unknown. [`KvError::Fenced`]: after [`Outbox::close`].
-    pub async fn commit(&self, events: Vec<NewEvent>) -> Result<(), KvError> {
+    pub async fn commit(&self, events: Vec<NewEvent>) -> Result<(), CommitError> {
         self.commit_with_files(events.into_iter().map(|event| (event, None)).collect()).await
     }
 
@@ -145,33 +231,39 @@ impl Outbox {
     ///
     /// # Errors
     /// As [`Outbox::commit`].
-    pub async fn commit_with_files(&self, events: Vec<(NewEvent, Option<Attachment>)>) -> Result<(), KvError> {
-        let Some(place) = &self.inner.place else { return Ok(()) };
+    pub async fn commit_with_files(&self, mut events: Vec<WithFile>) -> Result<(), CommitError> {
+        events.retain(|(event, _file)| self.wants(event.kind));
         if events.is_empty() {
             return Ok(());
         }
         let mut state = self.inner.state.lock().await;
         for _ in 0..CONFLICT_TRIES {
-            self.make_sound(place, &mut state).await?;
-            let fresh = Self::unknown(place, &state, &events).await?;
+            self.make_sound(&mut state).await?;
+            let fresh = self.unknown(&state, &events).await?;
             if fresh.is_empty() {
                 return Ok(());
             }
             let (mut meta, mut batch, now) = (state.meta, Batch::new(), Utc::now());
+            let Some(fresh) = self.make_room(&mut meta, &mut batch, fresh).await? else {
+                return Err(CommitError::Full);
+            };
             let mut pending = Vec::new();
             for (event, file) in fresh {
                 let seq = meta.add(event.kind, event.body.len());
-                batch = batch
-                    .put(event::event_key(seq), event.encode_row(now, file.is_some()))
-                    .put(event::id_key(&event.event_id), Bytes::copy_from_slice(&seq.to_be_bytes()));
+                batch = put_event(
+                    batch,
+                    seq,
+                    event,
+                    event.encode_row(now, Notes { pending: file.is_some(), ..Notes::default() }),
+                );
                 if let Some(file) = file {
-                    batch = batch.put(event::file_key(seq), event::file_value(file));
+                    batch = batch.put(key::file_key(seq), key::file_value(file));
                     pending.push(seq);
                 }
             }
-            match self.write(place, &mut state, meta, batch).await {
+            match self.write(&mut state, meta, batch).await {
                 Err(KvError::Conflict) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
                 Ok(()) => {
                     if !pending.is_empty() {
                         self.waiting().extend(pending);
@@ -182,7 +274,7 @@ impl Outbox {
                 }
             }
         }
-        Err(KvError::Conflict)
+        Err(KvError::Conflict.into())
     }
 
     /// Gives a pending event the body that it is to have now that its file is there or will never be, and wakes the lane.
@@ -192,20 +284,20 @@ impl Outbox {
     /// # Errors
     /// As [`Outbox::remove`].
     pub async fn complete(&self, seq: u64, body: Option<Bytes>) -> Result<(), KvError> {
-        let Some(place) = &self.inner.place else { return Ok(()) };
+        let Inner { kv, ns, .. } = &*self.inner;
         let mut state = self.inner.state.lock().await;
         for _ in 0..CONFLICT_TRIES {
-            self.make_sound(place, &mut state).await?;
+            self.make_sound(&mut state).await?;
             let mut meta = state.meta;
-            let mut batch = Batch::new().remove(event::file_key(seq));
-            let row = place.kv.get(&place.ns, &event::event_key(seq)).await?;
+            let mut batch = Batch::new().remove(key::file_key(seq));
+            let row = kv.get(ns, &key::event_key(seq)).await?;
             if let Some((event, at)) = row.as_ref().and_then(NewEvent::decode) {
                 let body = body.clone().unwrap_or_else(|| event.body.clone());
                 meta.replace(event.body.len(), body.len());
                 let event = NewEvent { body, ..event };
-                batch = batch.put(event::event_key(seq), event.encode_row(at, false));
+                batch = batch.put(key::event_key(seq), event.encode_row(at, Notes::default()));
             }
-            match self.write(place, &mut state, meta, batch).await {
+            match self.write(&mut state, meta, batch).await {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
@@ -233,11 +325,11 @@ impl Outbox {
     /// # Errors
     /// When the store can't be read.
     pub async fn file(&self, seq: u64) -> Result<Option<(NewEvent, Attachment)>, KvError> {
-        let Some(place) = &self.inner.place else { return Ok(None) };
-        let row = place.kv.get(&place.ns, &event::event_key(seq)).await?;
-        let file = place.kv.get(&place.ns, &event::file_key(seq)).await?;
+        let Inner { kv, ns, .. } = &*self.inner;
+        let row = kv.get(ns, &key::event_key(seq)).await?;
+        let file = kv.get(ns, &key::file_key(seq)).await?;
         let event = row.as_ref().and_then(NewEvent::decode).map(|(event, _at)| event);
-        Ok(event.zip(file.and_then(|bytes| event::file_of(&bytes))))
+        Ok(event.zip(file.and_then(|bytes| key::file_of(&bytes))))
     }
 
     /// Waits for an event with a file since the last call returned; for one waiter.
@@ -245,124 +337,31 @@ impl Outbox {
         self.inner.attached.notified().await;
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
-        self.inner.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The oldest `n` events, oldest first.
-    ///
-    /// # Errors
-    /// When the store can't be read. An entry that can't be understood is dropped with an error line.
-    pub async fn head(&self, n: usize) -> Result<Vec<Entry>, KvError> {
-        self.entries(prefix(b'e', n)).await
-    }
-
-    /// The oldest `n` events behind this one, oldest first.
-    ///
-    /// # Errors
-    /// As [`Outbox::head`].
-    pub async fn after(&self, seq: u64, n: usize) -> Result<Vec<Entry>, KvError> {
-        self.entries(KeyRange { start: Bound::Excluded(event::event_key(seq)), ..prefix(b'e', n) }).await
-    }
-
-    /// One event, if it still waits.
-    ///
-    /// # Errors
-    /// As [`Outbox::head`].
-    pub async fn entry(&self, seq: u64) -> Result<Option<Entry>, KvError> {
-        let key = event::event_key(seq);
-        let range =
-            KeyRange { start: Bound::Included(key.clone()), end: Bound::Included(key), reverse: false, limit: 1 };
-        Ok(self.entries(range).await?.pop())
-    }
-
-    async fn entries(&self, range: KeyRange) -> Result<Vec<Entry>, KvError> {
-        let Some(place) = &self.inner.place else { return Ok(Vec::new()) };
-        let rows = place.kv.range(&place.ns, range).await?;
-        let attempts: Vec<Bytes> = rows.iter().map(|(key, _)| event::attempt_key_of(key)).collect();
-        let attempts = place.kv.get_many(&place.ns, &attempts).await?;
-        let mut entries = Vec::with_capacity(rows.len());
-        for ((key, value), attempt) in rows.into_iter().zip(attempts) {
-            let attempt = attempt.and_then(|bytes| Attempt::decode(&bytes)).unwrap_or_default();
-            if let Some(entry) = event::seq_of(&key).and_then(|seq| Entry::decode(seq, &value, attempt)) {
-                entries.push(entry);
-            } else {
-                tracing::error!(session = %self.inner.session, "an unreadable entry of the outbox was dropped");
-                let gone =
-                    Batch::new().remove(event::attempt_key_of(&key)).remove(event::file_key_of(&key)).remove(key);
-                place.kv.write(&place.ns, gone).await?;
-            }
-        }
-        Ok(entries)
-    }
-
-    /// Waits for a commit since the last call returned; for one waiter, the lane.
-    pub async fn committed(&self) {
-        self.inner.committed.notified().await;
-    }
-
-    /// Takes out an event that is done, delivered or not, and remembers its id for a while. Durable when it returns.
-    ///
-    /// # Errors
-    /// [`KvError::Engine`]: whether it is out is unknown; removing it again is safe.
-    pub async fn remove(&self, entry: &Entry) -> Result<(), KvError> {
-        let Some(place) = &self.inner.place else { return Ok(()) };
-        let mut state = self.inner.state.lock().await;
-        for _ in 0..CONFLICT_TRIES {
-            self.make_sound(place, &mut state).await?;
-            let key = event::event_key(entry.seq);
-            if place.kv.get(&place.ns, &key).await?.is_none() {
-                return Ok(());
-            }
-            let mut meta = state.meta;
-            let turn = meta.take(entry.event.kind, entry.event.body.len());
-            let batch = Batch::new()
-                .remove(key)
-                .remove(event::id_key(&entry.event.event_id))
-                .remove(event::attempt_key(entry.seq))
-                .remove(event::file_key(entry.seq))
-                .put(event::recent_key(turn, RECENT_IDS), event::recent_value(turn, &entry.event.event_id));
-            match self.write(place, &mut state, meta, batch).await {
-                Err(KvError::Conflict) => {}
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    self.waiting().remove(&entry.seq);
-                    state.recent.push(entry.event.event_id.clone());
-                    return Ok(());
-                }
-            }
-        }
-        Err(KvError::Conflict)
-    }
-
-    /// Notes a failed attempt, so that a restart goes on where it was; may be lost with the process.
-    ///
-    /// # Errors
-    /// When the store can't be written.
-    pub async fn mark_attempt(&self, seq: u64, next_at: DateTime<Utc>, attempts: u32) -> Result<(), KvError> {
-        let Some(place) = &self.inner.place else { return Ok(()) };
-        let value = Attempt { count: attempts, next_at_ms: next_at.timestamp_millis() }.encode();
-        place.kv.write(&place.ns, Batch::new().put(event::attempt_key(seq), value).buffered()).await
+    fn waiting(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        lock(&self.inner.pending)
     }
 
     /// How much waits, from memory.
     pub fn depth(&self) -> Depth {
-        *self.inner.depth.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner.meta).depth
+    }
+
+    /// What has become of the session's events, from memory.
+    pub fn counts(&self) -> Counts {
+        let counts = lock(&self.inner.meta).counts;
+        Counts { failed: counts.failed + self.inner.failed.load(Ordering::Relaxed), ..counts }
     }
 
     /// Refuses every later commit and removal, so that nothing comes back once the namespace is dropped.
     pub async fn close(&self) {
         self.inner.state.lock().await.closed = true;
+        self.inner.let_go();
     }
 
     /// Those that neither wait nor were done lately, and each once.
-    async fn unknown<'a>(
-        place: &Place,
-        state: &State,
-        events: &'a [(NewEvent, Option<Attachment>)],
-    ) -> Result<Vec<&'a (NewEvent, Option<Attachment>)>, KvError> {
-        let keys: Vec<Bytes> = events.iter().map(|(event, _file)| event::id_key(&event.event_id)).collect();
-        let waiting = place.kv.get_many(&place.ns, &keys).await?;
+    async fn unknown<'a>(&self, state: &State, events: &'a [WithFile]) -> Result<Vec<&'a WithFile>, KvError> {
+        let keys: Vec<Bytes> = events.iter().map(|(event, _file)| key::id_key(&event.event_id)).collect();
+        let waiting = self.inner.kv.get_many(&self.inner.ns, &keys).await?;
         let mut seen = HashSet::new();
         let is_new = |event: &NewEvent| !state.recent.contains(&event.event_id);
         let pairs = events.iter().zip(waiting);
@@ -371,77 +370,37 @@ impl Outbox {
             .map(|(pair, _waits)| pair)
             .collect())
     }
+}
 
-    /// Writes a batch that turns the counters into `meta`, if they are still what we think.
-    async fn write(&self, place: &Place, state: &mut State, meta: Meta, batch: Batch) -> Result<(), KvError> {
-        let bytes = meta.encode();
-        let batch = batch.expect(event::META_KEY, state.stored.clone()).put(event::META_KEY, bytes.clone());
-        state.sound = false;
-        place.kv.write(&place.ns, batch).await?;
-        (state.meta, state.stored, state.sound) = (meta, Some(bytes), true);
-        self.publish(meta);
-        Ok(())
-    }
-
-    async fn make_sound(&self, place: &Place, state: &mut State) -> Result<(), KvError> {
-        if state.closed {
-            return Err(KvError::Fenced);
-        }
-        if state.sound { Ok(()) } else { self.load(place, state).await }
-    }
-
-    async fn load(&self, place: &Place, state: &mut State) -> Result<(), KvError> {
-        state.stored = place.kv.get(&place.ns, event::META_KEY).await?;
-        state.meta = match &state.stored {
-            None => Meta::default(),
-            Some(bytes) => {
-                Meta::decode(bytes).ok_or_else(|| KvError::Engine("outbox counters are unreadable".into()))?
-            }
-        };
-        let ring = place.kv.range(&place.ns, prefix(b'd', RECENT_IDS)).await?;
-        let mut ring: Vec<_> = ring.iter().filter_map(|(_, value)| event::recent_of(value)).collect();
-        ring.sort_unstable();
-        state.recent = Recent::default();
-        for (_, id) in ring {
-            state.recent.push(id);
-        }
-        let files = place.kv.range(&place.ns, prefix(b'f', usize::MAX)).await?;
-        *self.waiting() = files.iter().filter_map(|(key, _)| event::seq_of(key)).collect();
-        state.sound = true;
-        // A write that failed half-way may have brought something new.
-        self.inner.attached.notify_one();
-        self.inner.committed.notify_one();
-        self.publish(state.meta);
-        Ok(())
-    }
-
-    fn publish(&self, meta: Meta) {
-        *self.inner.depth.lock().unwrap_or_else(PoisonError::into_inner) = meta.depth;
+impl Inner {
+    /// What a deleted session's outbox held takes no room any more.
+    fn let_go(&self) {
+        let before = std::mem::take(&mut *lock(&self.meta));
+        self.common.count(before.depth.bytes, 0);
+        self.refusing.store(false, Ordering::Release);
     }
 }
 
-/// The last [`RECENT_IDS`] ids that were done.
-#[derive(Debug, Default)]
-struct Recent {
-    order: VecDeque<String>,
-    ids: HashSet<String>,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Recent {
-    fn push(&mut self, id: String) {
-        if self.ids.insert(id.clone()) {
-            self.order.push_back(id);
-        }
-        if self.order.len() > RECENT_IDS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-    }
+/// Adds the rows of an event; its files' rows are the caller's.
+fn put_event(batch: Batch, seq: u64, event: &NewEvent, row: Bytes) -> Batch {
+    let batch = batch
+        .put(key::event_key(seq), row)
+        .put(key::id_key(&event.event_id), Bytes::copy_from_slice(&seq.to_be_bytes()));
+    if event.kind.may_be_shed() { batch.put(key::shed_key(seq), Bytes::new()) } else { batch }
+}
 
-    fn contains(&self, id: &str) -> bool {
-        self.ids.contains(id)
-    }
+/// Adds the removal of all rows of an event.
+fn remove_event(batch: Batch, seq: u64, event_id: &str) -> Batch {
+    batch
+        .remove(key::event_key(seq))
+        .remove(key::id_key(event_id))
+        .remove(key::attempt_key(seq))
+        .remove(key::file_key(seq))
+        .remove(key::shed_key(seq))
 }
 
 /// The first `limit` keys that begin with this byte.

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::event::{SessionName, Status};
 use crate::ledger::{Ledger, Limits};
 use crate::media::{Fetcher, Folder};
-use crate::outbox::{Kind, Kinds, Notice, Outbox};
+use crate::outbox::{self, Notice, Outbox};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
@@ -34,13 +34,14 @@ mod poll;
 mod send;
 mod state;
 mod task;
+mod webhook;
 
 pub use end::EndError;
 pub use follow::MessageError;
 pub use once::{Answer, OnceError, Repeat, Spelling};
 pub use send::{ProfileError, SendError};
+pub use webhook::{Delivery, SessionWebhook, WebhookError};
 
-use end::farewell;
 use entry::{Entry, View};
 use follow::Follow;
 use state::State;
@@ -110,8 +111,6 @@ pub struct Settings {
     pub send_timeout: Duration,
     /// How long codes are renewed after somebody last asked for one.
     pub qr_idle: Duration,
-    /// Which events are kept for the webhook.
-    pub webhook_events: Kinds,
     /// What is kept of sent messages.
     pub sent: Limits,
     /// It is noted which session received a file, for callers who may see some sessions only.
@@ -130,8 +129,10 @@ struct Manager {
     registry: Registry,
     whatsapp: WhatsApp,
     fetcher: Fetcher,
-    /// To the webhook sink; `None`: there is no receiver, and no event is kept.
-    notices: Option<mpsc::Sender<Notice>>,
+    /// To the webhook sink.
+    notices: mpsc::Sender<Notice>,
+    /// What all outboxes share.
+    outboxes: Arc<outbox::Common>,
     sessions: Mutex<Sessions>,
     /// Held while a name is looked up and reserved, so that two starts make one session; never while waiting for WhatsApp.
     creating: tokio::sync::Mutex<()>,
@@ -139,13 +140,6 @@ struct Manager {
     files: media::Files,
     tracker: TaskTracker,
     token: CancellationToken,
-}
-
-impl Manager {
-    /// Whether the last event of a deleted session is posted.
-    fn tells(&self) -> bool {
-        self.notices.is_some() && self.settings.webhook_events.contains(Kind::Session)
-    }
 }
 
 #[derive(Default)]
@@ -175,7 +169,7 @@ impl SessionManager {
         kv: Arc<dyn Kv>,
         whatsapp: WhatsApp,
         fetcher: Fetcher,
-        notices: Option<mpsc::Sender<Notice>>,
+        (notices, outboxes): (mpsc::Sender<Notice>, Arc<outbox::Common>),
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Self {
@@ -189,6 +183,7 @@ impl SessionManager {
             whatsapp,
             fetcher,
             notices,
+            outboxes,
             sessions: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
             restoring,
@@ -207,7 +202,6 @@ impl SessionManager {
     /// When the store can't be read or written.
     pub async fn restore(&self) -> Result<(), KvError> {
         let manager = &self.0;
-        let tells = manager.tells();
         let mut taken = Vec::new();
         for record in manager.registry.deletions().await? {
             let credentials = Namespace::credentials(&record.uid);
@@ -217,7 +211,7 @@ impl SessionManager {
                 manager.tracker.spawn(async move { finishing.finish_deletion(&record).await });
             }
         }
-        manager.registry.recover(&taken, |record| tells.then(|| farewell(record).encode(Utc::now()))).await?;
+        manager.registry.recover(&taken, |record| manager.farewell_row(record)).await?;
         let mut restored = 0_usize;
         for record in manager.registry.list().await? {
             let credentials = Namespace::credentials(&record.uid);
@@ -333,20 +327,15 @@ impl SessionManager {
     /// Lists a session and attaches its delivery.
     async fn enter(&self, record: SessionRecord, state: State) -> Result<Arc<Entry>, KvError> {
         let name = record.name.clone();
-        let outbox = match &self.0.notices {
-            None => Outbox::discarding(name.clone()),
-            Some(notices) => {
-                let outbox = Outbox::open(Arc::clone(&self.0.kv), &record.uid, name.clone()).await?;
-                // A sink that has ended is a gateway that stops; what is in the outbox is delivered after the next start.
-                let _stopping = notices.send(Notice::Opened { uid: record.uid.clone(), outbox: outbox.clone() }).await;
-                outbox
-            }
-        };
+        let (kv, target) = (Arc::clone(&self.0.kv), webhook::target(&record));
+        let outbox = Outbox::open(&self.0.outboxes, kv, &record.uid, name.clone(), target).await?;
+        // A sink that has ended is a gateway that stops; what is in the outbox is delivered after the next start.
+        let opened = Notice::Opened { uid: record.uid.clone(), outbox: outbox.clone() };
+        let _stopping = self.0.notices.send(opened).await;
         let sequence = record.sequence;
         let ledger = Ledger::new(Arc::clone(&self.0.kv), &record.uid, self.0.settings.sent);
         let follow = Follow::new(ledger, self.0.tracker.clone(), self.0.token.clone());
-        let wanted = self.0.settings.webhook_events;
-        let entry = Arc::new(Entry::new(record, View::new(state), outbox, follow, wanted));
+        let entry = Arc::new(Entry::new(record, View::new(state), outbox, follow));
         let mut sessions = self.lock();
         sessions.by_name.insert(name, Arc::clone(&entry));
         sessions.in_order.insert(sequence, Arc::clone(&entry));

@@ -7,13 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use reqwest::Url;
-use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::outbox::Outbox;
 
+mod attempt;
 mod farewell;
 mod lane;
 mod policy;
@@ -28,6 +27,7 @@ pub use farewell::{Farewell, Farewells, MAX_FAREWELLS};
 pub use lane::Lane;
 pub use policy::{Answer, RetryPolicy, Verdict};
 use post::Poster;
+pub use post::Receiver;
 
 /// Why the sink can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +50,7 @@ pub struct Webhook {
 }
 
 struct Inner {
-    /// `None`: there is no receiver.
-    poster: Option<Poster>,
+    poster: Poster,
     policy: RetryPolicy,
     tracker: TaskTracker,
     token: CancellationToken,
@@ -61,7 +60,7 @@ struct Inner {
 impl fmt::Debug for Webhook {
     /// Without the address and the key: both may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let configured = self.is_configured();
+        let configured = self.inner.poster.has_base();
         f.debug_struct("Webhook").field("configured", &configured).finish_non_exhaustive()
     }
 }
@@ -69,28 +68,20 @@ impl fmt::Debug for Webhook {
 impl Webhook {
     /// Makes the sink; lanes are started by [`Webhook::attach`].
     ///
-    /// `base_url` `None`: nothing is ever posted. `key` is sent as the header `key`; `None`: sent empty, as for a key
-    /// that the gateway made itself. `secret` signs each attempt. All tasks run on `tracker` and end on `token`: an attempt under way is finished
-    /// within its limit first, what is left stays in the outboxes.
+    /// All tasks run on `tracker` and end on `token`: an attempt under way is finished within its limit first, what is left
+    /// stays in the outboxes.
     ///
     /// # Errors
     /// By [`WebhookError`].
     pub fn start(
-        base_url: Option<Url>,
-        key: Option<&SecretString>,
-        secret: Option<SecretString>,
+        receiver: Receiver,
         retry: RetryPolicy,
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Result<Self, WebhookError> {
-        let poster = base_url.map(|base| Poster::new(&base, key, secret, &retry)).transpose()?;
+        let poster = Poster::new(receiver, &retry)?;
         let inner = Inner { poster, policy: retry, tracker, token, pending: Pending::default() };
         Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// Whether there is a receiver; without one, sessions use [`Outbox::discarding`].
-    pub fn is_configured(&self) -> bool {
-        self.inner.poster.is_some()
     }
 
     /// Starts the lane of one session; at most one per outbox at a time.

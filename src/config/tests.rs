@@ -27,6 +27,21 @@ fn defaults_hold_for_unset_and_for_empty() {
         assert_eq!((config.host.to_string().as_str(), config.port), ("::", 5001));
         assert_eq!(config.webhook_base_url, None);
         assert_eq!(config.webhook_events, WebhookEvents { message: true, session: true, ack: false });
+        let hours = |hours: u64| Duration::from_hours(hours);
+        let delivery = Delivery {
+            timeout: Duration::from_secs(15),
+            retry_first: Duration::from_secs(1),
+            retry_max: Duration::from_mins(5),
+            retry_for: hours(72),
+            max_per_sec: 1_000,
+            url_private: true,
+            outbox_max_bytes: 1 << 30,
+            outbox_max_age: hours(7 * 24),
+            dead_max_count: 10_000,
+            dead_max_bytes: 64 << 20,
+            dead_max_age: hours(30 * 24),
+        };
+        assert_eq!(config.delivery, delivery);
         assert!(config.redis_url.is_none() && !config.redis_allow_no_aof);
         assert!(!config.development && config.check_numbers && config.color);
         assert_eq!(config.credentials_dir, Path::new("./wa_credentials"));
@@ -54,6 +69,17 @@ fn every_setting_is_taken() {
         ("HOST", "::1"),
         ("WEBHOOK_BASE_URL", "http://bot:3000"),
         ("WEBHOOK_EVENTS", "Ack, message"),
+        ("WEBHOOK_TIMEOUT_SECS", "2"),
+        ("WEBHOOK_RETRY_FIRST_MS", "50"),
+        ("WEBHOOK_RETRY_MAX_SECS", "3"),
+        ("WEBHOOK_RETRY_FOR_SECS", "4"),
+        ("WEBHOOK_MAX_PER_SEC", "5"),
+        ("WEBHOOK_URL_PRIVATE", "deny"),
+        ("OUTBOX_MAX_BYTES", "6000"),
+        ("OUTBOX_MAX_AGE_SECS", "7"),
+        ("DEAD_MAX_COUNT", "8"),
+        ("DEAD_MAX_BYTES", "9"),
+        ("DEAD_MAX_AGE_SECS", "10"),
         ("REDIS_URL", "rediss://user:pass@redis:6380/2"),
         ("REDIS_ALLOW_NO_AOF", "yes"),
         ("REDIS_TLS_ROOT", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")),
@@ -83,6 +109,20 @@ fn every_setting_is_taken() {
     assert_eq!((config.host.to_string().as_str(), config.port), ("::1", 5015));
     assert_eq!(config.webhook_base_url.unwrap().as_str(), "http://bot:3000/");
     assert_eq!(config.webhook_events, WebhookEvents { message: true, session: false, ack: true });
+    let delivery = Delivery {
+        timeout: Duration::from_secs(2),
+        retry_first: Duration::from_millis(50),
+        retry_max: Duration::from_secs(3),
+        retry_for: Duration::from_secs(4),
+        max_per_sec: 5,
+        url_private: false,
+        outbox_max_bytes: 6_000,
+        outbox_max_age: Duration::from_secs(7),
+        dead_max_count: 8,
+        dead_max_bytes: 9,
+        dead_max_age: Duration::from_secs(10),
+    };
+    assert_eq!(config.delivery, delivery);
     assert_eq!(config.redis_url.unwrap().expose_secret(), "rediss://user:pass@redis:6380/2");
     assert!(config.redis_allow_no_aof && config.redis_tls_root.is_some());
     assert!(config.development && !config.check_numbers && !config.color);

@@ -23,8 +23,8 @@ use crate::event::{SessionName, Status};
 use crate::media::Folder;
 use crate::message::{Outgoing, Profile, Recipient, Sent};
 use crate::session::{
-    Answer, EndError, MessageError, OnceError, ProfileError, Repeat, SendError, SessionManager, SessionSummary,
-    Spelling, StartError, Started,
+    Answer, Delivery, EndError, MessageError, OnceError, ProfileError, Repeat, SendError, SessionManager,
+    SessionSummary, SessionWebhook, Spelling, StartError, Started, WebhookError,
 };
 
 /// A room that handlers reach through this file only.
@@ -212,6 +212,25 @@ impl Sessions {
     /// What became of a message that was sent.
     pub(super) async fn message(&self, name: &str, id: &str) -> Result<Record, MessageError> {
         self.of(Scope::Read, name).ok_or(MessageError::NoSession)?.message(name, id).await
+    }
+
+    /// The deliveries of the sessions with which the caller may do this.
+    pub(super) fn deliveries(&self, scope: Scope) -> Vec<Delivery> {
+        let mut deliveries = self.manager.0.deliveries();
+        deliveries.retain(|delivery| self.sees(scope, delivery.session.as_str()));
+        deliveries
+    }
+
+    pub(super) fn delivery(&self, scope: Scope, name: &str) -> Option<Delivery> {
+        self.of(scope, name)?.delivery(name)
+    }
+
+    pub(super) fn webhook(&self, name: &str) -> Result<Option<SessionWebhook>, WebhookError> {
+        self.of(Scope::Read, name).ok_or(WebhookError::NotFound)?.webhook(name)
+    }
+
+    pub(super) async fn set_webhook(&self, name: &str, webhook: Option<SessionWebhook>) -> Result<(), WebhookError> {
+        self.of(Scope::Manage, name).ok_or(WebhookError::NotFound)?.set_webhook(name, webhook).await
     }
 
     pub(super) async fn profile(&self, name: &str, target: &Recipient) -> Result<Profile, ProfileError> {

@@ -96,6 +96,21 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, format!("Session '{id}' not found"))
     }
 
+    /// A session that has no webhook of its own.
+    pub(super) fn no_webhook(id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("Session '{id}' has no webhook of its own"))
+    }
+
+    /// No dead letter has this event id.
+    pub(super) fn event_not_found(id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("Event '{id}' not found"))
+    }
+
+    /// The store failed where nothing else could.
+    pub(super) fn store(source: impl Into<Source>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(source)
+    }
+
     pub(super) fn body_too_large() -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
     }

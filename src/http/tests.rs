@@ -27,7 +27,6 @@ fn sessions() -> SessionManager {
 
 fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
     let settings = session::Settings {
-        webhook_events: crate::outbox::Kinds::default(),
         sent: crate::ledger::Limits { messages: 100, age: Duration::from_hours(1), keys: 100 },
         check_numbers: false,
         start_timeout: Duration::from_secs(8),
@@ -44,7 +43,21 @@ fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
         private_addresses: true,
         folder: std::env::temp_dir().into(),
     });
-    SessionManager::new(settings, kv, whatsapp, fetcher.unwrap(), None, TaskTracker::new(), CancellationToken::new())
+    SessionManager::new(
+        settings,
+        kv,
+        whatsapp,
+        fetcher.unwrap(),
+        outboxes(),
+        TaskTracker::new(),
+        CancellationToken::new(),
+    )
+}
+
+/// Nobody takes the notices, and nobody takes events.
+fn outboxes() -> (tokio::sync::mpsc::Sender<crate::outbox::Notice>, Arc<crate::outbox::Common>) {
+    let common = crate::outbox::Common::new(crate::outbox::Bounds::default(), crate::outbox::Kinds::default(), false);
+    (tokio::sync::mpsc::channel(1).0, Arc::new(common))
 }
 
 async fn auth(keys: Option<Keys>) -> Auth {
@@ -64,6 +77,7 @@ async fn state(key: Option<&str>) -> AppState {
         sessions: sessions().into(),
         auth,
         uploads,
+        webhook_urls: UrlRule::new(|_url| true),
         dashboard: Dashboard::default(),
         development: false,
         media: Media { folder: Folder::new("media"), require_key: false }.into(),

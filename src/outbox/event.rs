@@ -1,18 +1,15 @@
 //! What waits in an outbox: its words, its ids and its bytes in the store.
 //!
-//! Pure; the layout of every key and value of the outbox namespace is here and nowhere else.
+//! Pure; the layout of every value is here, of every key in `key`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Depth;
+use super::{Counts, Depth, Target};
 use crate::event::{SessionName, Status};
-use crate::message::{Attachment, Incoming, Step};
-
-/// Where the counters stand.
-pub(super) const META_KEY: &[u8] = b"m";
+use crate::message::{Incoming, Step};
 
 /// The first byte of an encoded event: the layout's version.
 const LAYOUT: u8 = 1;
@@ -30,6 +27,22 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Message, Self::Session, Self::Ack];
+
+    /// The kind of this path.
+    pub fn from_path(path: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.path() == path)
+    }
+
+    /// Whether a full outbox may drop it: a later one, or a question, tells the same.
+    pub fn may_be_shed(self) -> bool {
+        match self {
+            Self::Session | Self::Ack => true,
+            Self::Message => false,
+        }
+    }
+
     /// The last part of the path that it is posted to.
     pub fn path(self) -> &'static str {
         match self {
@@ -96,8 +109,10 @@ pub struct Entry {
     pub seq: u64,
     /// What is posted.
     pub event: NewEvent,
-    /// When it was committed; its age decides when delivery is given up.
+    /// When it was committed, or put back; its age decides when delivery is given up.
     pub committed_at: DateTime<Utc>,
+    /// When it was committed first.
+    pub first_at: DateTime<Utc>,
     /// Failed attempts so far.
     pub attempts: u32,
     /// Not to be tried before; `None`: not tried yet.
@@ -115,6 +130,23 @@ struct Head {
     at_ms: i64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pending: bool,
+    /// When it was committed first, of one that was put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_ms: Option<i64>,
+    /// Where a farewell goes; waiting events go where their session says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target: Option<Target>,
+}
+
+/// What a stored event says besides what is posted.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Its file is still to come.
+    pub(super) pending: bool,
+    /// When it was committed first, of one that was put back.
+    pub(super) first_ms: Option<i64>,
+    /// Where a farewell goes.
+    pub(super) target: Option<Target>,
 }
 
 impl NewEvent {
@@ -150,35 +182,57 @@ impl NewEvent {
 
     /// As bytes for a store: layout version, length of the head, head as JSON, body.
     pub fn encode(&self, at: DateTime<Utc>) -> Bytes {
-        self.encode_row(at, false)
+        self.encode_row(at, Notes::default())
     }
 
-    /// The same, with a note whether the event's file is still to come.
-    pub(super) fn encode_row(&self, at: DateTime<Utc>, pending: bool) -> Bytes {
+    /// The same, with where it goes.
+    pub fn encode_to(&self, at: DateTime<Utc>, target: Option<&Target>) -> Bytes {
+        self.encode_row(at, Notes { target: target.cloned(), ..Notes::default() })
+    }
+
+    pub(super) fn encode_row(&self, at: DateTime<Utc>, notes: Notes) -> Bytes {
         let (id, chat) = (self.event_id.clone(), self.chat.clone());
-        let head = Head { id, kind: self.kind, chat, at_ms: at.timestamp_millis(), pending };
-        let head = serde_json::to_vec(&head).expect("a struct of strings and numbers always serialises");
-        let mut bytes = BytesMut::with_capacity(5 + head.len() + self.body.len());
-        bytes.put_u8(LAYOUT);
-        bytes.put_u32(u32::try_from(head.len()).expect("ids and JIDs are far below 4 GiB"));
-        bytes.put_slice(&head);
-        bytes.put_slice(&self.body);
-        bytes.freeze()
+        let Notes { pending, first_ms, target } = notes;
+        let head = Head { id, kind: self.kind, chat, at_ms: at.timestamp_millis(), pending, first_ms, target };
+        framed(&head, &self.body)
     }
 
     /// From [`NewEvent::encode`]'s bytes, with the time given there; `None`: not understood.
     pub fn decode(bytes: &Bytes) -> Option<(Self, DateTime<Utc>)> {
-        Self::decode_row(bytes).map(|(event, at, _pending)| (event, at))
+        Self::decode_row(bytes).map(|(event, at, _notes)| (event, at))
     }
 
-    fn decode_row(bytes: &Bytes) -> Option<(Self, DateTime<Utc>, bool)> {
-        let (&layout, rest) = bytes.split_first()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-        let head: Head = serde_json::from_slice(rest.get(..length)?).ok().filter(|_| layout == LAYOUT)?;
-        let event = Self { event_id: head.id, kind: head.kind, chat: head.chat, body: bytes.slice(5 + length..) };
-        Some((event, DateTime::from_timestamp_millis(head.at_ms)?, head.pending))
+    /// From [`NewEvent::encode_to`]'s bytes.
+    pub fn decode_to(bytes: &Bytes) -> Option<(Self, DateTime<Utc>, Option<Target>)> {
+        Self::decode_row(bytes).map(|(event, at, notes)| (event, at, notes.target))
     }
+
+    pub(super) fn decode_row(bytes: &Bytes) -> Option<(Self, DateTime<Utc>, Notes)> {
+        let (head, body) = unframed::<Head>(bytes)?;
+        let event = Self { event_id: head.id, kind: head.kind, chat: head.chat, body };
+        let notes = Notes { pending: head.pending, first_ms: head.first_ms, target: head.target };
+        Some((event, DateTime::from_timestamp_millis(head.at_ms)?, notes))
+    }
+}
+
+/// Layout version, length of the head, head as JSON, body.
+pub(super) fn framed(head: &impl Serialize, body: &[u8]) -> Bytes {
+    let head = serde_json::to_vec(head).expect("a struct of strings and numbers always serialises");
+    let mut bytes = BytesMut::with_capacity(5 + head.len() + body.len());
+    bytes.put_u8(LAYOUT);
+    bytes.put_u32(u32::try_from(head.len()).expect("ids, JIDs and URLs are far below 4 GiB"));
+    bytes.put_slice(&head);
+    bytes.put_slice(body);
+    bytes.freeze()
+}
+
+/// The head and the body of [`framed`] bytes; `None`: not understood.
+pub(super) fn unframed<H: serde::de::DeserializeOwned>(bytes: &Bytes) -> Option<(H, Bytes)> {
+    let (&layout, rest) = bytes.split_first()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    let head = serde_json::from_slice(rest.get(..length)?).ok().filter(|_| layout == LAYOUT)?;
+    Some((head, bytes.slice(5 + length..)))
 }
 
 /// What became of a sent message.
@@ -216,9 +270,11 @@ struct AckBody<'a> {
 
 impl Entry {
     pub(super) fn decode(seq: u64, bytes: &Bytes, attempt: Attempt) -> Option<Self> {
-        let (event, committed_at, pending) = NewEvent::decode_row(bytes)?;
+        let (event, committed_at, notes) = NewEvent::decode_row(bytes)?;
+        let first_at = notes.first_ms.and_then(DateTime::from_timestamp_millis).unwrap_or(committed_at);
+        let pending = notes.pending;
         let next_at = if attempt.count == 0 { None } else { DateTime::from_timestamp_millis(attempt.next_at_ms) };
-        Some(Self { seq, event, committed_at, attempts: attempt.count, next_at, pending })
+        Some(Self { seq, event, committed_at, first_at, attempts: attempt.count, next_at, pending })
     }
 }
 
@@ -281,6 +337,7 @@ pub(super) struct Meta {
     /// Events that are done, which is also the turn of the ring.
     done: u64,
     pub(super) depth: Depth,
+    pub(super) counts: Counts,
 }
 
 impl Meta {
@@ -293,14 +350,18 @@ impl Meta {
         seq
     }
 
-    /// Counts an event out and gives it its turn in the ring of those that are done.
-    pub(super) fn take(&mut self, kind: Kind, bytes: usize) -> u64 {
+    /// Gives an event that is done its turn in the ring of ids.
+    pub(super) fn turn(&mut self) -> u64 {
         let turn = self.done;
         self.done += 1;
+        turn
+    }
+
+    /// Counts an event out.
+    pub(super) fn take(&mut self, kind: Kind, bytes: usize) {
         let count = self.count(kind);
         *count = count.saturating_sub(1);
         self.depth.bytes = self.depth.bytes.saturating_sub(bytes as u64);
-        turn
     }
 
     /// Counts a body that took the place of another.
@@ -316,87 +377,34 @@ impl Meta {
     }
 
     pub(super) fn encode(self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(41);
+        let mut bytes = BytesMut::with_capacity(97);
         bytes.put_u8(LAYOUT);
+        let Counts { delivered, failed, shed, dead, dead_bytes, dead_dropped } = self.counts;
         for number in [self.next_seq, self.done, self.depth.messages, self.depth.statuses, self.depth.bytes] {
+            bytes.put_u64(number);
+        }
+        for number in [delivered, failed, shed, dead, dead_bytes, dead_dropped] {
             bytes.put_u64(number);
         }
         bytes.freeze()
     }
 
+    /// Numbers that an older release did not keep begin at 0.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&LAYOUT, rest) = bytes.split_first()? else { return None };
         let mut numbers = rest.chunks_exact(8).map(|chunk| chunk.try_into().map(u64::from_be_bytes));
         let mut next = || numbers.next()?.ok();
         let (next_seq, done) = (next()?, next()?);
         let depth = Depth { messages: next()?, statuses: next()?, bytes: next()? };
-        Some(Self { next_seq, done, depth })
+        let mut count = || next().unwrap_or(0);
+        let counts = Counts {
+            delivered: count(),
+            failed: count(),
+            shed: count(),
+            dead: count(),
+            dead_bytes: count(),
+            dead_dropped: count(),
+        };
+        Some(Self { next_seq, done, depth, counts })
     }
-}
-
-pub(super) fn event_key(seq: u64) -> Bytes {
-    numbered(b'e', seq)
-}
-
-pub(super) fn attempt_key(seq: u64) -> Bytes {
-    numbered(b'a', seq)
-}
-
-pub(super) fn file_value(file: &Attachment) -> Bytes {
-    serde_json::to_vec(file).expect("a struct of strings, numbers and bytes always serialises").into()
-}
-
-pub(super) fn file_of(value: &[u8]) -> Option<Attachment> {
-    serde_json::from_slice(value).ok()
-}
-
-pub(super) fn file_key(seq: u64) -> Bytes {
-    numbered(b'f', seq)
-}
-
-/// The attempt's key beside an event's key.
-pub(super) fn attempt_key_of(event_key: &[u8]) -> Bytes {
-    beside(event_key, b'a')
-}
-
-/// The key of its file beside an event's key.
-pub(super) fn file_key_of(event_key: &[u8]) -> Bytes {
-    beside(event_key, b'f')
-}
-
-fn beside(event_key: &[u8], first: u8) -> Bytes {
-    let mut key = BytesMut::from(event_key);
-    if let Some(byte) = key.first_mut() {
-        *byte = first;
-    }
-    key.freeze()
-}
-
-pub(super) fn seq_of(event_key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(event_key.get(1..)?.try_into().ok()?))
-}
-
-pub(super) fn id_key(event_id: &str) -> Bytes {
-    [b"i", event_id.as_bytes()].concat().into()
-}
-
-pub(super) fn recent_key(turn: u64, slots: usize) -> Bytes {
-    numbered(b'd', turn % slots as u64)
-}
-
-pub(super) fn recent_value(turn: u64, event_id: &str) -> Bytes {
-    [turn.to_be_bytes().as_slice(), event_id.as_bytes()].concat().into()
-}
-
-/// The turn and the id.
-pub(super) fn recent_of(value: &[u8]) -> Option<(u64, String)> {
-    let (turn, id) = value.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*turn), String::from_utf8(id.to_vec()).ok()?))
-}
-
-fn numbered(first: u8, number: u64) -> Bytes {
-    let mut key = BytesMut::with_capacity(9);
-    key.put_u8(first);
-    key.put_u64(number);
-    key.freeze()
 }

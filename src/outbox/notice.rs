@@ -4,7 +4,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 
-use super::{NewEvent, Outbox};
+use super::{NewEvent, Outbox, Target};
 use crate::event::SessionName;
 
 /// A change among the outboxes that are delivered.
@@ -32,6 +32,8 @@ pub enum Notice {
         session: SessionName,
         /// What is posted.
         event: NewEvent,
+        /// The receiver that it had of its own.
+        target: Option<Target>,
         /// When it was deleted.
         at: DateTime<Utc>,
     },

@@ -1,7 +1,12 @@
+use chrono::DateTime;
+
 use super::memory::{Fault, MemoryKv};
 use super::*;
 use crate::event::Status;
 use crate::message::incoming::{Attachment, Content, ContentKind, FileKind, Incoming, Media};
+
+mod dead;
+mod full;
 
 fn name() -> SessionName {
     SessionName::parse("shop").unwrap()
@@ -12,8 +17,16 @@ fn event(id: &str) -> NewEvent {
     NewEvent { event_id: id.to_owned(), kind: Kind::Message, chat: Some("1@s.whatsapp.net".to_owned()), body }
 }
 
+fn common(bounds: Bounds) -> Arc<Common> {
+    Arc::new(Common::new(bounds, Kinds::default(), true))
+}
+
 async fn open(kv: &Arc<MemoryKv>) -> Outbox {
-    Outbox::open(kv.clone(), "uid", name()).await.unwrap()
+    open_in(kv, &common(Bounds::default())).await
+}
+
+async fn open_in(kv: &Arc<MemoryKv>, common: &Arc<Common>) -> Outbox {
+    Outbox::open(common, kv.clone(), "uid", name(), None).await.unwrap()
 }
 
 async fn ids(outbox: &Outbox) -> Vec<String> {
@@ -91,7 +104,7 @@ async fn a_write_that_failed_leaves_no_doubt_behind() {
     outbox.commit(vec![event("a")]).await.unwrap();
     for (fault, id) in [(Fault::Before, "b"), (Fault::After, "c")] {
         kv.fail_next_write(fault);
-        assert!(matches!(outbox.commit(vec![event(id)]).await, Err(KvError::Engine(_))));
+        assert!(matches!(outbox.commit(vec![event(id)]).await, Err(CommitError::Store(KvError::Engine(_)))));
         outbox.commit(vec![event(id)]).await.unwrap();
     }
     assert_eq!(ids(&outbox).await, ["a", "b", "c"]);
@@ -127,7 +140,7 @@ async fn attempts_are_kept_over_a_reopening() {
     assert_eq!((entries[0].attempts, entries[0].next_at), (3, Some(next_at)));
     assert_eq!((entries[1].attempts, entries[1].next_at), (0, None));
     outbox.remove(&entries[0]).await.unwrap();
-    assert_eq!(kv.get(&Namespace::outbox("uid"), &event::attempt_key(0)).await.unwrap(), None);
+    assert_eq!(kv.get(&Namespace::outbox("uid"), &key::attempt_key(0)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -135,16 +148,28 @@ async fn a_closed_outbox_takes_nothing() {
     let kv = Arc::new(MemoryKv::default());
     let outbox = open(&kv).await;
     outbox.close().await;
-    assert!(matches!(outbox.commit(vec![event("a")]).await, Err(KvError::Fenced)));
+    assert!(matches!(outbox.commit(vec![event("a")]).await, Err(CommitError::Store(KvError::Fenced))));
     assert_eq!(kv.namespaces().await.unwrap(), []);
 }
 
 #[tokio::test]
-async fn a_discarding_outbox_stores_nothing() {
-    let outbox = Outbox::discarding(name());
+async fn what_nobody_wants_is_not_stored() {
+    let nobody = Arc::new(Common::new(Bounds::default(), Kinds::default(), false));
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open_in(&kv, &nobody).await;
     outbox.commit(vec![event("a")]).await.unwrap();
-    assert_eq!(ids(&outbox).await, [""; 0]);
-    assert_eq!(outbox.depth(), Depth::default());
+    assert_eq!((ids(&outbox).await, outbox.depth()), (vec![], Depth::default()));
+    assert!(!outbox.has_receiver() && kv.namespaces().await.unwrap().is_empty());
+
+    let status = || NewEvent::status("uid", &name(), Status::Connected);
+    let own = |events: Option<Vec<Kind>>| Some(Target { url: "http://bot".to_owned(), secret: None, events });
+    outbox.set_target(own(Some(vec![Kind::Message])));
+    outbox.commit(vec![event("b"), status()]).await.unwrap();
+    assert_eq!(ids(&outbox).await, ["b"]);
+    outbox.set_target(own(None));
+    outbox.commit(vec![event("c"), status()]).await.unwrap();
+    assert_eq!(outbox.depth(), Depth { messages: 2, statuses: 1, bytes: 24 + 39 });
+    assert!(!format!("{:?}", outbox.target().unwrap()).contains("bot"));
 }
 
 #[tokio::test]
@@ -152,9 +177,9 @@ async fn an_unreadable_entry_does_not_block_the_ones_behind() {
     let kv = Arc::new(MemoryKv::default());
     let outbox = open(&kv).await;
     outbox.commit(vec![event("a"), event("b")]).await.unwrap();
-    kv.write(&Namespace::outbox("uid"), Batch::new().put(event::event_key(0), "\u{7f}junk")).await.unwrap();
+    kv.write(&Namespace::outbox("uid"), Batch::new().put(key::event_key(0), "\u{7f}junk")).await.unwrap();
     assert_eq!(ids(&outbox).await, ["b"]);
-    assert_eq!(kv.get(&Namespace::outbox("uid"), &event::event_key(0)).await.unwrap(), None);
+    assert_eq!(kv.get(&Namespace::outbox("uid"), &key::event_key(0)).await.unwrap(), None);
 }
 
 fn file(id: &str) -> Attachment {
@@ -208,7 +233,7 @@ async fn an_event_that_goes_out_without_its_file_is_not_pending_any_more() {
     outbox.commit_with_files(vec![(event("a"), Some(file("a")))]).await.unwrap();
     outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
     assert_eq!((outbox.pending(), open(&kv).await.pending()), (vec![], vec![]));
-    assert_eq!(kv.get(&Namespace::outbox("uid"), &event::file_key(0)).await.unwrap(), None);
+    assert_eq!(kv.get(&Namespace::outbox("uid"), &key::file_key(0)).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::Utc;
 use tokio::sync::oneshot;
 
 use super::entry::Entry;
 use super::state::State;
-use super::{END_TIMEOUT, Manager, SessionManager, resume, task};
+use super::{END_TIMEOUT, Manager, SessionManager, resume, task, webhook};
 use crate::event::Status;
-use crate::outbox::{NewEvent, Notice};
+use crate::outbox::{Kind, NewEvent, Notice};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{RecordState, SessionRecord};
 use crate::store::{KvError, Namespace};
@@ -112,9 +113,8 @@ impl SessionManager {
 
     /// Waits until the sink posts nothing of this session any more.
     async fn stop_delivery(&self, uid: &str) {
-        let Some(notices) = &self.0.notices else { return };
         let (done, stopped) = oneshot::channel();
-        if notices.send(Notice::Closed { uid: uid.to_owned(), done }).await.is_ok() {
+        if self.0.notices.send(Notice::Closed { uid: uid.to_owned(), done }).await.is_ok() {
             let _sink_ended = tokio::time::timeout(END_TIMEOUT, stopped).await;
         }
     }
@@ -135,14 +135,23 @@ impl Manager {
     /// Removes everything stored of a session whose task has ended, and hands its last event to the sink.
     async fn erase(&self, record: &SessionRecord) -> Result<(), KvError> {
         self.registry.erase(&record.uid).await?;
-        let (event, at) = (farewell(record), Utc::now());
-        let kept = self.tells().then(|| event.encode(at));
-        let key = self.registry.forget(&record.uid, kept).await?;
-        if let (Some(notices), Some(key)) = (&self.notices, key) {
+        let (event, target, at) = (farewell(record), webhook::target(record), Utc::now());
+        let kept = self.tells_end(record).then(|| event.encode_to(at, target.as_ref()));
+        if let Some(key) = self.registry.forget(&record.uid, kept).await? {
             let session = record.name.clone();
-            let _stopping = notices.send(Notice::Farewell { key, session, event, at }).await;
+            let _stopping = self.notices.send(Notice::Farewell { key, session, event, target, at }).await;
         }
         Ok(())
+    }
+
+    /// Whether anybody wants to know that this session is gone.
+    fn tells_end(&self, record: &SessionRecord) -> bool {
+        self.outboxes.wants(webhook::target(record).as_ref(), Kind::Session)
+    }
+
+    /// The last event of a session as the registry keeps it, if anybody wants it.
+    pub(super) fn farewell_row(&self, record: &SessionRecord) -> Option<Bytes> {
+        self.tells_end(record).then(|| farewell(record).encode_to(Utc::now(), webhook::target(record).as_ref()))
     }
 
     /// Tries until the store lets go of a deleted session; a stop leaves the rest to the next start.
@@ -173,6 +182,6 @@ impl Manager {
 }
 
 /// The last event of a session that is gone.
-pub(super) fn farewell(record: &SessionRecord) -> NewEvent {
+fn farewell(record: &SessionRecord) -> NewEvent {
     NewEvent::status(&record.uid, &record.name, Status::Disconnected)
 }

@@ -16,7 +16,7 @@ use super::state::State;
 use super::{Details, SendError, SessionSummary, StartError, Started};
 use crate::event::{SessionName, Status};
 use crate::message::Attachment;
-use crate::outbox::{Kinds, NewEvent, Outbox};
+use crate::outbox::{CommitError, NewEvent, Outbox};
 use crate::store::KvError;
 use crate::store::backend::SessionBackend;
 use crate::store::registry::SessionRecord;
@@ -64,8 +64,6 @@ pub(super) struct Entry {
     pub(super) follow: Follow,
     /// Keyed requests that are being carried out.
     pub(super) under_way: UnderWay,
-    /// Which events are kept for the webhook.
-    wanted: Kinds,
     record: Mutex<SessionRecord>,
     view: watch::Sender<View>,
     asked: Mutex<Instant>,
@@ -85,7 +83,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Entry {
-    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox, follow: Follow, wanted: Kinds) -> Self {
+    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox, follow: Follow) -> Self {
         Self {
             name: record.name.clone(),
             uid: record.uid.clone(),
@@ -95,7 +93,6 @@ impl Entry {
             outbox,
             follow,
             under_way: UnderWay::default(),
-            wanted,
             record: Mutex::new(record),
             view: watch::Sender::new(view),
             asked: Mutex::new(Instant::now()),
@@ -188,8 +185,7 @@ impl Entry {
     }
 
     /// Makes those events durable that the webhook is to have; a message is acknowledged to WhatsApp after it only.
-    pub(super) async fn commit(&self, mut events: Vec<(NewEvent, Option<Attachment>)>) -> Result<(), KvError> {
-        events.retain(|(event, _file)| self.wanted.contains(event.kind));
+    pub(super) async fn commit(&self, events: Vec<(NewEvent, Option<Attachment>)>) -> Result<(), CommitError> {
         self.outbox.commit_with_files(events).await
     }
 

@@ -14,7 +14,7 @@ use super::entry::Entry;
 use super::{SessionManager, resume};
 use crate::ledger::{Advance, Ledger, Note, Record};
 use crate::message::Progress;
-use crate::outbox::{Ack, NewEvent};
+use crate::outbox::{Ack, CommitError, NewEvent};
 use crate::store::KvError;
 
 /// How long notes are gathered before they are written: what a killed process forgets of them at most. Long enough that
@@ -140,7 +140,11 @@ impl Entry {
             events.push((NewEvent::ack(&self.uid, &self.name, &ack(advance)), None));
         }
         // Before the ledger: planned again after a failure they have the same ids, and the outbox takes each once.
-        self.commit(events).await?;
+        match self.commit(events).await {
+            // Only messages are refused for lack of room: what an ack tells can be asked for.
+            Ok(()) | Err(CommitError::Full) => {}
+            Err(CommitError::Store(error)) => return Err(error),
+        }
         self.follow.ledger.carry_out(plan).await
     }
 

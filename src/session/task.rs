@@ -19,7 +19,7 @@ use super::media;
 use super::poll;
 use super::state::{State, pause};
 use crate::message::Attachment;
-use crate::outbox::{NewEvent, event_id};
+use crate::outbox::{CommitError, NewEvent, event_id};
 use crate::store::backend::{Lost, SessionBackend};
 use crate::store::registry::RecordState;
 use crate::store::{Batch, Namespace};
@@ -133,6 +133,8 @@ impl Task {
         self.entry.set_backend(&backend);
         let paired = backend.has_device().await?;
         self.entry.set_state(if paired { State::Connecting } else { State::Starting }).await;
+        // WhatsApp sends anew what was refused before, in its order.
+        self.entry.outbox.resume();
         let (signals, signals_in) = mpsc::channel(SIGNALS);
         let (late, late_in) = mpsc::channel(LATE);
         let lost = backend.lost();
@@ -154,14 +156,15 @@ impl Task {
                 let storage = backend.upgrade().ok_or_else(|| anyhow!("the session's connection is gone"))?;
                 poll::settle(&storage, &mut received).await?;
                 drop(storage);
-                if let Err(error) = entry.commit(events(&entry, received)).await {
-                    // Nothing is acknowledged: the session reconnects and WhatsApp sends it again.
-                    if let Some(backend) = backend.upgrade() {
-                        backend.poison();
-                    }
-                    return Err(anyhow!(error).context("a received message could not be committed"));
+                let Err(error) = entry.commit(events(&entry, received)).await else { return Ok(()) };
+                // Nothing is acknowledged. Without room the connection stays, and begins anew when there is some; without
+                // a store it ends now. Either way WhatsApp then sends again what it was not told of.
+                if matches!(error, CommitError::Store(_))
+                    && let Some(backend) = backend.upgrade()
+                {
+                    backend.poison();
                 }
-                Ok(())
+                Err(anyhow!(error).context("a received message could not be committed"))
             })
         })
     }

@@ -44,6 +44,29 @@ pub struct SessionRecord {
     pub platform: Option<String>,
     /// What is to become of it at the next start.
     pub state: RecordState,
+    /// Where its events go; `None`: to the gateway's own receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<WebhookRecord>,
+}
+
+/// A receiver of a session's own.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebhookRecord {
+    /// What the kind's path is put behind.
+    pub url: String,
+    /// Signs what is posted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// The kinds that it wants, as the API spells them; `None`: no choice of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<String>>,
+}
+
+impl std::fmt::Debug for WebhookRecord {
+    /// Without the address and the secret: both may open doors.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebhookRecord").field("events", &self.events).finish_non_exhaustive()
+    }
 }
 
 /// The account behind a session.
@@ -148,6 +171,7 @@ impl Registry {
                 details: None,
                 platform: None,
                 state: RecordState::Live,
+                webhook: None,
             };
             let batch = Batch::new()
                 .expect(name_key(name), None)

@@ -14,8 +14,9 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::Instrument;
 
 use super::Webhook;
+use super::attempt::Outcome;
 use crate::event::SessionName;
-use crate::outbox::NewEvent;
+use crate::outbox::{NewEvent, Target};
 
 /// How many farewells are worked on at a time; the rest waits in the registry for the next start.
 pub const MAX_FAREWELLS: usize = 1_024;
@@ -32,6 +33,8 @@ pub struct Farewell {
     pub session: SessionName,
     /// What is posted.
     pub event: NewEvent,
+    /// The receiver that the session had of its own.
+    pub target: Option<Target>,
     /// When it was deleted; as for other events, the age decides when delivery is given up.
     pub at: DateTime<Utc>,
 }
@@ -95,14 +98,16 @@ where
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let wait = {
+        let outcome = {
             let _permit = permits.acquire().await;
             if webhook.inner.token.is_cancelled() {
                 return;
             }
-            webhook.try_once(&farewell.session, &farewell.event, farewell.at, attempts).await
+            let Farewell { session, event, target, at, .. } = &farewell;
+            webhook.try_once(session, event, target.as_ref(), *at, attempts).await
         };
-        let Some(wait) = wait else { break };
+        // Its session is gone, and with it the place for a dead letter.
+        let Outcome::Retry { wait, .. } = outcome else { break };
         if webhook.pause(wait).await.is_break() {
             return;
         }

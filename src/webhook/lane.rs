@@ -1,4 +1,5 @@
-//! The task that delivers one session's outbox: in order, but no chat waits for the file of another.
+//! The task that delivers one session's outbox: in order, one at a time, but no chat waits for the file of another, nor for
+//! a body of another that the receiver never takes.
 //!
 //! Started by `Webhook::attach`, ended by the sink's token, by `Lane::detach` or by dropping the `Lane`. It sleeps on
 //! the outbox's commits and on its own back-off, never on a poll.
@@ -6,19 +7,25 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use futures::FutureExt;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
-use super::{Answer, Verdict, Webhook, policy};
-use queue::{Next, Queue};
+use super::attempt::{Flow, Outcome};
+use super::{Webhook, policy};
+use pace::Pace;
+use queue::{Chat, Next, Queue, ReadError};
 
-use crate::event::SessionName;
-use crate::outbox::{Entry, NewEvent, Outbox};
+use crate::outbox::{Cause, Entry, Outbox};
 
+mod pace;
 mod queue;
+
+/// How often a lane without a receiver looks whether what waits has grown too old.
+const LOOK_EVERY: Duration = Duration::from_mins(10);
 
 /// A session's running lane; dropping it ends the lane too, but does not wait.
 #[must_use = "dropping a lane ends it"]
@@ -53,7 +60,9 @@ pub(super) fn start(webhook: Webhook, outbox: Outbox) -> Lane {
     let tracker = webhook.inner.tracker.clone();
     let task = tracker.spawn(async move {
         let queue = Queue::new(outbox.clone(), webhook.inner.policy.file_wait);
-        let run = Run { ended: webhook.inner.token.clone(), detached, webhook, outbox, queue };
+        let pace = Pace::new(webhook.inner.policy.max_per_sec);
+        let (ended, generation) = (webhook.inner.token.clone(), outbox.generation());
+        let run = Run { webhook, outbox, ended, detached, queue, pace, block: None, generation };
         run.guarded().await;
     });
     Lane { detach, task }
@@ -68,6 +77,45 @@ struct Run {
     detached: CancellationToken,
     /// What is to be posted next.
     queue: Queue,
+    pace: Pace,
+    block: Option<Block>,
+    /// Of the receiver that was posted to last.
+    generation: u64,
+}
+
+/// A chat whose first event failed so often that either its body is poisonous or the receiver is down: after each of its
+/// failures one event of another chat tells which. Until then nothing else is tried, so that all comes in order when the
+/// receiver is back.
+struct Block {
+    chat: Chat,
+    /// Whether another chat was tried since its last failure.
+    probed: bool,
+    /// The event that was.
+    after: u64,
+    /// How often both failed.
+    rounds: u32,
+    /// Whether the receiver said when the chat may be tried again.
+    asked: bool,
+}
+
+/// What an event is to the lane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The oldest: everything waits for it.
+    First,
+    /// Of the chat that blocks.
+    Blocking,
+    /// Of another.
+    Probe,
+    /// Of a chat on its own schedule.
+    Aside,
+}
+
+/// How an entry leaves the outbox.
+enum End {
+    Delivered,
+    Shed,
+    Dead { attempts: u32, answer: Option<String>, cause: Cause },
 }
 
 impl Run {
@@ -77,79 +125,241 @@ impl Run {
         while AssertUnwindSafe(self.run()).catch_unwind().await.is_err() {
             panics += 1;
             tracing::error!(session = %self.outbox.session(), panics, "a webhook lane panicked and starts over");
-            self.queue.start_over();
+            self.start_over();
             if self.pause(self.webhook.inner.policy.delay(panics, policy::dice())).await.is_break() {
                 return;
             }
         }
     }
 
+    fn start_over(&mut self) {
+        self.queue.start_over();
+        self.block = None;
+    }
+
     async fn run(&mut self) {
-        if !self.webhook.is_configured() {
-            return;
-        }
         let mut store_failures = 0;
         while !self.ended.is_cancelled() && !self.detached.is_cancelled() {
-            let next = match self.queue.next().await {
-                Ok(next) => next,
+            let went_on = match self.step().await {
+                Ok(flow) => {
+                    store_failures = 0;
+                    flow
+                }
                 Err(error) => {
                     store_failures += 1;
-                    if self.store_failed(error.as_ref(), store_failures).await.is_break() {
-                        return;
-                    }
-                    continue;
+                    self.store_failed(error.as_ref(), store_failures).await
                 }
             };
-            store_failures = 0;
-            let entry = match next {
-                Next::Entry(entry) => entry,
-                Next::Nothing { until } => {
-                    let due = async {
-                        match until {
-                            Some(until) => tokio::time::sleep_until(until).await,
-                            None => std::future::pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        () = self.outbox.committed() => continue,
-                        () = due => continue,
-                        () = self.ending() => return,
-                    }
-                }
-            };
-            let span =
-                tracing::info_span!("delivery", session = %self.outbox.session(), event_id = %entry.event.event_id);
-            if self.settle(entry).instrument(span).await.is_break() {
+            if went_on.is_break() {
                 return;
             }
         }
     }
 
-    /// Delivers one entry and removes it; breaks when the lane is to end before.
-    async fn settle(&mut self, entry: Entry) -> Flow {
+    /// Settles the next event, or waits for one.
+    async fn step(&mut self) -> Result<Flow, ReadError> {
+        let generation = self.outbox.generation();
+        if generation != self.generation {
+            self.outbox.forget_attempts().await?;
+            self.start_over();
+            self.generation = generation;
+        }
+        if !self.outbox.has_receiver() {
+            return self.wait_for_receiver().await;
+        }
+        match self.next().await? {
+            Next::Entry { entry, aside } => {
+                let role = match &self.block {
+                    Some(block) if block.chat == entry.event.chat => Role::Blocking,
+                    Some(_) => Role::Probe,
+                    None if aside => Role::Aside,
+                    None => Role::First,
+                };
+                let span =
+                    tracing::info_span!("delivery", session = %self.outbox.session(), event_id = %entry.event.event_id);
+                Ok(self.settle(entry, role).instrument(span).await)
+            }
+            Next::Nothing { until } => {
+                let due = async {
+                    match until {
+                        Some(until) => tokio::time::sleep_until(until).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = self.outbox.committed() => {}
+                    () = due => {}
+                    () = self.outbox.retargeted() => {}
+                    () = self.ending() => return Ok(Flow::Break(())),
+                }
+                Ok(Flow::Continue(()))
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Next, ReadError> {
+        let Some(block) = &self.block else { return self.queue.next().await };
+        let (chat, probed, after) = (block.chat.clone(), block.probed, block.after);
+        match self.queue.waits(&chat) {
+            None => match self.queue.take(&chat).await? {
+                Some(next) => Ok(next),
+                None => {
+                    self.block = None;
+                    self.queue.next().await
+                }
+            },
+            until if probed => Ok(Next::Nothing { until }),
+            Some(until) => Ok(match self.queue.probe(&chat, after).await? {
+                Next::Nothing { until: other } => {
+                    let now = Instant::now();
+                    let other = other.filter(|other| *other > now);
+                    Next::Nothing { until: Some(other.map_or(until, |other| other.min(until))) }
+                }
+                entry => entry,
+            }),
+        }
+    }
+
+    /// Tries one entry, and removes, buries or puts it back; breaks when the lane is to end before.
+    async fn settle(&mut self, entry: Entry, role: Role) -> Flow {
         self.wait_for_farewell().await?;
+        if self.outbox.is_too_old(&entry, Utc::now()) {
+            self.too_old(&entry).await?;
+            self.decided(role);
+            return Flow::Continue(());
+        }
+        let limits = &self.webhook.inner.policy;
+        let (many, longest) = (limits.aside_after, limits.max_retry_after.max(limits.max_delay * 2));
+        let mut attempts = entry.attempts;
         if let Some(next_at) = entry.next_at {
             // Clamped: the clock may have been set back meanwhile.
-            let wait = (next_at - Utc::now()).to_std().unwrap_or_default();
-            self.pause(wait.min(self.webhook.inner.policy.max_retry_after)).await?;
+            let wait = (next_at - Utc::now()).to_std().unwrap_or_default().min(longest);
+            match role {
+                Role::First if attempts < many => self.pause(wait).await?,
+                Role::First if !wait.is_zero() => return self.put_back(&entry, role, wait, false),
+                Role::Probe if !wait.is_zero() => return self.put_back(&entry, role, wait, false),
+                _ => {}
+            }
         }
-        let mut attempts = entry.attempts;
         loop {
             attempts += 1;
-            let attempt = self.webhook.try_once(self.outbox.session(), &entry.event, entry.committed_at, attempts);
+            let target = self.outbox.target();
+            let turn = self.pace.turn(Instant::now());
+            self.pause(turn).await?;
+            let attempt = self.webhook.try_once(
+                self.outbox.session(),
+                &entry.event,
+                target.as_deref(),
+                entry.committed_at,
+                attempts,
+            );
             let Some(outcome) = self.detached.run_until_cancelled(attempt).await else { return Flow::Break(()) };
-            let Some(wait) = outcome else { break };
-            if let Err(error) = self.outbox.mark_attempt(entry.seq, Utc::now() + wait, attempts).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a failed attempt could not be noted");
+            match outcome {
+                Outcome::Delivered => self.take_out(&entry, End::Delivered).await?,
+                Outcome::Dead(cause, answer) => {
+                    self.take_out(&entry, End::Dead { attempts, answer: Some(answer), cause }).await?;
+                }
+                Outcome::NoReceiver => {
+                    self.start_over();
+                    return Flow::Continue(());
+                }
+                Outcome::Retry { wait, asked } => {
+                    if let Err(error) = self.outbox.mark_attempt(entry.seq, Utc::now() + wait, attempts).await {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "a failed attempt could not be noted");
+                    }
+                    if role != Role::First || attempts >= many {
+                        return self.put_back(&entry, role, wait, asked);
+                    }
+                    self.pause(wait).await?;
+                    continue;
+                }
             }
-            self.pause(wait).await?;
+            self.decided(role);
+            return Flow::Continue(());
         }
+    }
+
+    /// The receiver answered for good: it is there.
+    fn decided(&mut self, role: Role) {
+        if role == Role::Probe {
+            tracing::warn!(session = %self.outbox.session(), "a chat whose oldest event fails again and again steps aside");
+        }
+        if matches!(role, Role::Probe | Role::Blocking) {
+            self.block = None;
+        }
+    }
+
+    fn put_back(&mut self, entry: &Entry, role: Role, wait: Duration, asked: bool) -> Flow {
+        let until = Instant::now() + wait;
+        match role {
+            Role::First | Role::Blocking => {
+                self.queue.put_back(entry, Some(until));
+                let (after, rounds) = self.block.as_ref().map_or((entry.seq, 0), |block| (block.after, block.rounds));
+                self.block = Some(Block { chat: entry.event.chat.clone(), probed: false, after, rounds, asked });
+            }
+            Role::Probe => {
+                self.queue.put_back(entry, None);
+                if let Some(block) = &mut self.block {
+                    (block.probed, block.after, block.rounds) = (true, entry.seq, block.rounds + 1);
+                    if !block.asked {
+                        // It failed just now: the other may have met the receiver at a bad moment.
+                        let wait = self.webhook.inner.policy.delay(block.rounds, policy::dice());
+                        self.queue.set_aside(&block.chat, Instant::now() + wait);
+                    }
+                }
+            }
+            Role::Aside => self.queue.put_back(entry, Some(until)),
+        }
+        Flow::Continue(())
+    }
+
+    /// Settles an event that has waited for too long without trying it.
+    async fn too_old(&self, entry: &Entry) -> Flow {
+        tracing::warn!(
+            session = %self.outbox.session(),
+            event_id = entry.event.event_id,
+            kind = entry.event.kind.path(),
+            "an event has waited for too long and is not tried any more"
+        );
+        let end = if entry.event.kind.may_be_shed() {
+            End::Shed
+        } else {
+            End::Dead { attempts: entry.attempts, answer: None, cause: Cause::TooOld }
+        };
+        self.take_out(entry, end).await
+    }
+
+    /// Nobody takes the events of the session: what waits, from when somebody did, waits on.
+    async fn wait_for_receiver(&mut self) -> Result<Flow, ReadError> {
+        self.start_over();
+        if let Some(entry) = self.outbox.head(1).await?.pop()
+            && self.outbox.is_too_old(&entry, Utc::now())
+        {
+            return Ok(self.too_old(&entry).await);
+        }
+        tokio::select! {
+            () = self.outbox.retargeted() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = self.ending() => return Ok(Flow::Break(())),
+        }
+        Ok(Flow::Continue(()))
+    }
+
+    /// Takes an entry out of the outbox, however long the store takes to let it.
+    async fn take_out(&self, entry: &Entry, end: End) -> Flow {
         let mut failures = 0;
-        while let Err(error) = self.outbox.remove(&entry).await {
+        loop {
+            let written = match &end {
+                End::Delivered => self.outbox.remove(entry).await,
+                End::Shed => self.outbox.shed(entry).await,
+                End::Dead { attempts, answer, cause } => {
+                    self.outbox.bury(entry, *attempts, answer.clone(), *cause).await
+                }
+            };
+            let Err(error) = written else { return Flow::Continue(()) };
             failures += 1;
             self.store_failed(&error, failures).await?;
         }
-        Flow::Continue(())
     }
 
     /// A deleted session's last word comes before the first of the next session of that name.
@@ -174,62 +384,15 @@ impl Run {
         self.pause(self.webhook.inner.policy.delay(failures, policy::dice())).await
     }
 
+    /// Sleeps, but not on when the session gets another receiver; breaks when the lane ends.
     async fn pause(&self, wait: Duration) -> Flow {
-        let pause = self.webhook.pause(wait);
-        self.detached.run_until_cancelled(pause).await.unwrap_or(Flow::Break(()))
-    }
-}
-
-/// Whether to go on.
-pub(super) type Flow = std::ops::ControlFlow<()>;
-
-impl Webhook {
-    /// Sleeps; breaks when the sink ends before.
-    pub(super) async fn pause(&self, wait: Duration) -> Flow {
+        if wait.is_zero() {
+            return Flow::Continue(());
+        }
         tokio::select! {
             () = tokio::time::sleep(wait) => Flow::Continue(()),
-            () = self.inner.token.cancelled() => Flow::Break(()),
+            () = self.outbox.retargeted() => Flow::Continue(()),
+            () = self.ending() => Flow::Break(()),
         }
-    }
-
-    /// Makes attempt number `attempts` and tells of it; the wait before the next, or `None`: it is decided.
-    pub(super) async fn try_once(
-        &self,
-        session: &SessionName,
-        event: &NewEvent,
-        since: DateTime<Utc>,
-        attempts: u32,
-    ) -> Option<Duration> {
-        let poster = self.inner.poster.as_ref()?;
-        let answer = poster.attempt(event).await;
-        let age = (Utc::now() - since).to_std().unwrap_or_default();
-        let verdict = self.inner.policy.judge(&answer, attempts, age, policy::dice());
-        let (event_id, kind) = (&event.event_id, event.kind.path());
-        let answer = told(&answer);
-        match verdict {
-            Verdict::Delivered => tracing::debug!(%session, event_id, kind, attempts, "webhook delivered"),
-            Verdict::Retry(wait) => {
-                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-                tracing::warn!(%session, event_id, kind, attempts, wait_ms, answer, "webhook failed; trying again");
-                return Some(wait);
-            }
-            // Both are where a dead letter will be made.
-            Verdict::Refused => {
-                tracing::warn!(%session, event_id, kind, attempts, answer, "webhook refused for good; event dropped");
-            }
-            Verdict::GivenUp => {
-                let age_secs = age.as_secs();
-                tracing::warn!(%session, event_id, kind, attempts, age_secs, answer, "webhook given up; event dropped");
-            }
-        }
-        None
-    }
-}
-
-fn told(answer: &Answer) -> String {
-    match answer {
-        Answer::Status { code, .. } => format!("status {code}"),
-        Answer::TimedOut => "no answer in time".to_owned(),
-        Answer::Unreachable(reason) => reason.clone(),
     }
 }

@@ -23,6 +23,10 @@ pub struct RetryPolicy {
     pub attempt_limit: Duration,
     /// How long a message waits for its file, and with it what its chat sends after it, before it goes without.
     pub file_wait: Duration,
+    /// Failures of a chat's oldest event after which the chat may step aside.
+    pub aside_after: u32,
+    /// Attempts of one lane in a second.
+    pub max_per_sec: u32,
 }
 
 impl Default for RetryPolicy {
@@ -39,6 +43,9 @@ impl Default for RetryPolicy {
             attempt_limit: Duration::from_secs(15),
             // A little more than the session's own limit for a download, which tells a reason.
             file_wait: Duration::from_mins(1),
+            // With the waits above: after some eight minutes.
+            aside_after: 10,
+            max_per_sec: 1_000,
         }
     }
 }

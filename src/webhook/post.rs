@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, Url, redirect};
+use reqwest::{Client, ClientBuilder, Response, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::sign::{SIGNATURE, sign};
 use super::{Answer, RetryPolicy, WebhookError};
-use crate::outbox::{Kind, NewEvent};
+use crate::net;
+use crate::outbox::{NewEvent, Target};
 
 /// Node closes a connection that was idle for 5 s: reusing one at that moment would fail.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
@@ -28,61 +29,94 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 const EVENT_ID: HeaderName = HeaderName::from_static("x-event-id");
 
+/// Where webhooks go unless a session has a receiver of its own, and what they carry.
+#[derive(Clone, Debug, Default)]
+pub struct Receiver {
+    /// `None`: only sessions with a receiver of their own tell anything.
+    pub base_url: Option<Url>,
+    /// Sent as the header `key` to the base URL, and never to a session's own; `None`: sent empty, as for a key that the
+    /// gateway made itself.
+    pub key: Option<SecretString>,
+    /// Signs each attempt, unless the session has a secret of its own.
+    pub secret: Option<SecretString>,
+    /// Whether a session's own URL may lead to private addresses.
+    pub private_urls: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Poster {
-    client: Client,
-    session: Url,
-    message: Url,
-    ack: Url,
-    /// `None`: attempts are not signed.
+    /// The gateway's own receiver.
+    base: Option<Base>,
+    /// For URLs that came over the API.
+    guarded: Client,
+    policy: net::Policy,
     secret: Option<SecretString>,
     attempt_limit: Duration,
 }
 
+#[derive(Debug)]
+struct Base {
+    client: Client,
+    url: Url,
+}
+
 impl Poster {
-    pub(super) fn new(
-        base: &Url,
-        key: Option<&SecretString>,
-        secret: Option<SecretString>,
-        policy: &RetryPolicy,
-    ) -> Result<Self, WebhookError> {
-        if !matches!(base.scheme(), "http" | "https") {
+    pub(super) fn new(receiver: Receiver, limits: &RetryPolicy) -> Result<Self, WebhookError> {
+        let Receiver { base_url, key, secret, private_urls } = receiver;
+        if base_url.as_ref().is_some_and(|base| !matches!(base.scheme(), "http" | "https")) {
             return Err(WebhookError::BaseUrl);
         }
-        let key = key.map_or("", ExposeSecret::expose_secret);
+        let key = key.as_ref().map_or("", ExposeSecret::expose_secret);
         let mut key = HeaderValue::from_bytes(key.as_bytes()).map_err(|_| WebhookError::Key)?;
         key.set_sensitive(true);
-        // wa-gateway 4.7.1 sends these of axios; its User-Agent and Accept-Encoding are its own.
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/plain, */*"));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(HeaderName::from_static("key"), key);
-        let client = Client::builder()
-            .default_headers(headers)
-            .user_agent(concat!("wa-gateway/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(policy.connect_limit)
-            .pool_idle_timeout(IDLE_LIMIT)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .build()
-            .map_err(WebhookError::Client)?;
-        let [session, message, ack] = [Kind::Session, Kind::Message, Kind::Ack].map(|kind| endpoint(base, kind.path()));
-        Ok(Self { client, session, message, ack, secret, attempt_limit: policy.attempt_limit })
+        let policy = net::Policy { private: private_urls };
+        let finish = |builder: ClientBuilder, key: HeaderValue| {
+            builder
+                .default_headers(headers(key))
+                .connect_timeout(limits.connect_limit)
+                .pool_idle_timeout(IDLE_LIMIT)
+                .pool_max_idle_per_host(MAX_IDLE)
+                .build()
+                .map_err(WebhookError::Client)
+        };
+        let base = match base_url {
+            None => None,
+            Some(url) => {
+                let builder = Client::builder()
+                    .user_agent(concat!("wa-gateway/", env!("CARGO_PKG_VERSION")))
+                    .no_proxy()
+                    .redirect(redirect::Policy::none());
+                Some(Base { client: finish(builder, key)?, url })
+            }
+        };
+        let guarded = finish(policy.client_builder(), HeaderValue::from_static(""))?;
+        Ok(Self { base, guarded, policy, secret, attempt_limit: limits.attempt_limit })
     }
 
-    /// Posts once; cancelling it closes the connection.
-    pub(super) async fn attempt(&self, event: &NewEvent) -> Answer {
-        let url = match event.kind {
-            Kind::Session => &self.session,
-            Kind::Message => &self.message,
-            Kind::Ack => &self.ack,
+    /// Whether events have a receiver that no session asked for.
+    pub(super) fn has_base(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// Posts once; cancelling it closes the connection. `None`: there is nowhere to post it to.
+    pub(super) async fn attempt(&self, event: &NewEvent, target: Option<&Target>) -> Option<Answer> {
+        let (client, url, own_secret) = match target {
+            None => {
+                let base = self.base.as_ref()?;
+                (&base.client, endpoint(&base.url, event.kind.path()), None)
+            }
+            Some(target) => {
+                let Some(url) = Url::parse(&target.url).ok().filter(|url| self.policy.allows_host(url)) else {
+                    return Some(Answer::Unreachable("the address is not allowed".to_owned()));
+                };
+                (&self.guarded, endpoint(&url, event.kind.path()), target.secret.as_deref().map(SecretString::from))
+            }
         };
-        let mut request = self.client.post(url.clone()).header(EVENT_ID, &event.event_id).body(event.body.clone());
-        if let Some(secret) = &self.secret {
+        let mut request = client.post(url).header(EVENT_ID, &event.event_id).body(event.body.clone());
+        if let Some(secret) = own_secret.as_ref().or(self.secret.as_ref()) {
             request = request.header(SIGNATURE, sign(secret, Utc::now().timestamp(), &event.body));
         }
-        match tokio::time::timeout(self.attempt_limit, request.send()).await {
+        Some(match tokio::time::timeout(self.attempt_limit, request.send()).await {
             Err(_) => Answer::TimedOut,
             Ok(Err(error)) if error.is_timeout() => Answer::TimedOut,
             Ok(Err(error)) => Answer::Unreachable(reason(error)),
@@ -92,8 +126,17 @@ impl Poster {
                 discard(response).await;
                 Answer::Status { code, retry_after }
             }
-        }
+        })
     }
+}
+
+/// wa-gateway 4.7.1 sends these of axios; its User-Agent and Accept-Encoding are its own.
+fn headers(key: HeaderValue) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/plain, */*"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(HeaderName::from_static("key"), key);
+    headers
 }
 
 /// The address below the base: one slash between, a query of the base stays behind, a fragment is dropped.
@@ -191,11 +234,14 @@ mod tests {
     #[test]
     fn a_key_or_a_base_that_cannot_be_sent_is_refused() {
         let policy = RetryPolicy::default();
-        let base = Url::parse("http://bot").unwrap();
-        let made = |key: &str| Poster::new(&base, Some(&SecretString::from(key)), None, &policy);
+        let receiver = |base: &str, key: &str| Receiver {
+            base_url: Some(Url::parse(base).unwrap()),
+            key: Some(SecretString::from(key)),
+            ..Receiver::default()
+        };
+        let made = |key: &str| Poster::new(receiver("http://bot", key), &policy);
         assert!(matches!(made("a\nb"), Err(WebhookError::Key)));
         assert!(made("gr\u{fc}n \u{1f511}").is_ok());
-        let base = Url::parse("ftp://bot").unwrap();
-        assert!(matches!(Poster::new(&base, None, None, &policy), Err(WebhookError::BaseUrl)));
+        assert!(matches!(Poster::new(receiver("ftp://bot", ""), &policy), Err(WebhookError::BaseUrl)));
     }
 }

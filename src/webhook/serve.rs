@@ -44,8 +44,8 @@ impl Webhook {
                             let _nobody_waits = done.send(());
                         });
                     }
-                    Some(Notice::Farewell { key, session, event, at }) => {
-                        if !farewells.say(Farewell { key, session, event, at }) {
+                    Some(Notice::Farewell { key, session, event, target, at }) => {
+                        if !farewells.say(Farewell { key, session, event, target, at }) {
                             tracing::warn!("too many farewells wait; this one is sent after the next start");
                         }
                     }

@@ -8,14 +8,17 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use reqwest::Url;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 
 use super::*;
 use crate::event::{SessionName, Status};
 use crate::outbox::memory::MemoryKv;
-use crate::outbox::{Kind, NewEvent, Notice};
+use crate::outbox::{Bounds, Common, Kind, Kinds, NewEvent, Notice};
 
+mod aside;
 mod files;
 
 /// Every wait of these tests ends by then.
@@ -137,10 +140,13 @@ impl Sink {
     }
 
     fn signing(base: impl Into<Option<Url>>, key: Option<&str>, secret: Option<&str>, policy: RetryPolicy) -> Self {
-        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         let (key, secret) = (key.map(SecretString::from), secret.map(SecretString::from));
-        let webhook =
-            Webhook::start(base.into(), key.as_ref(), secret, policy, tracker.clone(), token.clone()).unwrap();
+        Self::posting(super::Receiver { base_url: base.into(), key, secret, private_urls: true }, policy)
+    }
+
+    fn posting(receiver: super::Receiver, policy: RetryPolicy) -> Self {
+        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+        let webhook = Webhook::start(receiver, policy, tracker.clone(), token.clone()).unwrap();
         Self { webhook, tracker, token }
     }
 
@@ -155,8 +161,12 @@ fn name(name: &str) -> SessionName {
     SessionName::parse(name).unwrap()
 }
 
+fn common() -> Arc<Common> {
+    Arc::new(Common::new(Bounds::default(), Kinds::default(), true))
+}
+
 async fn outbox(kv: &Arc<MemoryKv>, session: &str) -> Outbox {
-    Outbox::open(kv.clone(), session, name(session)).await.unwrap()
+    Outbox::open(&common(), kv.clone(), session, name(session), None).await.unwrap()
 }
 
 fn text(id: &str) -> NewEvent {
@@ -441,8 +451,8 @@ async fn connections_are_reused() {
 #[tokio::test]
 async fn without_a_receiver_nothing_is_posted_and_farewells_are_forgotten() {
     let sink = Sink::start(None, Some("secret"), quick());
-    assert!(!sink.webhook.is_configured());
-    let outbox = Outbox::discarding(name("a"));
+    let nobody = Arc::new(Common::new(Bounds::default(), Kinds::default(), false));
+    let outbox = Outbox::open(&nobody, Arc::new(MemoryKv::default()), "a", name("a"), None).await.unwrap();
     let lane = sink.webhook.attach(outbox.clone());
     outbox.commit(vec![text("x")]).await.unwrap();
     within("detach", lane.detach()).await;
@@ -459,7 +469,7 @@ async fn send(sender: mpsc::Sender<Bytes>, key: Bytes) {
 
 fn farewell(session: &str, id: &str) -> Farewell {
     let event = NewEvent { event_id: id.to_owned(), ..NewEvent::status("uid", &name(session), Status::Disconnected) };
-    Farewell { key: format!("key of {id}").into(), session: name(session), event, at: chrono::Utc::now() }
+    Farewell { key: format!("key of {id}").into(), session: name(session), event, target: None, at: chrono::Utc::now() }
 }
 
 #[tokio::test]
@@ -478,8 +488,8 @@ async fn notices_open_and_close_lanes_and_say_farewells() {
     notify.send(Notice::Closed { uid: "a".to_owned(), done }).await.unwrap();
     within("the end of the lane", closed).await.unwrap();
     outbox.commit(vec![text("late")]).await.unwrap();
-    let Farewell { key, session, event, at } = farewell("a", "bye");
-    notify.send(Notice::Farewell { key, session, event, at }).await.unwrap();
+    let Farewell { key, session, event, target, at } = farewell("a", "bye");
+    notify.send(Notice::Farewell { key, session, event, target, at }).await.unwrap();
     assert_eq!(within("forgetting", forgets.recv()).await.unwrap(), "key of bye");
     assert_eq!(receiver.next().await.body, r#"{"session":"a","status":"disconnected"}"#);
     receiver.assert_silent();

@@ -5,8 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
 
 mod clients;
+mod crash;
 mod dashboard;
 mod delete;
+mod delivery;
 mod faults;
 mod files;
 mod flood;

@@ -5,6 +5,9 @@ use axum::http::Method;
 use super::super::body::{Deleted, Detail, Failure, Health, LoggedOut, MessageState, Sessions, StartedBody};
 use super::super::keys::{KeyDeleted, KeyList, KeyMade, WantedKey};
 use super::super::session::NamedSession;
+use super::super::webhook::{
+    DeadLetters, DeadQuery, GivenWebhook, Replay, Replayed, SessionQuery, ShownWebhook, Stats,
+};
 use super::{Operation, Shape, Takes, Type, schema};
 
 const FAILURE: Shape = Shape::Json(Type::of::<Failure>());
@@ -26,6 +29,7 @@ const PROFILE: &[(u16, Shape)] = &[
 ];
 const FILE: &[(u16, Shape)] =
     &[(200, Shape::File), (206, Shape::File), (304, Shape::Empty), (404, FAILURE), (412, Shape::Empty), (416, FAILURE)];
+const WEBHOOK: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<ShownWebhook>())), (404, FAILURE), (503, FAILURE)];
 const MISSING: &[(u16, Shape)] = &[(400, FAILURE)];
 
 pub(super) const OPERATIONS: &[Operation] = &[
@@ -161,6 +165,48 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Unlinks a session where that is possible and forgets it; its name is free again",
         takes: Takes::Nothing,
         answers: DELETE,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/session/{session}/webhook",
+        summary: "Where the session's events go instead of to the gateway's own webhook",
+        takes: Takes::Nothing,
+        answers: WEBHOOK,
+    },
+    Operation {
+        methods: &[Method::PUT],
+        path: "/session/{session}/webhook",
+        summary: "Sends the session's events to a webhook of its own; a null `url` removes it",
+        takes: Takes::Body(Type::of::<GivenWebhook>()),
+        answers: WEBHOOK,
+    },
+    Operation {
+        methods: &[Method::DELETE],
+        path: "/session/{session}/webhook",
+        summary: "Removes the session's own webhook",
+        takes: Takes::Nothing,
+        answers: WEBHOOK,
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/webhook/dead",
+        summary: "Events that no attempt will deliver any more, the first that died first",
+        takes: Takes::Query(Type::of::<DeadQuery>()),
+        answers: &[(200, Shape::Json(Type::of::<DeadLetters>())), (404, FAILURE), (503, FAILURE)],
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/webhook/replay",
+        summary: "Tries dead letters again: by id, of a session, or of a time; they keep their ids",
+        takes: Takes::Body(Type::of::<Replay>()),
+        answers: &[(200, Shape::Json(Type::of::<Replayed>())), (404, FAILURE), (503, FAILURE)],
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/webhook/stats",
+        summary: "How the delivery of events goes, of each session and in all",
+        takes: Takes::Query(Type::of::<SessionQuery>()),
+        answers: &[(200, Shape::Json(Type::of::<Stats>())), (404, FAILURE), (503, FAILURE)],
     },
     Operation {
         methods: &[Method::GET],

@@ -11,6 +11,7 @@ use super::super::entry::Command;
 use super::super::state::{State, Step, next};
 use super::super::{media, poll};
 use super::{Inputs, Outcome, Task, events};
+use crate::outbox::CommitError;
 use crate::store::backend::{Lost, SessionBackend};
 use crate::store::registry::AccountDetails;
 use crate::whatsapp::{Connection, Signal};
@@ -110,8 +111,10 @@ impl Task {
                     // A failure has poisoned the backend, and is told below as the commit's.
                     let _failed = poll::settle(backend, &mut received).await;
                     if let Err(error) = self.entry.commit(events(&self.entry, received)).await {
-                        tracing::warn!(%error, "a message outside the durable path was lost: the store refused it");
-                        backend.poison();
+                        tracing::warn!(%error, "a message outside the durable path was lost");
+                        if matches!(error, CommitError::Store(_)) {
+                            backend.poison();
+                        }
                     }
                 }
                 Some(Lost { chat, sender, id }) = inputs.lost.recv() => {
@@ -159,6 +162,12 @@ impl Task {
     /// Looks whether the other end of a connected link still answers; `Some`: this connection is over.
     async fn look_at_link(&self, connection: &Connection, clocks: &mut Clocks) -> Option<Outcome> {
         let silence = connection.unanswered_for();
+        let outbox = &self.entry.outbox;
+        if outbox.is_refusing() && outbox.has_room() {
+            tracing::info!("the outbox has room again: connecting anew for the messages that it refused");
+            self.entry.set_state(State::Connecting).await;
+            return Some(Outcome::Renew(None));
+        }
         if !connection.is_live() {
             clocks.not_connected_since = Instant::now();
             self.entry.set_state(State::Connecting).await;

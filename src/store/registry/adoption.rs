@@ -58,6 +58,7 @@ impl Registry {
                 details: Some(adoption.details.clone()),
                 platform: adoption.platform.clone(),
                 state: RecordState::Live,
+                webhook: None,
             };
             let batch = Batch::new()
                 .expect(name.clone(), None)

@@ -1,5 +1,5 @@
-//! Which event of an outbox comes next: the oldest, but a chat whose oldest message waits for its file lets the other
-//! chats pass.
+//! Which event of an outbox comes next: the oldest, but a chat whose oldest message waits for its file, or for another try
+//! after many, lets the other chats pass.
 //!
 //! Only the lane reads it. It holds bodies of a few entries, and of those that were passed over their numbers.
 
@@ -15,11 +15,17 @@ use crate::outbox::{Entry, Outbox};
 /// Entries read at once: fewer reads of the store, a few hundred kB at most.
 const READ_AHEAD: usize = 16;
 
-/// Entries passed over before the queue waits for the files: some ten kB of numbers.
-const MAX_HELD: usize = 1_024;
+/// Entries passed over before the queue reads no further: some hundred kB of numbers.
+const MAX_HELD: usize = 8_192;
+
+/// Chats among which the lane looks for one that the receiver takes, before it begins with the first again.
+const MAX_PROBED: usize = 32;
 
 /// Why the outbox can't be read.
 pub(super) type ReadError = Box<dyn Error + Send + Sync>;
+
+/// Whose order an event belongs to; `None`: the session's own.
+pub(super) type Chat = Option<String>;
 
 /// The queue of one lane.
 pub(super) struct Queue {
@@ -30,84 +36,184 @@ pub(super) struct Queue {
     /// The last entry that was read; `None`: begin at the oldest.
     last: Option<u64>,
     ahead: VecDeque<Entry>,
-    /// By chat, in order, the entries that were passed over: when each is no longer waited for, if it is at all.
-    held: HashMap<String, VecDeque<Held>>,
+    /// The chats that were passed over; none of them is empty.
+    lines: HashMap<Chat, Line>,
+}
+
+/// What waits of one chat, in order.
+#[derive(Default)]
+struct Line {
+    /// Its first entry failed so often that it has a schedule of its own.
+    aside: Option<Instant>,
+    held: VecDeque<Held>,
 }
 
 struct Held {
     seq: u64,
-    until: Instant,
+    /// When it goes out without its file; `None`: it waits for none.
+    file: Option<Instant>,
 }
 
 /// What the queue says.
 pub(super) enum Next {
-    /// To be posted, and then removed from the outbox.
-    Entry(Entry),
+    /// To be posted, and then removed from the outbox or put back.
+    Entry {
+        entry: Entry,
+        /// Its chat had stepped aside.
+        aside: bool,
+    },
     /// Ask again after a commit, or then.
     Nothing { until: Option<Instant> },
 }
 
+impl Line {
+    /// When its first entry may go; `None`: now.
+    fn waits(&self, outbox: &Outbox, now: Instant) -> Option<Instant> {
+        let first = self.held.front()?;
+        let file = first.file.filter(|until| *until > now && outbox.is_pending(first.seq));
+        file.max(self.aside.filter(|until| *until > now))
+    }
+
+    fn seq(&self) -> u64 {
+        self.held.front().map_or(u64::MAX, |held| held.seq)
+    }
+}
+
 impl Queue {
     pub(super) fn new(outbox: Outbox, wait: Duration) -> Self {
-        Self { outbox, wait, started: Utc::now(), last: None, ahead: VecDeque::new(), held: HashMap::new() }
+        Self { outbox, wait, started: Utc::now(), last: None, ahead: VecDeque::new(), lines: HashMap::new() }
     }
 
     /// Forgets what it read: the next call begins at the oldest entry that is left.
     pub(super) fn start_over(&mut self) {
         self.last = None;
         self.ahead.clear();
-        self.held.clear();
+        self.lines.clear();
     }
 
     /// The next event, which the queue forgets with that.
     pub(super) async fn next(&mut self) -> Result<Next, ReadError> {
         loop {
-            if let Some((chat, seq)) = self.released() {
-                // Read again: it may have got its file.
-                let entry = self.outbox.entry(seq).await?;
-                self.release(&chat);
-                if let Some(entry) = entry {
-                    return Ok(Next::Entry(entry));
+            let now = Instant::now();
+            let open = self.lines.iter().filter(|(_, line)| line.waits(&self.outbox, now).is_none());
+            if let Some(chat) = open.min_by_key(|(_, line)| line.seq()).map(|(chat, _)| chat.clone()) {
+                if let Some(next) = self.take(&chat).await? {
+                    return Ok(next);
                 }
                 continue;
             }
-            if self.ahead.is_empty() && self.held.values().map(VecDeque::len).sum::<usize>() < MAX_HELD {
-                let entries = match self.last {
-                    None => self.outbox.head(READ_AHEAD).await?,
-                    Some(last) => self.outbox.after(last, READ_AHEAD).await?,
-                };
-                self.ahead = entries.into();
-            }
-            let Some(entry) = self.ahead.pop_front() else {
-                let first = self.held.values().filter_map(VecDeque::front);
-                return Ok(Next::Nothing { until: first.map(|held| held.until).min() });
-            };
-            self.last = Some(entry.seq);
-            match &entry.event.chat {
-                Some(chat) if entry.pending || self.held.contains_key(chat) => {
-                    let held = Held { seq: entry.seq, until: self.until(&entry) };
-                    self.held.entry(chat.clone()).or_default().push_back(held);
+            match self.read().await? {
+                None => return Ok(Next::Nothing { until: self.wakes() }),
+                Some(entry) => {
+                    if let Some(entry) = self.pass(entry) {
+                        return Ok(Next::Entry { entry, aside: false });
+                    }
                 }
-                _ => return Ok(Next::Entry(entry)),
             }
         }
     }
 
-    /// The oldest of the entries that were passed over and need not wait any more.
-    fn released(&self) -> Option<(String, u64)> {
+    /// The first event of another chat than this, to see whether the receiver takes that: the one behind `after`, or from
+    /// the first again.
+    pub(super) async fn probe(&mut self, but: &Chat, after: u64) -> Result<Next, ReadError> {
+        loop {
+            let now = Instant::now();
+            let others = self
+                .lines
+                .iter()
+                .filter(|(chat, line)| *chat != but && line.aside.is_none() && line.waits(&self.outbox, now).is_none());
+            let mut others: Vec<(u64, &Chat)> = others.map(|(chat, line)| (line.seq(), chat)).collect();
+            others.sort_unstable();
+            let behind = others.iter().find(|(seq, _)| *seq > after);
+            if behind.is_none() && others.len() < MAX_PROBED {
+                let found = others.first().map(|(_, chat)| (*chat).clone());
+                if let Some(entry) = self.read().await? {
+                    match self.pass(entry) {
+                        Some(entry) => return Ok(Next::Entry { entry, aside: false }),
+                        None => continue,
+                    }
+                }
+                let Some(chat) = found else { return Ok(Next::Nothing { until: self.wakes() }) };
+                if let Some(next) = self.take(&chat).await? {
+                    return Ok(next);
+                }
+                continue;
+            }
+            let Some((_, chat)) = behind.or(others.first()) else {
+                return Ok(Next::Nothing { until: self.wakes() });
+            };
+            let chat = (*chat).clone();
+            if let Some(next) = self.take(&chat).await? {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// The first event of a chat that was passed over; `None`: it is gone.
+    pub(super) async fn take(&mut self, chat: &Chat) -> Result<Option<Next>, ReadError> {
+        let Some(line) = self.lines.get(chat) else { return Ok(None) };
+        // Read again: it may have got its file.
+        let (seq, aside) = (line.seq(), line.aside.is_some());
+        let entry = self.outbox.entry(seq).await?;
+        if let Some(line) = self.lines.get_mut(chat) {
+            line.held.pop_front();
+            line.aside = None;
+            if line.held.is_empty() {
+                self.lines.remove(chat);
+            }
+        }
+        Ok(entry.map(|entry| Next::Entry { entry, aside }))
+    }
+
+    /// When this chat may be tried again; `None`: now, or there is nothing of it.
+    pub(super) fn waits(&self, chat: &Chat) -> Option<Instant> {
+        self.lines.get(chat)?.waits(&self.outbox, Instant::now())
+    }
+
+    /// Puts an event back that the queue has given, before all else of its chat. `until`: the chat steps aside.
+    pub(super) fn put_back(&mut self, entry: &Entry, until: Option<Instant>) {
+        let line = self.lines.entry(entry.event.chat.clone()).or_default();
+        line.held.push_front(Held { seq: entry.seq, file: None });
+        line.aside = until;
+    }
+
+    /// A chat that stepped aside is tried again then.
+    pub(super) fn set_aside(&mut self, chat: &Chat, until: Instant) {
+        if let Some(line) = self.lines.get_mut(chat) {
+            line.aside = Some(until);
+        }
+    }
+
+    /// Passes an event over that has to wait, or gives it back.
+    fn pass(&mut self, entry: Entry) -> Option<Entry> {
+        let chat = &entry.event.chat;
+        // What is the session's own has no file.
+        let waits = entry.pending && chat.is_some();
+        if !waits && !self.lines.contains_key(chat) {
+            return Some(entry);
+        }
+        let held = Held { seq: entry.seq, file: waits.then(|| self.until(&entry)) };
+        self.lines.entry(entry.event.chat).or_default().held.push_back(held);
+        None
+    }
+
+    async fn read(&mut self) -> Result<Option<Entry>, ReadError> {
+        if self.ahead.is_empty() && self.lines.values().map(|line| line.held.len()).sum::<usize>() < MAX_HELD {
+            let entries = match self.last {
+                None => self.outbox.head(READ_AHEAD).await?,
+                Some(last) => self.outbox.after(last, READ_AHEAD).await?,
+            };
+            self.ahead = entries.into();
+        }
+        let entry = self.ahead.pop_front();
+        self.last = entry.as_ref().map(|entry| entry.seq).or(self.last);
+        Ok(entry)
+    }
+
+    /// When the first of the chats that were passed over may go.
+    fn wakes(&self) -> Option<Instant> {
         let now = Instant::now();
-        let first = self.held.iter().filter_map(|(chat, held)| Some((chat, held.front()?)));
-        let ready = first.filter(|(_, held)| held.until <= now || !self.outbox.is_pending(held.seq));
-        ready.min_by_key(|(_, held)| held.seq).map(|(chat, held)| (chat.clone(), held.seq))
-    }
-
-    fn release(&mut self, chat: &str) {
-        if let Some(held) = self.held.get_mut(chat) {
-            held.pop_front();
-            if held.is_empty() {
-                self.held.remove(chat);
-            }
-        }
+        self.lines.values().map(|line| line.waits(&self.outbox, now).unwrap_or(now)).min()
     }
 
     /// When an entry goes out without its file.

@@ -1,6 +1,6 @@
 //! A webhook receiver: keeps what it is sent, answers what it is told to.
 
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -27,6 +27,9 @@ pub(crate) struct Hook {
 struct Shared {
     hooks: Arc<Mutex<Vec<Hook>>>,
     answer: Arc<AtomicU16>,
+    /// What is answered to bodies that hold a text.
+    exception: Arc<Mutex<Option<(String, u16)>>>,
+    hangs: Arc<AtomicBool>,
 }
 
 /// The receiver; ends when dropped.
@@ -38,10 +41,15 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) async fn start() -> Self {
+        Self::start_at(0).await
+    }
+
+    /// Serves on this port.
+    pub(crate) async fn start_at(port: u16) -> Self {
         let shared = Shared::default();
         shared.answer.store(200, Ordering::SeqCst);
         let router = Router::new().fallback(take).with_state(shared.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let token = CancellationToken::new();
         let stopped = token.clone();
@@ -59,6 +67,16 @@ impl Receiver {
     /// From now on answers with this status.
     pub(crate) fn answer(&self, status: u16) {
         self.shared.answer.store(status, Ordering::SeqCst);
+    }
+
+    /// From now on answers with this status to what holds this text.
+    pub(crate) fn answer_to(&self, text: &str, status: u16) {
+        *self.shared.exception.lock().unwrap() = Some((text.to_owned(), status));
+    }
+
+    /// From now on answers nothing, or again.
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.shared.hangs.store(hangs, Ordering::SeqCst);
     }
 
     /// All calls so far, in order.
@@ -105,8 +123,12 @@ impl Receiver {
 }
 
 async fn take(State(shared): State<Shared>, uri: Uri, headers: HeaderMap, bytes: Bytes) -> StatusCode {
-    let answered = shared.answer.load(Ordering::SeqCst);
     let raw = String::from_utf8_lossy(&bytes).into_owned();
+    if shared.hangs.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
+    let exception = shared.exception.lock().unwrap().clone().filter(|(text, _)| raw.contains(text));
+    let answered = exception.map_or_else(|| shared.answer.load(Ordering::SeqCst), |(_, status)| status);
     let body = serde_json::from_str(&raw).unwrap_or(Value::Null);
     shared.hooks.lock().unwrap().push(Hook { path: uri.path().to_owned(), headers, raw, body, answered });
     StatusCode::from_u16(answered).unwrap()

@@ -1,0 +1,152 @@
+//! What the lane does with an outbox: reads it in order, notes its attempts, takes out what is done.
+
+use std::ops::Bound;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use super::event::{Attempt, Meta};
+use super::{CONFLICT_TRIES, Counts, Entry, Inner, Outbox, RECENT_IDS, key, prefix, remove_event};
+use crate::store::{Batch, KeyRange, KvError};
+
+impl Outbox {
+    /// The oldest `n` events, oldest first.
+    ///
+    /// # Errors
+    /// When the store can't be read. An entry that can't be understood is dropped with an error line.
+    pub async fn head(&self, n: usize) -> Result<Vec<Entry>, KvError> {
+        self.entries(prefix(b'e', n)).await
+    }
+
+    /// The oldest `n` events behind this one, oldest first.
+    ///
+    /// # Errors
+    /// As [`Outbox::head`].
+    pub async fn after(&self, seq: u64, n: usize) -> Result<Vec<Entry>, KvError> {
+        self.entries(KeyRange { start: Bound::Excluded(key::event_key(seq)), ..prefix(b'e', n) }).await
+    }
+
+    /// One event, if it still waits.
+    ///
+    /// # Errors
+    /// As [`Outbox::head`].
+    pub async fn entry(&self, seq: u64) -> Result<Option<Entry>, KvError> {
+        let key = key::event_key(seq);
+        let range =
+            KeyRange { start: Bound::Included(key.clone()), end: Bound::Included(key), reverse: false, limit: 1 };
+        Ok(self.entries(range).await?.pop())
+    }
+
+    async fn entries(&self, range: KeyRange) -> Result<Vec<Entry>, KvError> {
+        let Inner { kv, ns, .. } = &*self.inner;
+        let rows = kv.range(ns, range).await?;
+        let attempts: Vec<Bytes> = rows.iter().map(|(key, _)| key::attempt_key_of(key)).collect();
+        let attempts = kv.get_many(ns, &attempts).await?;
+        let mut entries = Vec::with_capacity(rows.len());
+        for ((key, value), attempt) in rows.into_iter().zip(attempts) {
+            let attempt = attempt.and_then(|bytes| Attempt::decode(&bytes)).unwrap_or_default();
+            if let Some(entry) = key::seq_of(&key).and_then(|seq| Entry::decode(seq, &value, attempt)) {
+                entries.push(entry);
+            } else {
+                tracing::error!(session = %self.inner.session, "an unreadable entry of the outbox was dropped");
+                let gone = Batch::new()
+                    .remove(key::attempt_key_of(&key))
+                    .remove(key::file_key_of(&key))
+                    .remove(key::shed_key_of(&key))
+                    .remove(key);
+                kv.write(ns, gone).await?;
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Waits for a commit since the last call returned; for one waiter, the lane.
+    pub async fn committed(&self) {
+        self.inner.committed.notified().await;
+    }
+
+    /// Takes out an event that was delivered, and remembers its id for a while. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`KvError::Engine`]: whether it is out is unknown; removing it again is safe.
+    pub async fn remove(&self, entry: &Entry) -> Result<(), KvError> {
+        self.settle(entry, |counts| counts.delivered += 1).await
+    }
+
+    /// Takes out an event that is not worth delivering any more.
+    ///
+    /// # Errors
+    /// As [`Outbox::remove`].
+    pub async fn shed(&self, entry: &Entry) -> Result<(), KvError> {
+        self.settle(entry, |counts| counts.shed += 1).await
+    }
+
+    async fn settle(&self, entry: &Entry, count: impl Fn(&mut Counts) + Send) -> Result<(), KvError> {
+        let Inner { kv, ns, .. } = &*self.inner;
+        let mut state = self.inner.state.lock().await;
+        for _ in 0..CONFLICT_TRIES {
+            self.make_sound(&mut state).await?;
+            if kv.get(ns, &key::event_key(entry.seq)).await?.is_none() {
+                return Ok(());
+            }
+            let mut meta = state.meta;
+            count(&mut meta.counts);
+            let batch = self.done(Batch::new(), &mut meta, entry);
+            match self.write(&mut state, meta, batch).await {
+                Err(KvError::Conflict) => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.waiting().remove(&entry.seq);
+                    state.recent.push(entry.event.event_id.clone());
+                    return Ok(());
+                }
+            }
+        }
+        Err(KvError::Conflict)
+    }
+
+    /// Adds what every event needs that is done.
+    pub(super) fn done(&self, batch: Batch, meta: &mut Meta, entry: &Entry) -> Batch {
+        meta.take(entry.event.kind, entry.event.body.len());
+        let turn = meta.turn();
+        remove_event(batch, entry.seq, &entry.event.event_id)
+            .put(key::recent_key(turn, RECENT_IDS), key::recent_value(turn, &entry.event.event_id))
+    }
+
+    /// Notes a failed attempt, so that a restart goes on where it was; may be lost with the process.
+    ///
+    /// # Errors
+    /// When the store can't be written.
+    pub async fn mark_attempt(&self, seq: u64, next_at: DateTime<Utc>, attempts: u32) -> Result<(), KvError> {
+        let Inner { kv, ns, .. } = &*self.inner;
+        self.inner.failed.fetch_add(1, Ordering::Relaxed);
+        let value = Attempt { count: attempts, next_at_ms: next_at.timestamp_millis() }.encode();
+        kv.write(ns, Batch::new().put(key::attempt_key(seq), value).buffered()).await
+    }
+
+    /// Another receiver: what failed at the last one is tried as if it were new.
+    ///
+    /// # Errors
+    /// When the store can't be used.
+    pub async fn forget_attempts(&self) -> Result<(), KvError> {
+        let Inner { kv, ns, .. } = &*self.inner;
+        // Few: only what was tried has one.
+        let rows = kv.range(ns, prefix(b'a', usize::MAX)).await?;
+        let batch = rows.into_iter().fold(Batch::new().buffered(), |batch, (key, _)| batch.remove(key));
+        if batch.ops.is_empty() { Ok(()) } else { kv.write(ns, batch).await }
+    }
+
+    /// When the oldest event that waits was committed; `None`: nothing waits.
+    ///
+    /// # Errors
+    /// As [`Outbox::head`].
+    pub async fn oldest(&self) -> Result<Option<DateTime<Utc>>, KvError> {
+        Ok(self.head(1).await?.first().map(|entry| entry.first_at))
+    }
+
+    /// Whether an event has waited longer than events may.
+    pub fn is_too_old(&self, entry: &Entry, now: DateTime<Utc>) -> bool {
+        (now - entry.committed_at).to_std().is_ok_and(|age| age > self.inner.common.bounds.max_age)
+    }
+}
