@@ -103,6 +103,9 @@ async fn run(
             Pattern::Ik => state.counters.handshakes_ik += 1,
             Pattern::XxFallback => state.counters.handshakes_xxfallback += 1,
         }
+        if state.strikes(&Fault::SilentLogin) {
+            silent.store(true, Ordering::Relaxed);
+        }
         let id = state.serial();
         state.links.insert(id, link);
         id
@@ -282,6 +285,18 @@ fn login(core: &Arc<Core>, id: u64, pattern: Pattern, payload: &wa::ClientPayloa
             state.strike(&address.clone()?, choose)
         });
         let refused = refused.or(if known { None } else { Some(401) });
+        let choose =
+            |fault: &Fault| if let Fault::Ban { code, expire } = fault { Some((*code, *expire)) } else { None };
+        if let Some(address) = address.clone().filter(|_| refused.is_none())
+            && let Some((code, expire)) = state.strike(&address, choose)
+        {
+            state.counters.logins_refused += 1;
+            if let Some(link) = state.links.get(&id) {
+                link.send(stanza::ban(code, expire));
+                link.close();
+            }
+            return;
+        }
         if let Some(code) = refused {
             state.counters.logins_refused += 1;
             if !known && !state.removed.contains(&noise) {

@@ -86,6 +86,10 @@ pub(crate) fn kick(state: &mut State, number: &str, device: u16, how: Kick) {
             link.send(stanza::stream_error(code));
             link.close();
         }
+        Kick::StreamErrorOpen { code } => {
+            link.send(stanza::stream_error(code));
+            link.silent.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         Kick::Replaced => {
             link.send(stanza::conflict(None, "replaced"));
             link.close();

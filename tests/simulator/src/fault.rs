@@ -15,8 +15,17 @@ pub enum Fault {
         /// 401, 403, 405, 409, 500 …
         code: u16,
     },
+    /// Logins are answered by `<failure reason=402 code expire>`: banned for so long.
+    Ban {
+        /// 101 to 106.
+        code: u16,
+        /// Seconds.
+        expire: u64,
+    },
     /// TCP and WebSocket are accepted, the handshake is never answered. Knows no scope.
     SilentAccept,
+    /// The handshake is answered; neither `success` nor codes follow, nor anything else. Knows no scope.
+    SilentLogin,
     /// The HTTP upgrade is answered by 503. Knows no scope.
     RefuseUpgrade,
     /// The connection is closed before the upgrade is answered. Knows no scope.
@@ -169,6 +178,11 @@ pub enum Kick {
     /// `<stream:error code>`, then the connection is closed.
     StreamError {
         /// 503, 515, 429, 401 …
+        code: u16,
+    },
+    /// `<stream:error code>`; the connection stays open, and nothing is answered nor sent any more.
+    StreamErrorOpen {
+        /// 503, 429 …
         code: u16,
     },
     /// `<stream:error><conflict type=replaced>`: what a client calls 440.

@@ -311,6 +311,18 @@ impl Simulator {
         })
     }
 
+    /// The open connection of this number's companion over which nothing comes any more, by number.
+    pub fn silent_connection(&self, phone: &str) -> Option<u64> {
+        self.0.with(|state| {
+            let account = state.accounts.get(phone)?;
+            let mut links = account.devices.values().filter_map(|device| device.link);
+            let silent = |id: &u64| {
+                state.links.get(id).is_some_and(|link| link.silent.load(std::sync::atomic::Ordering::Relaxed))
+            };
+            links.find(silent)
+        })
+    }
+
     /// How many WebSocket connections have finished their handshake and are open.
     pub fn connections(&self) -> usize {
         self.0.with(|state| state.links.len())

@@ -94,6 +94,10 @@ pub(crate) fn failure(code: u16) -> Node {
     NodeBuilder::new("failure").attr("reason", code).attr("location", "sim").build()
 }
 
+pub(crate) fn ban(code: u16, expire: u64) -> Node {
+    NodeBuilder::new("failure").attr("reason", 402).attr("code", code).attr("expire", expire).build()
+}
+
 /// Seconds since 1970, as the attribute `t` has them.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
