@@ -80,6 +80,8 @@ pub struct Config {
     pub sent_max_age: Duration,
     /// Idempotency keys that are kept, of each session.
     pub idempotency_max_count: usize,
+    /// How long a session counts as connected, or waits for a login, while nothing comes from WhatsApp.
+    pub watchdog: Duration,
     /// The form of the log lines.
     pub log_format: LogFormat,
     /// Which log lines are written, in the syntax of `RUST_LOG`.
@@ -244,6 +246,7 @@ impl Config {
             sent_max_count: reader.number("SENT_MAX_COUNT", 100, 10_000_000),
             sent_max_age: Duration::from_hours(reader.number("SENT_MAX_AGE_HOURS", 1, 8760)),
             idempotency_max_count: reader.number("IDEMPOTENCY_MAX_COUNT", 100, 10_000_000),
+            watchdog: reader.seconds("WATCHDOG_SECS", 300),
             log_format: reader.log_format(),
             log_filter: reader.text_or_default("RUST_LOG"),
             // no-color.org: any value that is not empty turns colours off.

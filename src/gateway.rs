@@ -129,6 +129,7 @@ impl Gateway {
                 },
                 media_owners: config.media_require_key,
                 restore_concurrency: config.restore_concurrency,
+                watchdog: config.watchdog,
             },
             Arc::clone(&kv),
             whatsapp,

@@ -82,6 +82,11 @@ fn routes(state: &AppState) -> Routes {
                 .on(Method::POST, Manage, session::start)
                 .on(Method::DELETE, Manage, session::delete),
         )
+        .add(Route::new("/session/stop").on(Method::POST, Manage, session::stop).on(
+            Method::DELETE,
+            Manage,
+            session::delete,
+        ))
         .add(
             Route::new("/session/logout")
                 .get_with_effect(Manage, session::logout)
@@ -134,6 +139,7 @@ fn routes(state: &AppState) -> Routes {
             dashboard::create,
         ))
         .add(Route::new("/dashboard/sessions/create/qr").get(Dashboard, dashboard::code))
+        .add(Route::new("/dashboard/sessions/stop").on(Method::POST, Dashboard, dashboard::stop))
         .add(Route::new("/dashboard/sessions/delete").on(Method::POST, Dashboard, dashboard::delete))
         .add(Route::new("/dashboard/messages/send-text-api").on(Method::POST, Dashboard, dashboard::send_text))
 }

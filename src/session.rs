@@ -1,11 +1,11 @@
 //! The live sessions: who they are, what state they are in, and the verbs on them.
 //!
 //! `SessionManager` is the registry that HTTP handlers ask; each session has one owner task (`task`). `send` is the one
-//! way of every message, `end` has logout and delete.
+//! way of every message, `end` has stop, logout and delete; `turn` puts the verbs on one name in order.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ mod poll;
 mod send;
 mod state;
 mod task;
+mod turn;
 mod webhook;
 
 pub use end::EndError;
@@ -45,6 +46,7 @@ pub use webhook::{Delivery, SessionWebhook, WebhookError};
 use entry::{Entry, View};
 use follow::Follow;
 use state::State;
+use turn::Turns;
 
 /// The account behind a session, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -69,6 +71,21 @@ pub struct SessionSummary {
     pub since: DateTime<Utc>,
     /// The phone's platform as told at pairing (`android`, `iphone`, …), when known.
     pub platform: Option<String>,
+    /// What lies behind the status.
+    pub standing: Standing,
+}
+
+/// What lies behind a status, in words of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What the session is doing, or why it does nothing: `waiting_for_scan`, `banned`, `stopped`, …
+    pub state: &'static str,
+    /// Why, where the state alone does not tell: `connection_lost`, `by_phone`, `code_409`, …
+    pub reason: Option<Cow<'static, str>>,
+    /// Since when it is in this state.
+    pub since: DateTime<Utc>,
+    /// When the state ends by itself, where that is known: a code, a ban.
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// What a start came to.
@@ -89,8 +106,8 @@ pub enum StartError {
     /// No QR and no connection within the time; the start goes on.
     #[error("WhatsApp did not answer in time; the session keeps trying, ask again")]
     TimedOut,
-    /// The session was deleted or logged out while we waited.
-    #[error("Session was deleted or logged out while it was starting")]
+    /// The session was deleted, logged out or stopped while we waited.
+    #[error("Session was deleted, logged out or stopped while it was starting")]
     Ended,
     /// The gateway is shutting down.
     #[error("The gateway is shutting down")]
@@ -117,6 +134,8 @@ pub struct Settings {
     pub media_owners: bool,
     /// Restored sessions that dial at the same time.
     pub restore_concurrency: usize,
+    /// The longest that a session counts as connected, or waits for a login, while nothing comes from WhatsApp.
+    pub watchdog: Duration,
 }
 
 /// The registry of live sessions; cheap to clone.
@@ -134,8 +153,9 @@ struct Manager {
     /// What all outboxes share.
     outboxes: Arc<outbox::Common>,
     sessions: Mutex<Sessions>,
-    /// Held while a name is looked up and reserved, so that two starts make one session; never while waiting for WhatsApp.
-    creating: tokio::sync::Mutex<()>,
+    turns: Turns,
+    /// Held while a name is reserved: names reserved at once would meet at the registry's counter.
+    reserving: tokio::sync::Mutex<()>,
     restoring: Arc<Semaphore>,
     files: media::Files,
     tracker: TaskTracker,
@@ -158,8 +178,8 @@ impl fmt::Debug for SessionManager {
     }
 }
 
-/// The longest that the end of a session's task may take: closing an older connection 10 s, logging in 4 s, unlinking
-/// 4 s, closing 3 s, and some.
+/// The longest that the end of a session's task may take: an unlinking that is not heard 4 s, closing 3 s, logging in once
+/// more 4 s, unlinking 4 s, closing 3 s, and some.
 const END_TIMEOUT: Duration = Duration::from_secs(25);
 
 impl SessionManager {
@@ -185,7 +205,8 @@ impl SessionManager {
             notices,
             outboxes,
             sessions: Mutex::default(),
-            creating: tokio::sync::Mutex::new(()),
+            turns: Turns::default(),
+            reserving: tokio::sync::Mutex::new(()),
             restoring,
             files,
             tracker,
@@ -196,7 +217,7 @@ impl SessionManager {
     /// Finishes deletions that a crash cut short, then brings back every session that a phone has accepted.
     ///
     /// Returns once all are listed; they connect a few at a time. Sessions that were never scanned are forgotten
-    /// (wa-gateway 4.7.1 does not keep them either); logged-out ones stay listed.
+    /// (wa-gateway 4.7.1 does not keep them either); logged-out and stopped ones stay listed.
     ///
     /// # Errors
     /// When the store can't be read or written.
@@ -219,15 +240,22 @@ impl SessionManager {
             let paired = record.state != RecordState::LoggedOut && backend.has_device().await?;
             if !paired {
                 manager.kv.drop_namespace(&credentials).await?;
-                if record.state == RecordState::Live && record.details.is_none() {
+                if record.state != RecordState::LoggedOut && record.details.is_none() {
                     manager.registry.mark_deleting(&record.uid).await?;
                     manager.registry.erase(&record.uid).await?;
                     manager.registry.forget(&record.uid, None).await?;
                     continue;
                 }
             }
-            let entry = self.enter(record, if paired { State::Connecting } else { State::LoggedOut }).await?;
-            if paired {
+            let stopped = record.state == RecordState::Stopped;
+            let state = match (paired, stopped) {
+                (true, false) => State::Connecting,
+                (true, true) => State::Stopped,
+                (false, _) => State::LoggedOut,
+            };
+            let runs = state == State::Connecting;
+            let entry = self.enter(record, state).await?;
+            if runs {
                 restored += 1;
                 task::spawn(manager, &entry, Some(Arc::clone(&manager.restoring)));
             }
@@ -275,52 +303,51 @@ impl SessionManager {
 
     /// Makes sure that the session has a running task, and says that somebody waits for it.
     async fn begin(&self, name: SessionName) -> Result<Arc<Entry>, StartError> {
-        loop {
-            if self.0.token.is_cancelled() {
-                return Err(StartError::ShuttingDown);
-            }
-            let entry = self.create(&name).await?;
-            let _verb = entry.verbs.lock().await;
-            if entry.gone.load(Ordering::Acquire) {
-                continue;
-            }
-            entry.ask();
-            let state = entry.view().state.clone();
-            if entry.has_task() && state != State::LoggedOut {
-                if matches!(state, State::StoreFailed { .. }) {
-                    return Err(StartError::Store(KvError::engine("the session waits for its store")));
-                }
-                if state.is_paired() && state != State::Pairing {
-                    entry.nudge();
-                    return Err(StartError::AlreadyExists);
-                }
-            } else {
-                // One that WhatsApp logged out may be at its last steps.
-                entry.end_task(END_TIMEOUT).await;
-                // A logout that could not remove the credentials leaves them void.
-                self.0.kv.drop_namespace(&Namespace::credentials(&entry.uid)).await?;
-                let kept = self.0.registry.update(&entry.uid, |record| record.state = RecordState::Live).await?;
-                if kept.is_none() {
-                    // It is being deleted: the name is free for a new one.
-                    continue;
-                }
-                entry.set_state(State::Starting).await;
-                tracing::info!(session = %name, "session starts");
-                task::spawn(&self.0, &entry, None);
-            }
-            return Ok(Arc::clone(&entry));
+        let _turn = self.0.turns.take(name.as_str()).await;
+        if self.0.token.is_cancelled() {
+            return Err(StartError::ShuttingDown);
         }
+        let entry = self.create(&name).await?;
+        entry.ask();
+        let state = entry.view().state.clone();
+        if entry.has_task() && !state.is_over() {
+            if matches!(state, State::StoreFailed { .. }) {
+                return Err(StartError::Store(KvError::engine("the session waits for its store")));
+            }
+            if state.is_paired() && state != State::Pairing && !entry.is_resuming() {
+                return Err(StartError::AlreadyExists);
+            }
+            return Ok(entry);
+        }
+        // One that WhatsApp logged out may be at its last steps.
+        entry.end_task(END_TIMEOUT, false).await;
+        let credentials = Namespace::credentials(&entry.uid);
+        if state == State::LoggedOut || entry.record().state == RecordState::LoggedOut {
+            // A logout that could not remove the credentials leaves them void.
+            self.0.kv.drop_namespace(&credentials).await?;
+        }
+        let linked = SessionBackend::new(Arc::clone(&self.0.kv), credentials, None).has_device().await?;
+        let started = self.0.registry.update(&entry.uid, |record| {
+            record.state = RecordState::Live;
+            record.ended = None;
+        });
+        entry.set_record(started.await?.ok_or(StartError::Ended)?);
+        entry.set_resuming(linked);
+        entry.set_state(if linked { State::Connecting } else { State::Starting }).await;
+        tracing::info!(session = %name, linked, "session starts");
+        task::spawn(&self.0, &entry, None);
+        Ok(entry)
     }
 
+    /// The listed session of a name, made when there is none. Call while it is the name's turn.
     async fn create(&self, name: &SessionName) -> Result<Arc<Entry>, KvError> {
         if let Some(entry) = self.entry(name.as_str()) {
             return Ok(entry);
         }
-        let _creating = self.0.creating.lock().await;
-        if let Some(entry) = self.entry(name.as_str()) {
-            return Ok(entry);
-        }
-        let record = self.0.registry.reserve(name).await?;
+        let record = {
+            let _reserving = self.0.reserving.lock().await;
+            self.0.registry.reserve(name).await?
+        };
         self.enter(record, State::LoggedOut).await
     }
 
@@ -335,7 +362,8 @@ impl SessionManager {
         let sequence = record.sequence;
         let ledger = Ledger::new(Arc::clone(&self.0.kv), &record.uid, self.0.settings.sent);
         let follow = Follow::new(ledger, self.0.tracker.clone(), self.0.token.clone());
-        let entry = Arc::new(Entry::new(record, View::new(state), outbox, follow));
+        let since = record.ended.filter(|_ended| state.is_over()).map_or_else(Utc::now, |ended| ended.at);
+        let entry = Arc::new(Entry::new(record, View::new(state, since), outbox, follow, &self.0.settings));
         let mut sessions = self.lock();
         sessions.by_name.insert(name, Arc::clone(&entry));
         sessions.in_order.insert(sequence, Arc::clone(&entry));

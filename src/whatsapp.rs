@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,12 +15,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use whatsapp_rust::http::HttpClient;
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
-use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage};
+use whatsapp_rust::wacore::iq::devices::RemoveCompanionDeviceSpec;
 use whatsapp_rust::wacore::store::DevicePropsOverride;
 use whatsapp_rust::wacore::store::traits::Backend;
-use whatsapp_rust::wacore::types::events::{
-    ConnectFailureReason, Event, EventHandler, EventInterest, EventKind, Subscription,
-};
+use whatsapp_rust::wacore::types::events::{EventInterest, EventKind, Subscription};
 use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
 use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, RetryRequestOptions, Runtime, TokioRuntime};
 
@@ -30,6 +29,7 @@ mod inbound;
 mod outbound;
 mod profile;
 mod receipt;
+mod report;
 mod version;
 
 pub use download::DownloadError;
@@ -42,6 +42,7 @@ use crate::message::Progress;
 use dial::{Dial, Endpoint, Link};
 use hosts::{BoundedHttp, Hosts};
 use outbound::{Acks, MAX_UPLOADS, Numbers};
+use report::{Events, Hook};
 use version::Version;
 
 /// One-time keys kept at the server for each session: whatsapp-rust's 812 cost 118 KiB and 9 ms more a pairing; 200 new
@@ -116,8 +117,8 @@ pub enum Verdict {
     Locked,
     /// Another connection uses the same credentials.
     Replaced,
-    /// Banned for a while.
-    Banned(Duration),
+    /// Banned, for so long; `None`: WhatsApp does not say how long.
+    Banned(Option<Duration>),
     /// Our announced version is too old.
     Outdated,
     /// Refused with this failure code.
@@ -243,6 +244,7 @@ impl WhatsApp {
                 EventKind::TemporaryBan,
                 EventKind::ClientOutdated,
                 EventKind::ConnectFailure,
+                EventKind::StreamError,
                 EventKind::ServerAck,
                 EventKind::Receipt,
                 EventKind::Messages,
@@ -330,9 +332,24 @@ impl Connection {
         self.acks.clear();
     }
 
+    /// The stream that is open now, by number; `None`: there is none.
+    pub fn stream(&self) -> Option<u64> {
+        self.link.stream()
+    }
+
+    /// How long nothing has come from WhatsApp; nothing while no stream is open.
+    pub fn silent_for(&self) -> Duration {
+        self.link.silent_for()
+    }
+
     /// How long WhatsApp has been silent after something was sent to it.
     pub fn unanswered_for(&self) -> Duration {
         self.link.unanswered_for()
+    }
+
+    /// Ends the stream at once and for good: nothing leaves it any more, and a close waits for nothing of it.
+    pub fn cut(&self) {
+        self.link.cut();
     }
 
     /// Asks WhatsApp for a sign of life; any answer counts.
@@ -391,13 +408,19 @@ impl Connection {
         self.client.persistence_manager().flush().await.context("the device can't be saved")
     }
 
-    /// Tells WhatsApp to unlink this device, when logged in; `true`: it was told.
+    /// Tells WhatsApp to unlink this device, when logged in; `true`: WhatsApp has said that it is done.
     pub async fn unlink(&self, limit: Duration) -> bool {
-        if !self.is_live() {
-            return false;
+        let Some(jid) = self.client.pn().filter(|_jid| self.is_live()) else { return false };
+        // The library's own `logout` does not tell whether it was heard. It must not dial again as a device that is gone.
+        self.client.enable_auto_reconnect.store(false, Ordering::Relaxed);
+        match tokio::time::timeout(limit, self.client.execute(RemoveCompanionDeviceSpec::new(&jid))).await {
+            Ok(Ok(_done)) => true,
+            Ok(Err(error)) => {
+                tracing::info!(error = format!("{error:#}"), "WhatsApp did not take the unlinking");
+                false
+            }
+            Err(_elapsed) => false,
         }
-        // The library ends the connection after it, so a second call finds nothing to do.
-        tokio::time::timeout(limit, self.client.logout()).await.is_ok()
     }
 
     /// Waits until logged in, for as long as the limit.
@@ -418,95 +441,5 @@ impl Connection {
         self.client.signal_shutdown_sync();
         self.link.cut();
         self.acks.clear();
-    }
-}
-
-/// Commits before the library acknowledges to WhatsApp.
-struct Hook {
-    commit: Commit,
-}
-
-#[async_trait::async_trait]
-impl InboundDurabilityHook for Hook {
-    async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
-        let received = inbound::received(&client, batch).await;
-        if received.is_empty() { Ok(()) } else { (self.commit)(received).await }
-    }
-}
-
-/// Turns the library's events into signals; runs on the library's tasks, so it never waits.
-struct Events {
-    client: std::sync::Weak<Client>,
-    shared: Arc<Shared>,
-    acks: Arc<Acks>,
-    signals: mpsc::Sender<Signal>,
-    late: mpsc::Sender<Vec<Received>>,
-    progress: Follow,
-    runtime: tokio::runtime::Handle,
-    tracker: TaskTracker,
-}
-
-impl Events {
-    fn signal(&self, signal: Signal) {
-        if let Err(error) = self.signals.try_send(signal) {
-            tracing::debug!(%error, "a signal found no reader");
-        }
-    }
-
-    /// Messages that the durability hook does not see: at most once, and dropped when the session can't keep up.
-    fn late(&self, batch: Arc<[InboundMessage]>) {
-        let (client, late) = (self.client.clone(), self.late.clone());
-        self.tracker.spawn_on(
-            async move {
-                let Some(client) = client.upgrade() else { return };
-                let received = inbound::received(&client, &batch).await;
-                if !received.is_empty() && late.try_send(received).is_err() {
-                    tracing::warn!("a message outside the durable path was dropped: too many wait");
-                }
-            },
-            &self.runtime,
-        );
-    }
-}
-
-impl EventHandler for Events {
-    fn handle_event(&self, event: Arc<Event>) {
-        match &*event {
-            Event::PairingQrCode(qr) => self.signal(Signal::Qr { code: qr.code.clone(), valid_for: qr.timeout }),
-            Event::PairingQrCodesExhausted(_) => self.signal(Signal::QrExhausted),
-            Event::PairSuccess(pair) => {
-                let platform = Some(pair.platform.clone()).filter(|platform| !platform.is_empty());
-                self.signal(Signal::Paired { platform });
-            }
-            Event::PairError(_) => self.signal(Signal::PairFailed),
-            Event::Connected(_) => self.signal(Signal::Connected),
-            // Raised by our own logout too, which has no stanza behind it.
-            Event::LoggedOut(out) if out.raw.is_some() => {
-                self.signal(Signal::Ended(match out.reason {
-                    ConnectFailureReason::AccountLocked | ConnectFailureReason::UnknownLogout => Verdict::Locked,
-                    _ => Verdict::LoggedOut,
-                }));
-            }
-            Event::StreamReplaced(_) => self.signal(Signal::Ended(Verdict::Replaced)),
-            Event::TemporaryBan(ban) => {
-                let length = ban.expire.to_std().unwrap_or_default();
-                self.signal(Signal::Ended(Verdict::Banned(length)));
-            }
-            Event::ClientOutdated(_) => {
-                self.shared.version.refused();
-                self.signal(Signal::Ended(Verdict::Outdated));
-            }
-            Event::ConnectFailure(failure) if !failure.reason.should_reconnect() => {
-                self.signal(Signal::Ended(Verdict::Refused(failure.reason.code())));
-            }
-            Event::ServerAck(ack) => self.acks.resolve(ack, |progress| (self.progress)(progress)),
-            Event::Receipt(receipt) => {
-                if let Some(client) = self.client.upgrade() {
-                    receipt::progress(&client, receipt).for_each(|progress| (self.progress)(progress));
-                }
-            }
-            Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),
-            _ => {}
-        }
     }
 }

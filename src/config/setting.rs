@@ -235,6 +235,12 @@ pub const SETTINGS: &[Setting] = &[
         "keys, 100 to 10000000",
         "How many idempotency keys of each session are kept, for 24 hours each; the oldest go first.",
     ),
+    Setting::new(
+        "WATCHDOG_SECS",
+        "30",
+        "seconds, 1 to 300",
+        "How long a session may be shown as connected while nothing comes from WhatsApp, which is asked for a sign of life before; a login that is not answered is given up after the same time.",
+    ),
     Setting::new("LOG_FORMAT", "human", "human or json", "Form of the log lines."),
     Setting::new(
         "RUST_LOG",

@@ -155,6 +155,12 @@ impl Sessions {
         self.manager.0.start(name.0).await
     }
 
+    pub(super) async fn stop(&self, name: &str) -> Result<(), EndError> {
+        let manager = self.of(Scope::Manage, name).ok_or(EndError::NotFound)?;
+        self.caller.audit("stop", "session", name);
+        manager.stop(name).await
+    }
+
     pub(super) async fn logout(&self, name: &str) -> Result<(), EndError> {
         let manager = self.of(Scope::Manage, name).ok_or(EndError::NotFound)?;
         self.caller.audit("logout", "session", name);

@@ -181,9 +181,9 @@ impl From<Started> for StartedBody {
     }
 }
 
-/// The session is logged out, or was not there.
+/// It is done, or there was nothing to do.
 #[derive(Serialize, ToSchema)]
-pub(super) struct LoggedOut {
+pub(super) struct Done {
     /// Always `success`.
     pub(super) data: &'static str,
 }
@@ -203,6 +203,14 @@ struct DetailData<'a> {
     details: DetailsBody,
     connection: Connection,
     metadata: Metadata<'a>,
+    /// What the session is doing, or why it does nothing; the README lists the words.
+    state: &'static str,
+    /// Why, where the state alone does not tell.
+    reason: Option<&'a str>,
+    /// Since when it is in this state: UTC, milliseconds, `Z`.
+    since: String,
+    /// When the state ends by itself, where that is known.
+    until: Option<String>,
 }
 
 /// The state of its connection.
@@ -239,6 +247,10 @@ impl<'a> Detail<'a> {
                 device_manufacturer: unknown,
                 device_model: unknown,
             },
+            state: summary.standing.state,
+            reason: summary.standing.reason.as_deref(),
+            since: iso8601(summary.standing.since),
+            until: summary.standing.until.map(iso8601),
         };
         Self { success: true, data }
     }

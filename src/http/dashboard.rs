@@ -1,4 +1,4 @@
-//! The dashboard: pages for people to link accounts, see how they are, send a text and delete.
+//! The dashboard: pages for people to link accounts, see how they are, send a text, stop and delete.
 //!
 //! Guarded by the cookie that `login` gives. No GET changes anything; whatever does carries the login's form token.
 
@@ -108,6 +108,19 @@ pub(super) async fn code(
     let status = sessions.find(&id).map_or(Status::Disconnected, |session| session.status);
     let body = state.dashboard.0.body(&id, status, code.as_deref(), Instant::now()).map_err(ApiError::internal)?;
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response())
+}
+
+/// `POST /dashboard/sessions/stop`.
+pub(super) async fn stop(
+    sessions: Sessions,
+    login: Login,
+    headers: HeaderMap,
+    fields: Fields,
+) -> Result<Response, ApiError> {
+    check_form(&login, &headers, &fields)?;
+    let id = fields.string("id")?;
+    sessions.stop(&id).await.map_err(|error| ApiError::from_stop(&id, error))?;
+    Ok(redirect_to(StatusCode::SEE_OTHER, "/dashboard/sessions"))
 }
 
 /// `POST /dashboard/sessions/delete`.

@@ -161,6 +161,16 @@ impl ApiError {
         }
     }
 
+    /// What a stop of this session came to.
+    pub(super) fn from_stop(id: &str, error: EndError) -> Self {
+        match error {
+            EndError::NotFound => Self::session_not_found(id),
+            EndError::Store(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error)
+            }
+        }
+    }
+
     /// What a logout came to. Contract section 2: an unknown session is a success.
     pub(super) fn from_logout(error: EndError) -> Result<(), Self> {
         match error {
@@ -374,7 +384,11 @@ mod tests {
                 504,
                 r#"{"message":"WhatsApp did not answer in time; the session keeps trying, ask again"}"#,
             ),
-            (StartError::Ended.into(), 409, r#"{"message":"Session was deleted or logged out while it was starting"}"#),
+            (
+                StartError::Ended.into(),
+                409,
+                r#"{"message":"Session was deleted, logged out or stopped while it was starting"}"#,
+            ),
             (StartError::ShuttingDown.into(), 503, r#"{"message":"The gateway is shutting down"}"#),
             (StartError::Store(store_failure()).into(), 503, r#"{"message":"The session store is not available"}"#),
             (SendError::NoSession.into(), 400, r#"{"message":"Session does not exist"}"#),
@@ -420,6 +434,12 @@ mod tests {
             ),
             (
                 ApiError::from_logout(EndError::Store(store_failure())).unwrap_err(),
+                503,
+                r#"{"message":"The session store is not available"}"#,
+            ),
+            (ApiError::from_stop("a", EndError::NotFound), 404, r#"{"message":"Session 'a' not found"}"#),
+            (
+                ApiError::from_stop("a", EndError::Store(store_failure())),
                 503,
                 r#"{"message":"The session store is not available"}"#,
             ),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::access::Sessions;
-use super::body::{self, Deleted, Detail, LoggedOut, Row, StartedBody};
+use super::body::{self, Deleted, Detail, Done, Row, StartedBody};
 use super::error::ApiError;
 use super::extract::{self, Fields, Kind, SessionId};
 use super::page;
@@ -62,6 +62,13 @@ pub(super) async fn start_page(sessions: Sessions, fields: Fields) -> Result<Res
     })
 }
 
+/// `POST /session/stop`.
+pub(super) async fn stop(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
+    let id = NamedSession::read(&fields)?.session;
+    sessions.stop(&id).await.map_err(|error| ApiError::from_stop(&id, error))?;
+    Ok(Json(Done { data: "success" }).into_response())
+}
+
 /// `DELETE /session/{session}`.
 pub(super) async fn delete(sessions: Sessions, SessionId(id): SessionId) -> Result<Response, ApiError> {
     sessions.delete(&id).await.map_err(|error| ApiError::from_delete(&id, error))?;
@@ -73,7 +80,7 @@ pub(super) async fn logout(sessions: Sessions, request: Request) -> Result<Respo
     if let Some(id) = named_by(request).await? {
         sessions.logout(&id).await.or_else(ApiError::from_logout)?;
     }
-    Ok(Json(LoggedOut { data: "success" }).into_response())
+    Ok(Json(Done { data: "success" }).into_response())
 }
 
 /// The session of a logout: of the query unless that is empty, else of the body, whatever type the body announces.
@@ -120,7 +127,7 @@ mod tests {
     use super::*;
     use crate::event::Status;
     use crate::http::body::iso8601;
-    use crate::session::{Details, SessionSummary};
+    use crate::session::{Details, SessionSummary, Standing};
 
     fn json_of(value: &impl serde::Serialize) -> String {
         serde_json::to_string(value).unwrap()
@@ -133,6 +140,12 @@ mod tests {
             details: details.map(|(name, number)| Details { name: name.into(), phone_number: number.into() }),
             since: "2026-02-03T04:52:38.123456Z".parse().unwrap(),
             platform: platform.map(str::to_owned),
+            standing: Standing {
+                state: status.as_str(),
+                reason: (status == Status::Connecting).then_some("connection_lost".into()),
+                since: "2026-02-03T04:52:39.123456Z".parse().unwrap(),
+                until: (status == Status::Disconnected).then_some("2026-02-03T05:00:00Z".parse().unwrap()),
+            },
         }
     }
 
@@ -168,15 +181,17 @@ mod tests {
         let fresh = summary(Status::Connecting, None, None);
         assert_eq!(
             json_of(&Detail::new(&fresh)),
-            r#"{"success":true,"data":{"session":"ok 1","status":"connecting","details":{"name":"","phoneNumber":""},"connection":{"isConnected":false,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"unknown","deviceManufacturer":"unknown","deviceModel":"unknown"}}}"#
+            r#"{"success":true,"data":{"session":"ok 1","status":"connecting","details":{"name":"","phoneNumber":""},"connection":{"isConnected":false,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"unknown","deviceManufacturer":"unknown","deviceModel":"unknown"},"state":"connecting","reason":"connection_lost","since":"2026-02-03T04:52:39.123Z","until":null}}"#
         );
         let known = summary(Status::Connected, Some(("Budi", "628")), Some("android"));
         assert_eq!(
             json_of(&Detail::new(&known)),
-            r#"{"success":true,"data":{"session":"ok 1","status":"connected","details":{"name":"Budi","phoneNumber":"628"},"connection":{"isConnected":true,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"android","deviceManufacturer":"unknown","deviceModel":"unknown"}}}"#
+            r#"{"success":true,"data":{"session":"ok 1","status":"connected","details":{"name":"Budi","phoneNumber":"628"},"connection":{"isConnected":true,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"android","deviceManufacturer":"unknown","deviceModel":"unknown"},"state":"connected","reason":null,"since":"2026-02-03T04:52:39.123Z","until":null}}"#
         );
         let gone = summary(Status::Disconnected, Some(("Budi", "628")), None);
-        assert!(json_of(&Detail::new(&gone)).contains(r#""status":"disconnected""#));
+        let gone = json_of(&Detail::new(&gone));
+        assert!(gone.contains(r#""status":"disconnected""#), "{gone}");
+        assert!(gone.ends_with(r#","until":"2026-02-03T05:00:00.000Z"}}"#), "{gone}");
     }
 
     #[test]

@@ -34,6 +34,7 @@ fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
         qr_idle: Duration::from_mins(2),
         media_owners: false,
         restore_concurrency: 8,
+        watchdog: Duration::from_secs(30),
     };
     let whatsapp = whatsapp::Settings { ws_url: Some("ws://127.0.0.1:9/".to_owned()), ..whatsapp::Settings::default() };
     let whatsapp = WhatsApp::new(whatsapp).unwrap();

@@ -1,4 +1,4 @@
-//! The verbs that end a session for good: logout and delete, also when the store or a crash cuts them short.
+//! The verbs that end a session: stop, and for good logout and delete, also when the store or a crash cuts them short.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,14 +13,13 @@ use super::state::State;
 use super::{END_TIMEOUT, Manager, SessionManager, resume, task, webhook};
 use crate::event::Status;
 use crate::outbox::{Kind, NewEvent, Notice};
-use crate::store::backend::SessionBackend;
-use crate::store::registry::{RecordState, SessionRecord};
+use crate::store::registry::{Ended, EndedBy, RecordState, SessionRecord};
 use crate::store::{KvError, Namespace};
 
 /// How often a deletion is tried again that the store did not let through.
 const ERASE_AGAIN: Duration = Duration::from_secs(2);
 
-/// Why a deletion or a logout failed.
+/// Why a stop, a logout or a deletion failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
     /// No session of that name is listed.
@@ -32,6 +31,39 @@ pub enum EndError {
 }
 
 impl SessionManager {
+    /// Closes the connection and keeps the credentials: nothing happens until a start, restarts of the gateway included.
+    /// One that is stopped or logged out stays as it is.
+    ///
+    /// Goes on when the call is cancelled.
+    ///
+    /// # Errors
+    /// By [`EndError`].
+    pub async fn stop(&self, name: &str) -> Result<(), EndError> {
+        let (manager, name) = (self.clone(), name.to_owned());
+        self.finish(async move {
+            let _turn = manager.0.turns.take(&name).await;
+            let entry = manager.entry(&name).ok_or(EndError::NotFound)?;
+            manager.halt(&entry).await
+        })
+        .await
+    }
+
+    async fn halt(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
+        if entry.view().state.is_over() {
+            return Ok(());
+        }
+        // First the mark: after a crash from here on it stays stopped.
+        self.mark(entry, RecordState::Stopped).await?;
+        entry.end_task(END_TIMEOUT, false).await;
+        self.look_up(entry).await;
+        // WhatsApp may have logged it out in the last moment.
+        if !entry.view().state.is_over() {
+            entry.set_state(State::Stopped).await;
+        }
+        tracing::info!(session = %entry.name, "session stopped");
+        Ok(())
+    }
+
     /// Unlinks at WhatsApp when reachable and removes the credentials; the entry stays listed as disconnected. Unknown names are fine.
     ///
     /// Goes on when the call is cancelled.
@@ -39,26 +71,65 @@ impl SessionManager {
     /// # Errors
     /// [`EndError::Store`] when the credentials could not be removed.
     pub async fn logout(&self, name: &str) -> Result<(), EndError> {
-        let Some(entry) = self.entry(name) else { return Ok(()) };
-        let manager = self.clone();
-        self.finish(async move { manager.log_out(&entry).await }).await
+        let (manager, name) = (self.clone(), name.to_owned());
+        self.finish(async move {
+            let _turn = manager.0.turns.take(&name).await;
+            match manager.entry(&name) {
+                Some(entry) => manager.log_out(&entry).await,
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
     async fn log_out(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
-        let _verb = entry.verbs.lock().await;
-        if entry.gone.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let record = entry.record();
+        let known = entry.record();
         // First the mark: after a crash from here on, the next start removes the credentials.
-        self.0.registry.update(&record.uid, |record| record.state = RecordState::LoggedOut).await?;
-        let unlinked = entry.end_task(END_TIMEOUT).await;
-        let dropped = self.0.kv.drop_namespace(&Namespace::credentials(&record.uid)).await;
+        if known.state != RecordState::LoggedOut {
+            self.mark(entry, RecordState::LoggedOut).await?;
+        }
+        let unlinked = self.unlink(entry).await;
+        self.look_up(entry).await;
+        let dropped = self.0.kv.drop_namespace(&Namespace::credentials(&entry.uid)).await;
         entry.set_state(State::LoggedOut).await;
         // The next start removes what is left.
         dropped?;
-        tracing::info!(session = %record.name, unlinked, "session logged out, credentials removed");
+        tracing::info!(session = %known.name, unlinked, "session logged out, credentials removed");
         Ok(())
+    }
+
+    /// Writes down what a call of the API has made of a session.
+    async fn mark(&self, entry: &Arc<Entry>, state: RecordState) -> Result<(), KvError> {
+        let ended = Ended { by: EndedBy::Api, at: Utc::now() };
+        let marked = self.0.registry.update(&entry.uid, |record| {
+            // What WhatsApp logged out a moment ago has no credentials that a stop could keep.
+            if record.state == RecordState::Live || state == RecordState::LoggedOut {
+                record.state = state;
+                record.ended = Some(ended);
+            }
+        });
+        if let Some(record) = marked.await? {
+            entry.set_record(record);
+        }
+        Ok(())
+    }
+
+    /// Remembers the record as it is now: the task's last words on it may have crossed those of a verb.
+    async fn look_up(&self, entry: &Arc<Entry>) {
+        match self.0.registry.update(&entry.uid, |_record| {}).await {
+            Ok(Some(record)) => entry.set_record(record),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "a session's record could not be read again"),
+        }
+    }
+
+    /// Ends the task of a session and unlinks it at WhatsApp when reachable, also one that has no task: that logs in once
+    /// more, for a bounded time. `true`: WhatsApp has unlinked it.
+    async fn unlink(&self, entry: &Arc<Entry>) -> bool {
+        match entry.end_task(END_TIMEOUT, true).await {
+            Some(unlinked) => unlinked,
+            None => task::unlink_stored(&self.0, &entry.uid).await,
+        }
     }
 
     /// Unlinks when reachable, removes everything stored and forgets the name; complete when it returns.
@@ -70,17 +141,15 @@ impl SessionManager {
     pub async fn delete(&self, name: &str) -> Result<(), EndError> {
         let (manager, name) = (self.clone(), name.to_owned());
         self.finish(async move {
+            let _turn = manager.0.turns.take(&name).await;
             let entry = manager.unlist(&name).await?;
             manager.remove(&entry).await
         })
         .await
     }
 
-    /// Marks a session as being deleted and takes it off the list; from here on the name is free, and after a crash the
-    /// next start finishes the deletion.
+    /// Marks a session as being deleted and takes it off the list; after a crash the next start finishes the deletion.
     async fn unlist(&self, name: &str) -> Result<Arc<Entry>, EndError> {
-        // No start may find the name unlisted while the registry still has it.
-        let _creating = self.0.creating.lock().await;
         let entry = self.entry(name).ok_or(EndError::NotFound)?;
         self.0.registry.mark_deleting(&entry.uid).await?;
         {
@@ -95,8 +164,7 @@ impl SessionManager {
 
     async fn remove(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
         let record = entry.record();
-        let _verb = entry.verbs.lock().await;
-        let unlinked = entry.end_task(END_TIMEOUT).await;
+        let unlinked = self.unlink(entry).await;
         self.stop_delivery(&record.uid).await;
         // A hook of the library that comes late must not bring the outbox back.
         entry.outbox.close().await;
@@ -170,10 +238,7 @@ impl Manager {
 
     /// Finishes a deletion that a crash cut short before WhatsApp was told: logs in once more to unlink, then erases.
     pub(super) async fn finish_deletion(&self, record: &SessionRecord) {
-        let namespace = Namespace::credentials(&record.uid);
-        let backend = SessionBackend::new(Arc::clone(&self.kv), namespace, None);
-        let unlinked = task::unlink_deleted(self, &backend).await;
-        backend.close().await;
+        let unlinked = task::unlink_stored(self, &record.uid).await;
         tracing::info!(session = %record.name, unlinked, "finishing a deletion that the last run had begun");
         if self.erase(record).await.is_err() {
             self.keep_erasing(record).await;

@@ -1,5 +1,6 @@
 //! One listed session: what is known of it, and the handle to the task that owns its connection.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,34 +14,62 @@ use tokio::time::Instant;
 use super::follow::Follow;
 use super::once::UnderWay;
 use super::state::State;
-use super::{Details, SendError, SessionSummary, StartError, Started};
+use super::{Details, SendError, SessionSummary, Settings, Standing, StartError, Started};
 use crate::event::{SessionName, Status};
 use crate::message::Attachment;
 use crate::outbox::{CommitError, NewEvent, Outbox};
 use crate::store::KvError;
 use crate::store::backend::SessionBackend;
 use crate::store::registry::SessionRecord;
-use crate::whatsapp::Connection;
+use crate::whatsapp::{Connection, Verdict};
 
 /// What others see of a session; written by its task and by the verbs.
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) state: State,
+    /// When the status, the contract's word, last changed.
     pub(super) since: DateTime<Utc>,
+    /// When the state last changed.
+    pub(super) entered: DateTime<Utc>,
+    /// When the state ends by itself, as far as is known: a code, a ban.
+    pub(super) until: Option<DateTime<Utc>>,
+    /// Why it is not connected any more; `None` since it was.
+    pub(super) lost: Option<Loss>,
     pub(super) connection: Option<Connection>,
 }
 
 impl View {
-    pub(super) fn new(state: State) -> Self {
-        Self { state, since: Utc::now(), connection: None }
+    pub(super) fn new(state: State, since: DateTime<Utc>) -> Self {
+        Self { state, since, entered: since, until: None, lost: None, connection: None }
+    }
+}
+
+/// Why a session has to connect anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// The stream ended.
+    Closed,
+    /// The watchdog gave a connection up over which nothing came.
+    Silent,
+    /// WhatsApp refused a registration.
+    Refused(Verdict),
+}
+
+impl Loss {
+    fn word(self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Closed => Some("connection_lost".into()),
+            Self::Silent => Some("no_answer".into()),
+            Self::Refused(verdict) => State::Held(verdict).reason(),
+        }
     }
 }
 
 /// What a verb asks of a session's task.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Unlink when possible, close, and end; answers whether WhatsApp was told.
-    End(oneshot::Sender<bool>),
+    /// Close and end, after unlinking if so told; answers whether WhatsApp has unlinked it.
+    End { unlink: bool, answer: oneshot::Sender<bool> },
     /// Don't wait for the next try.
     Nudge,
 }
@@ -55,8 +84,6 @@ pub(super) struct Entry {
     pub(super) name: SessionName,
     pub(super) uid: String,
     pub(super) sequence: u64,
-    /// One verb at a time.
-    pub(super) verbs: tokio::sync::Mutex<()>,
     /// Taken off the list by a delete.
     pub(super) gone: AtomicBool,
     pub(super) outbox: Outbox,
@@ -66,6 +93,10 @@ pub(super) struct Entry {
     pub(super) under_way: UnderWay,
     record: Mutex<SessionRecord>,
     view: watch::Sender<View>,
+    /// The longest silence over which it still counts as connected.
+    watchdog: Duration,
+    /// Started after a stop, and not connected since: those who ask again wait for it too.
+    resuming: AtomicBool,
     asked: Mutex<Instant>,
     task: Mutex<Option<Task>>,
     /// The storage that the task's connection writes to; closed when the task has ended, however it did.
@@ -83,18 +114,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Entry {
-    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox, follow: Follow) -> Self {
+    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox, follow: Follow, settings: &Settings) -> Self {
         Self {
             name: record.name.clone(),
             uid: record.uid.clone(),
             sequence: record.sequence,
-            verbs: tokio::sync::Mutex::new(()),
             gone: AtomicBool::new(false),
             outbox,
             follow,
             under_way: UnderWay::default(),
             record: Mutex::new(record),
             view: watch::Sender::new(view),
+            watchdog: settings.watchdog,
+            resuming: AtomicBool::new(false),
             asked: Mutex::new(Instant::now()),
             task: Mutex::new(None),
             backend: Mutex::new(None),
@@ -115,25 +147,45 @@ impl Entry {
         self.view.borrow()
     }
 
-    /// The row of the list. Connected is what the socket says now, not what an event said once.
+    /// How the session is. Connected is what the socket says now, not what an event said once.
     pub(super) fn summary(&self) -> SessionSummary {
         let view = self.view();
-        let mut status = view.state.status();
-        let live = view.connection.as_ref().filter(|connection| connection.is_live());
-        if status == Status::Connected && live.is_none() {
-            status = Status::Connecting;
-        }
         let record = lock(&self.record);
-        let details = live
-            .filter(|_live| status == Status::Connected)
-            .and_then(Connection::account)
-            .map(|account| Details { name: account.name, phone_number: account.phone_number });
+        let heard = |connection: &&Connection| connection.silent_for() <= self.watchdog;
+        let live = view.connection.as_ref().filter(|connection| connection.is_live());
+        let (mut status, mut details) = (view.state.status(), None);
+        let mut standing = Standing {
+            state: view.state.word(),
+            reason: view.state.reason(),
+            since: view.entered,
+            until: view.until.filter(|until| *until > Utc::now()),
+        };
+        match (&view.state, live.filter(heard)) {
+            (State::Connected, Some(connection)) => {
+                details = connection
+                    .account()
+                    .map(|account| Details { name: account.name, phone_number: account.phone_number });
+            }
+            // The task will notice too; nobody shall be told otherwise until it does.
+            (State::Connected, None) => {
+                status = Status::Connecting;
+                standing.state = State::Connecting.word();
+                standing.reason = if live.is_some() { Loss::Silent } else { Loss::Closed }.word();
+            }
+            (State::Starting | State::Connecting, _) => standing.reason = view.lost.and_then(Loss::word),
+            (State::Stopped | State::LoggedOut, _) => {
+                standing.reason = record.ended.map(|ended| ended.by.word().into());
+                standing.since = record.ended.map_or(standing.since, |ended| ended.at);
+            }
+            _ => {}
+        }
         SessionSummary {
             session: self.name.clone(),
             status,
             details: details.or_else(|| record.details.clone().map(Details::from)),
             since: view.since,
             platform: record.platform.clone(),
+            standing,
         }
     }
 
@@ -155,24 +207,43 @@ impl Entry {
     ///
     /// wa-gateway 4.7.1 tells each change, and `connecting` once more after a scan.
     pub(super) async fn set_state(&self, state: State) {
+        self.set_state_until(state, None).await;
+    }
+
+    /// The same for a state that is known to end at a certain time.
+    pub(super) async fn set_state_until(&self, state: State, until: Option<DateTime<Utc>>) {
         let status = state.status();
         let mut told = None;
+        if state == State::Connected {
+            self.resuming.store(false, Ordering::Release);
+        }
         self.view.send_if_modified(|view| {
+            view.until = until;
             if view.state == state {
                 return false;
             }
             let again = state == State::Pairing;
+            let now = Utc::now();
             // A session that begins has told nothing yet: its first state is an event too.
             if view.state.status() != status || again {
-                view.since = Utc::now();
+                view.since = now;
                 told = Some(status);
             }
+            if !matches!(state, State::Starting | State::Connecting | State::Held(_)) {
+                view.lost = None;
+            }
+            view.entered = now;
             view.state = state;
             true
         });
         if let Some(status) = told {
             self.tell(status).await;
         }
+    }
+
+    /// Notes why it is about to connect anew.
+    pub(super) fn set_lost(&self, loss: Loss) {
+        self.view.send_modify(|view| view.lost = Some(loss));
     }
 
     /// Commits a status event. A store that refuses loses it: the list is the truth, events are news.
@@ -232,18 +303,28 @@ impl Entry {
         }
     }
 
-    /// Ends the task and waits for it; after the limit it is aborted. `true`: WhatsApp was told to unlink.
+    /// Whether it was started after a stop and has not connected since.
+    pub(super) fn is_resuming(&self) -> bool {
+        self.resuming.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_resuming(&self, resuming: bool) {
+        self.resuming.store(resuming, Ordering::Release);
+    }
+
+    /// Ends the task, with or without unlinking at WhatsApp, and waits for it; after the limit it is aborted.
+    /// `Some(true)`: WhatsApp has unlinked it. `None`: there was no task that could have asked.
     ///
-    /// Call with `verbs` held.
-    pub(super) async fn end_task(&self, limit: Duration) -> bool {
-        let Some(mut task) = lock(&self.task).take() else { return false };
+    /// Call while it is the name's turn.
+    pub(super) async fn end_task(&self, limit: Duration, unlink: bool) -> Option<bool> {
+        let mut task = lock(&self.task).take()?;
         let deadline = Instant::now() + limit;
         let (answer, answered) = oneshot::channel();
-        let asked = tokio::time::timeout_at(deadline, task.commands.send(Command::End(answer))).await;
+        let asked = tokio::time::timeout_at(deadline, task.commands.send(Command::End { unlink, answer })).await;
         let unlinked = match asked {
-            Ok(Ok(())) => matches!(tokio::time::timeout_at(deadline, answered).await, Ok(Ok(true))),
+            Ok(Ok(())) => tokio::time::timeout_at(deadline, answered).await.ok().and_then(Result::ok),
             // It has ended by itself, or does not listen.
-            Ok(Err(_)) | Err(_) => false,
+            Ok(Err(_)) | Err(_) => None,
         };
         if tokio::time::timeout_at(deadline, &mut task.handle).await.is_err() {
             tracing::error!(session = %self.name, "a session's task did not end in time and was aborted");
@@ -251,13 +332,18 @@ impl Entry {
             let _aborted = task.handle.await;
         }
         // An orderly end has closed it; after an abort or a panic the library may still be writing.
+        self.close_backend(limit).await;
+        unlinked
+    }
+
+    /// Closes the storage of the last connection, so that nothing of it is written any more.
+    pub(super) async fn close_backend(&self, limit: Duration) {
         let backend = lock(&self.backend).take();
         if let Some(backend) = backend
             && tokio::time::timeout(limit, backend.close()).await.is_err()
         {
             tracing::error!(session = %self.name, "a write of the session's storage did not end in time");
         }
-        unlinked
     }
 
     /// Waits until the session shows a code or is connected.
@@ -267,7 +353,7 @@ impl Entry {
             match &views.borrow_and_update().state {
                 State::WaitingForScan { code } => return Ok(Started::Qr(code.clone())),
                 State::Connected => return Ok(Started::Connected),
-                State::LoggedOut => return Err(StartError::Ended),
+                State::Stopped | State::LoggedOut => return Err(StartError::Ended),
                 State::StoreFailed { .. } => {
                     return Err(StartError::Store(KvError::Engine("the session waits for its store".into())));
                 }

@@ -1,5 +1,6 @@
 //! What a session is doing, and what a signal from WhatsApp makes of it: pure, without I/O.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::event::Status;
@@ -23,13 +24,15 @@ pub(super) enum State {
     Connecting,
     /// Logged in.
     Connected,
-    /// Has credentials that WhatsApp refuses for now; tried again later.
+    /// Has credentials that WhatsApp refuses for now; tried again and again, until it takes them.
     Held(Verdict),
     /// The store refused a write: closed until writes work again.
     StoreFailed {
         /// Whether a phone has accepted the session.
         paired: bool,
     },
+    /// Keeps its credentials, if it has any, and does nothing until a start.
+    Stopped,
     /// Has no credentials any more; only a start or a delete changes that.
     LoggedOut,
 }
@@ -45,8 +48,44 @@ impl State {
             | Self::Held(_)
             | Self::StoreFailed { .. } => Status::Connecting,
             Self::Connected => Status::Connected,
-            Self::Idle | Self::LoggedOut => Status::Disconnected,
+            Self::Idle | Self::Stopped | Self::LoggedOut => Status::Disconnected,
         }
+    }
+
+    /// Our own word, which tells more than the contract's.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::WaitingForScan { .. } => "waiting_for_scan",
+            Self::Idle => "idle",
+            Self::Pairing => "pairing",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Held(Verdict::Replaced) => "replaced",
+            Self::Held(Verdict::Banned(_)) => "banned",
+            Self::Held(Verdict::Outdated) => "outdated",
+            Self::Held(Verdict::Locked) => "locked",
+            // A logout is never held.
+            Self::Held(Verdict::Refused(_) | Verdict::LoggedOut) => "refused",
+            Self::StoreFailed { .. } => "store_failed",
+            Self::Stopped => "stopped",
+            Self::LoggedOut => "logged_out",
+        }
+    }
+
+    /// Why it is so, as far as the state itself knows.
+    pub(super) fn reason(&self) -> Option<Cow<'static, str>> {
+        Some(match self {
+            Self::Idle => "nobody_asked".into(),
+            Self::Held(Verdict::Replaced) => "other_connection".into(),
+            Self::Held(Verdict::Banned(Some(_))) => "temporary_ban".into(),
+            Self::Held(Verdict::Banned(None)) => "account_banned".into(),
+            Self::Held(Verdict::Outdated) => "version_refused".into(),
+            Self::Held(Verdict::Locked) => "account_locked".into(),
+            Self::Held(Verdict::Refused(code)) => format!("code_{code}").into(),
+            Self::StoreFailed { .. } => "write_refused".into(),
+            _ => return None,
+        })
     }
 
     /// Whether a phone has accepted this session.
@@ -55,6 +94,11 @@ impl State {
             self,
             Self::Pairing | Self::Connecting | Self::Connected | Self::Held(_) | Self::StoreFailed { paired: true }
         )
+    }
+
+    /// Whether it ended by a verb or by WhatsApp's own word, and waits for a start.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Stopped | Self::LoggedOut)
     }
 }
 
@@ -82,7 +126,7 @@ pub(super) fn next(state: &State, signal: &Signal) -> (State, Step) {
         Signal::Connected => (State::Connected, Step::Stay),
         // The server closes the connection that paired (stream error 515); the login follows by itself.
         Signal::LinkDown => match state {
-            State::Pairing => (State::Pairing, Step::Stay),
+            State::Pairing | State::Held(_) => (state.clone(), Step::Stay),
             _ if paired => (State::Connecting, Step::Stay),
             _ => (State::Starting, Step::Stay),
         },
@@ -98,13 +142,17 @@ pub(super) fn next(state: &State, signal: &Signal) -> (State, Step) {
 pub(super) fn pause(verdict: Option<Verdict>, attempt: u32) -> Duration {
     /// Longest pause: an owner who has unlocked the account shall not wait for hours.
     const LONGEST: Duration = Duration::from_mins(15);
-    let first = match verdict {
+    /// The same for a replacement: who ends the other program wants this one back.
+    const REPLACED: Duration = Duration::from_secs(30);
+    let (first, longest) = match verdict {
         None => return Duration::ZERO,
-        Some(Verdict::Banned(length)) => return length.clamp(Duration::from_secs(5), Duration::from_hours(1)),
-        Some(Verdict::Replaced | Verdict::Outdated | Verdict::Refused(_) | Verdict::LoggedOut) => 2,
-        Some(Verdict::Locked) => 30,
+        // An hour at most: bans are lifted early too.
+        Some(Verdict::Banned(Some(length))) => return length.clamp(Duration::from_secs(5), Duration::from_hours(1)),
+        Some(Verdict::Replaced) => (2, REPLACED),
+        Some(Verdict::Outdated | Verdict::Refused(_) | Verdict::LoggedOut) => (2, LONGEST),
+        Some(Verdict::Locked | Verdict::Banned(None)) => (30, LONGEST),
     };
-    Duration::from_secs(first).saturating_mul(2_u32.saturating_pow(attempt)).min(LONGEST)
+    Duration::from_secs(first).saturating_mul(2_u32.saturating_pow(attempt)).min(longest)
 }
 
 #[cfg(test)]
@@ -121,8 +169,23 @@ mod tests {
             State::Connected,
             State::Held(Verdict::Replaced),
             State::StoreFailed { paired: true },
+            State::Stopped,
             State::LoggedOut,
         ]
+    }
+
+    #[test]
+    fn each_state_has_a_word_of_its_own() {
+        let mut words: Vec<_> = every_state().iter().map(State::word).collect();
+        let held = [Verdict::Banned(None), Verdict::Outdated, Verdict::Locked, Verdict::Refused(409)];
+        words.extend(held.map(|verdict| State::Held(verdict).word()));
+        let distinct: std::collections::BTreeSet<_> = words.iter().collect();
+        assert_eq!(distinct.len(), words.len(), "{words:?}");
+        assert!(words.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')));
+        assert_eq!(State::Held(Verdict::Refused(409)).reason().as_deref(), Some("code_409"));
+        let ban = Verdict::Banned(Some(Duration::from_mins(5)));
+        assert_eq!(State::Held(ban).reason().as_deref(), Some("temporary_ban"));
+        assert_eq!(State::Connected.reason(), None);
     }
 
     #[test]
@@ -139,6 +202,7 @@ mod tests {
                 "connected",
                 "connecting",
                 "connecting",
+                "disconnected",
                 "disconnected"
             ]
         );
@@ -176,6 +240,7 @@ mod tests {
         for state in every_state() {
             let (after, step) = next(&state, &Signal::LinkDown);
             assert_eq!(step, Step::Stay);
+            assert!(!matches!(after, State::WaitingForScan { .. }), "its code can't be scanned any more");
             assert_ne!(after.status(), Status::Connected);
             assert_eq!(after.is_paired(), state.is_paired());
         }
@@ -186,8 +251,9 @@ mod tests {
         assert_eq!(pause(None, 9), Duration::ZERO);
         assert_eq!(pause(Some(Verdict::Replaced), 0), Duration::from_secs(2));
         assert_eq!(pause(Some(Verdict::Replaced), 3), Duration::from_secs(16));
+        assert_eq!(pause(Some(Verdict::Replaced), 40), Duration::from_secs(30));
         assert_eq!(pause(Some(Verdict::Locked), 40), Duration::from_mins(15));
-        assert_eq!(pause(Some(Verdict::Banned(Duration::from_secs(90))), 5), Duration::from_secs(90));
-        assert_eq!(pause(Some(Verdict::Banned(Duration::ZERO)), 0), Duration::from_secs(5));
+        assert_eq!(pause(Some(Verdict::Banned(Some(Duration::from_secs(90)))), 5), Duration::from_secs(90));
+        assert_eq!(pause(Some(Verdict::Banned(Some(Duration::ZERO))), 0), Duration::from_secs(5));
     }
 }

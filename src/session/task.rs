@@ -1,17 +1,23 @@
 //! The task that owns one session's connection: it makes it, follows its signals, and ends it.
 //!
 //! Started by the manager; ends on its token (credentials kept), on [`Command::End`], and when WhatsApp logs the
-//! device out.
+//! device out. A panic inside it ends one connection, not the session.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use chrono::Utc;
+use futures::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 mod drive;
+mod unlink;
+
+pub(super) use unlink::unlink_stored;
 
 use super::Manager;
 use super::entry::{Command, Owner};
@@ -21,7 +27,7 @@ use super::state::{State, pause};
 use crate::message::Attachment;
 use crate::outbox::{CommitError, NewEvent, event_id};
 use crate::store::backend::{Lost, SessionBackend};
-use crate::store::registry::RecordState;
+use crate::store::registry::{Ended, EndedBy, RecordState};
 use crate::store::{Batch, Namespace};
 use crate::whatsapp::{Commit, Connection, Follow, Lease, Received, Reports, SIGNALS, Signal, Verdict};
 
@@ -29,14 +35,13 @@ use crate::whatsapp::{Commit, Connection, Follow, Lease, Received, Reports, SIGN
 const COMMANDS: usize = 8;
 /// Messages outside the durable path that wait to be committed.
 const LATE: usize = 256;
-/// A session that is being removed may take so long to log in once more and say so to WhatsApp.
-const UNLINK_LOGIN: Duration = Duration::from_secs(4);
-/// WhatsApp's answer to the unlinking; the library waits 3 s.
-const UNLINK: Duration = Duration::from_secs(4);
 /// Closing flushes for up to 5 + 5 s in the library; a stop gives it that.
 const CLOSE: Duration = Duration::from_secs(10);
 /// Closing what is thrown away anyway.
 const CLOSE_FAST: Duration = Duration::from_secs(3);
+/// Pause before a connection after one that ended sooner than this, or in a panic: a server that ends each one at once
+/// shall not be dialled without a pause.
+const BREATH: Duration = Duration::from_secs(1);
 
 /// Starts the task of an entry that has none. `turn`: the semaphore of a restore.
 pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Semaphore>>) {
@@ -47,11 +52,27 @@ pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Sema
         commands: received,
         token: manager.token.child_token(),
         failures: 0,
+        replacements: 0,
+        connected_since: None,
     };
     // A root span: sessions live longer than the request that starts them.
     let span = tracing::info_span!(parent: None, "session", session = %entry.name);
-    let handle = manager.tracker.spawn(task.run(turn).instrument(span));
+    let handle = manager.tracker.spawn(supervise(task, turn).instrument(span));
     entry.set_task(commands, handle);
+}
+
+/// Runs a task to its end, and begins again after a panic: a session stays alive, and its list row true.
+async fn supervise(mut task: Task, mut turn: Option<Arc<Semaphore>>) {
+    while std::panic::AssertUnwindSafe(task.run(turn.take())).catch_unwind().await.is_err() {
+        tracing::error!("the session's task panicked; its connection is closed, and it begins again");
+        task.entry.set_connection(None);
+        task.entry.close_backend(CLOSE).await;
+        match task.wait(Some(BREATH)).await {
+            Ok(()) => {}
+            Err(Interrupted::Cancelled) => return,
+            Err(Interrupted::End { unlink, answer }) => return task.end_unconnected(unlink, answer).await,
+        }
+    }
 }
 
 struct Task {
@@ -61,14 +82,22 @@ struct Task {
     token: CancellationToken,
     /// Connections that WhatsApp ended since the last good one.
     failures: u32,
+    /// Good connections in a row that another one soon replaced, and when the last good one was made.
+    replacements: u32,
+    connected_since: Option<Instant>,
 }
 
 /// Why a connection is over.
 enum Outcome {
     Cancelled,
-    End(oneshot::Sender<bool>),
+    End {
+        unlink: bool,
+        answer: oneshot::Sender<bool>,
+    },
     StoreFailed,
     Renew(Option<Verdict>),
+    /// Nothing comes over it any more.
+    Dead,
     LoggedOut,
     Idle,
 }
@@ -76,11 +105,11 @@ enum Outcome {
 /// What cut a wait short.
 enum Interrupted {
     Cancelled,
-    End(oneshot::Sender<bool>),
+    End { unlink: bool, answer: oneshot::Sender<bool> },
 }
 
 impl Task {
-    async fn run(mut self, turn: Option<Arc<Semaphore>>) {
+    async fn run(&mut self, turn: Option<Arc<Semaphore>>) {
         // Each restored session begins a little after the other; none of them waits for the slowest.
         let mut turn = match turn {
             None => None,
@@ -88,9 +117,8 @@ impl Task {
                 self.entry.tell(crate::event::Status::Connecting).await;
                 tokio::select! {
                     () = self.token.cancelled() => return,
-                    Some(Command::End(answer)) = next_end(&mut self.commands) => {
-                        self.end_unconnected(answer).await;
-                        return;
+                    Some((unlink, answer)) = next_end(&mut self.commands) => {
+                        return self.end_unconnected(unlink, answer).await;
                     }
                     permit = semaphore.acquire_owned() => permit.ok(),
                 }
@@ -100,6 +128,7 @@ impl Task {
             tokio::time::sleep(jitter(Duration::from_millis(50))).await;
         }
         loop {
+            let began = Instant::now();
             let outcome = match self.connect().await {
                 Ok((connection, backend, inputs, _lease)) => {
                     self.entry.set_connection(Some(connection.clone()));
@@ -116,10 +145,9 @@ impl Task {
                 }
             };
             turn = None;
-            if let Err(interrupted) = self.pause_after(outcome).await {
-                match interrupted {
-                    Interrupted::Cancelled => {}
-                    Interrupted::End(answer) => self.end_unconnected(answer).await,
+            if let Err(interrupted) = self.pause_after(outcome, began.elapsed()).await {
+                if let Interrupted::End { unlink, answer } = interrupted {
+                    self.end_unconnected(unlink, answer).await;
                 }
                 return;
             }
@@ -132,7 +160,10 @@ impl Task {
         let backend = SessionBackend::new(Arc::clone(&self.manager.kv), namespace, None);
         self.entry.set_backend(&backend);
         let paired = backend.has_device().await?;
-        self.entry.set_state(if paired { State::Connecting } else { State::Starting }).await;
+        // What WhatsApp refuses stays refused until it says otherwise.
+        if !(paired && matches!(self.entry.view().state, State::Held(_))) {
+            self.entry.set_state(if paired { State::Connecting } else { State::Starting }).await;
+        }
         // WhatsApp sends anew what was refused before, in its order.
         self.entry.outbox.resume();
         let (signals, signals_in) = mpsc::channel(SIGNALS);
@@ -192,15 +223,14 @@ impl Task {
                 backend.close().await;
                 None
             }
-            Outcome::End(answer) => {
-                let paired = self.entry.view().state.is_paired();
-                if paired && !connection.is_live() {
-                    connection.wait_login(UNLINK_LOGIN).await;
-                }
-                let unlinked = paired && connection.unlink(UNLINK).await;
-                connection.close(CLOSE_FAST).await;
-                // Whatever the library still has under way must not write into a namespace that is about to go.
-                backend.close().await;
+            Outcome::End { unlink, answer } => {
+                let unlinked = if unlink {
+                    self.unlink(connection, backend).await
+                } else {
+                    connection.close(CLOSE).await;
+                    backend.close().await;
+                    false
+                };
                 let _nobody_waits = answer.send(unlinked);
                 None
             }
@@ -217,10 +247,25 @@ impl Task {
                 self.wipe().await;
                 None
             }
-            Outcome::Renew(_) | Outcome::Idle => {
-                connection.close(CLOSE).await;
+            Outcome::Renew(_) | Outcome::Dead | Outcome::Idle => {
+                if matches!(outcome, Outcome::Dead) {
+                    // Nobody reads what a close would still say.
+                    connection.cut();
+                }
+                let mut closing = std::pin::pin!(connection.close(CLOSE));
+                let end = tokio::select! {
+                    () = &mut closing => None,
+                    Some(end) = next_end(&mut self.commands) => Some(end),
+                };
+                if end.is_some() {
+                    // A verb does not wait for the goodbye of a connection that is over.
+                    connection.cut();
+                    closing.await;
+                }
                 backend.close().await;
-                Some(outcome)
+                let Some((unlink, answer)) = end else { return Some(outcome) };
+                self.end_unconnected(unlink, answer).await;
+                None
             }
         }
     }
@@ -228,7 +273,12 @@ impl Task {
     /// Removes credentials that WhatsApp has declared void; the entry stays listed.
     async fn wipe(&self) {
         let uid = &self.entry.uid;
-        let marked = self.manager.registry.update(uid, |record| record.state = RecordState::LoggedOut).await;
+        let ended = Ended { by: EndedBy::Phone, at: Utc::now() };
+        let marked = self.manager.registry.update(uid, |record| {
+            record.state = RecordState::LoggedOut;
+            record.ended = Some(ended);
+        });
+        let marked = marked.await.map(|record| record.map(|record| self.entry.set_record(record)));
         let dropped = self.manager.kv.drop_namespace(&Namespace::credentials(uid)).await;
         if let Err(error) = marked.map(drop).and(dropped) {
             tracing::error!(%error, "void credentials could not be removed; the next start does");
@@ -237,8 +287,8 @@ impl Task {
         self.entry.set_state(State::LoggedOut).await;
     }
 
-    /// Waits as the outcome wants it before the next connection.
-    async fn pause_after(&mut self, outcome: Outcome) -> Result<(), Interrupted> {
+    /// Waits as the outcome wants it before the next connection; `lived`: how long the last one was there.
+    async fn pause_after(&mut self, outcome: Outcome, lived: Duration) -> Result<(), Interrupted> {
         match outcome {
             Outcome::Idle => {
                 tracing::info!("nobody asks for a code: not dialling until somebody does");
@@ -268,10 +318,13 @@ impl Task {
                 self.failures = self.failures.saturating_add(u32::from(verdict.is_some()));
                 if length > Duration::ZERO {
                     self.wait(Some(length + jitter(length / 5))).await?;
+                } else if lived < BREATH {
+                    self.wait(Some(BREATH + jitter(BREATH / 5))).await?;
                 }
                 Ok(())
             }
-            Outcome::Cancelled | Outcome::End(_) | Outcome::LoggedOut => Err(Interrupted::Cancelled),
+            Outcome::Dead => Ok(()),
+            Outcome::Cancelled | Outcome::End { .. } | Outcome::LoggedOut => Err(Interrupted::Cancelled),
         }
     }
 
@@ -296,26 +349,12 @@ impl Task {
         tokio::select! {
             () = self.token.cancelled() => Err(Interrupted::Cancelled),
             command = self.commands.recv() => match command {
-                Some(Command::End(answer)) => Err(Interrupted::End(answer)),
+                Some(Command::End { unlink, answer }) => Err(Interrupted::End { unlink, answer }),
                 Some(Command::Nudge) => Ok(()),
                 None => Err(Interrupted::Cancelled),
             },
             () = sleep => Ok(()),
         }
-    }
-
-    /// Ends a session that has no connection at the moment: a paired one logs in once more, for a bounded time, to unlink.
-    async fn end_unconnected(&mut self, answer: oneshot::Sender<bool>) {
-        let mut unlinked = false;
-        if self.entry.view().state.is_paired()
-            && let Ok((connection, backend, _inputs, _lease)) = self.connect().await
-        {
-            connection.wait_login(UNLINK_LOGIN).await;
-            unlinked = connection.unlink(UNLINK).await;
-            connection.close(CLOSE_FAST).await;
-            backend.close().await;
-        }
-        let _nobody_waits = answer.send(unlinked);
     }
 }
 
@@ -345,11 +384,11 @@ fn events(entry: &Owner, received: Vec<Received>) -> Vec<(NewEvent, Option<Attac
 }
 
 /// The next end command; nudges before it are dropped.
-async fn next_end(commands: &mut mpsc::Receiver<Command>) -> Option<Command> {
+async fn next_end(commands: &mut mpsc::Receiver<Command>) -> Option<(bool, oneshot::Sender<bool>)> {
     loop {
-        match commands.recv().await {
-            Some(Command::Nudge) => {}
-            other => return other,
+        match commands.recv().await? {
+            Command::Nudge => {}
+            Command::End { unlink, answer } => return Some((unlink, answer)),
         }
     }
 }
@@ -360,22 +399,4 @@ fn jitter(most: Duration) -> Duration {
     // Without randomness there is just no jitter.
     let drawn = getrandom::fill(&mut bytes).map_or(0, |()| u32::from_le_bytes(bytes));
     most.mul_f64(f64::from(drawn) / f64::from(u32::MAX))
-}
-
-/// Logs in with the credentials of a session that is being deleted, for a bounded time, to unlink it at WhatsApp.
-pub(super) async fn unlink_deleted(manager: &Manager, backend: &Arc<SessionBackend>) -> bool {
-    let (signals, _signals_in) = mpsc::channel(SIGNALS);
-    let (late, _late_in) = mpsc::channel(LATE);
-    let refuse: Commit = Arc::new(|_received| Box::pin(async { Err(anyhow!("the session is being deleted")) }));
-    let (whatsapp, cut) = (&manager.whatsapp, backend.failed());
-    let reports = Reports { commit: refuse, signals, late, progress: Arc::new(|_progress| {}) };
-    let connected = whatsapp.connect(Arc::clone(backend) as _, reports, &cut, &manager.tracker).await;
-    let Ok((connection, _lease)) = connected else { return false };
-    let login = tokio::select! {
-        () = manager.token.cancelled() => false,
-        login = connection.wait_login(UNLINK_LOGIN) => login,
-    };
-    let unlinked = login && connection.unlink(UNLINK).await;
-    connection.close(CLOSE_FAST).await;
-    unlinked
 }

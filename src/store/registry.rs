@@ -47,6 +47,9 @@ pub struct SessionRecord {
     /// Where its events go; `None`: to the gateway's own receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookRecord>,
+    /// How a session that was logged out or stopped came to it; `None`: it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
 }
 
 /// A receiver of a session's own.
@@ -66,6 +69,35 @@ impl std::fmt::Debug for WebhookRecord {
     /// Without the address and the secret: both may open doors.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WebhookRecord").field("events", &self.events).finish_non_exhaustive()
+    }
+}
+
+/// How a session was logged out or stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Who did it.
+    pub by: EndedBy,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Who logged a session out, or stopped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// A call of our API.
+    Api,
+    /// The phone, or WhatsApp itself.
+    Phone,
+}
+
+impl EndedBy {
+    /// The word as it stands in answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Api => "by_api",
+            Self::Phone => "by_phone",
+        }
     }
 }
 
@@ -172,6 +204,7 @@ impl Registry {
                 platform: None,
                 state: RecordState::Live,
                 webhook: None,
+                ended: None,
             };
             let batch = Batch::new()
                 .expect(name_key(name), None)

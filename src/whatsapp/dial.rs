@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -83,13 +83,39 @@ pub(super) struct Link {
     open: AtomicU64,
     /// The number of the last stream that was dialled.
     last: AtomicU64,
-    /// When the first byte was written after the last one that was read, in Unix milliseconds; 0: all is answered.
-    unanswered_ms: AtomicI64,
+    began: Instant,
+    /// When the last byte was read of the open stream, in milliseconds since `began`.
+    read_ms: AtomicU64,
+    /// When the first byte was written after the last one that was read, in milliseconds since `began`; 0: all is answered.
+    unanswered_ms: AtomicU64,
 }
 
 impl Link {
     pub(super) fn new(cut: CancellationToken) -> Self {
-        Self { cut, open: AtomicU64::default(), last: AtomicU64::default(), unanswered_ms: AtomicI64::default() }
+        Self {
+            cut,
+            open: AtomicU64::default(),
+            last: AtomicU64::default(),
+            began: Instant::now(),
+            read_ms: AtomicU64::default(),
+            unanswered_ms: AtomicU64::default(),
+        }
+    }
+
+    /// Milliseconds since this link was made, at least 1.
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn age(&self, at_ms: u64) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(at_ms))
+    }
+
+    /// A stream is there: whatever was before it counts no more.
+    fn opened(&self, stream: u64) {
+        self.unanswered_ms.store(0, Ordering::Relaxed);
+        self.read_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.open.store(stream, Ordering::Release);
     }
 
     /// Ends the stream at once and for good.
@@ -104,29 +130,37 @@ impl Link {
 
     /// Whether the stream is there, as far as this end can know.
     pub(super) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire) != 0
+        self.stream().is_some()
+    }
+
+    /// The number of the stream that is there.
+    pub(super) fn stream(&self) -> Option<u64> {
+        Some(self.open.load(Ordering::Acquire)).filter(|number| *number != 0)
+    }
+
+    /// How long nothing at all has come.
+    pub(super) fn silent_for(&self) -> Duration {
+        if self.is_open() { self.age(self.read_ms.load(Ordering::Relaxed)) } else { Duration::ZERO }
     }
 
     /// How long nothing at all has come since something was written; WhatsApp answers within a second or so.
     pub(super) fn unanswered_for(&self) -> Duration {
         match self.unanswered_ms.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => {
-                let age = chrono::Utc::now().timestamp_millis().saturating_sub(since);
-                Duration::from_millis(u64::try_from(age).unwrap_or_default())
-            }
+            since => self.age(since),
         }
     }
 
     fn read(&self, stream: u64) {
         if self.open.load(Ordering::Relaxed) == stream {
             self.unanswered_ms.store(0, Ordering::Relaxed);
+            self.read_ms.store(self.now_ms(), Ordering::Relaxed);
         }
     }
 
     fn written(&self, stream: u64) {
         if self.open.load(Ordering::Relaxed) == stream && self.unanswered_ms.load(Ordering::Relaxed) == 0 {
-            self.unanswered_ms.store(chrono::Utc::now().timestamp_millis(), Ordering::Relaxed);
+            self.unanswered_ms.store(self.now_ms(), Ordering::Relaxed);
         }
     }
 }
@@ -183,8 +217,7 @@ impl Dial {
             .connect_on(watched)
             .await
             .context("the WebSocket upgrade failed")?;
-        self.link.unanswered_ms.store(0, Ordering::Relaxed);
-        self.link.open.store(number, Ordering::Release);
+        self.link.opened(number);
         Ok(from_websocket(websocket))
     }
 }
@@ -334,7 +367,7 @@ mod tests {
     fn watched(token: &CancellationToken) -> (Watched<DuplexStream>, DuplexStream, mpsc::Receiver<Signal>) {
         let (near, far) = tokio::io::duplex(64);
         let link = Arc::new(Link::new(token.child_token()));
-        link.open.store(1, Ordering::Release);
+        link.opened(1);
         let (signals, received) = mpsc::channel(1);
         let cut = Box::pin(link.cut.clone().cancelled_owned());
         (Watched { inner: near, number: 1, link, signals, cut, stall: None }, far, received)
@@ -354,6 +387,30 @@ mod tests {
         far.read_to_end(&mut left).await.unwrap();
         assert_eq!(left, b"before");
         assert!(signals.try_recv().is_err(), "its end is told once");
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_the_wait_that_the_first_question_began() {
+        let token = CancellationToken::new();
+        let (mut stream, mut far, _signals) = watched(&token);
+        let link = Arc::clone(&stream.link);
+        assert_eq!(link.unanswered_for(), Duration::ZERO);
+        stream.write_all(b"ask").await.unwrap();
+        let asked = link.unanswered_ms.load(Ordering::Relaxed);
+        assert_ne!(asked, 0);
+        while link.now_ms() == asked {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stream.write_all(b"again").await.unwrap();
+        assert_eq!(link.unanswered_ms.load(Ordering::Relaxed), asked, "the first question counts");
+        assert!(link.unanswered_for() > Duration::ZERO && link.silent_for() > Duration::ZERO);
+        let heard = link.read_ms.load(Ordering::Relaxed);
+        far.write_all(b"answer").await.unwrap();
+        stream.read_exact(&mut [0; 6]).await.unwrap();
+        assert_eq!(link.unanswered_for(), Duration::ZERO);
+        assert!(link.read_ms.load(Ordering::Relaxed) > heard);
+        drop(stream);
+        assert_eq!((link.stream(), link.silent_for()), (None, Duration::ZERO), "what is closed is not silent");
     }
 
     #[tokio::test]

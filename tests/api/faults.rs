@@ -181,6 +181,65 @@ async fn a_connection_that_dies_during_a_send_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_fault_of_a_send_has_one_answer() {
+    let scene = Scene::new(&[("SEND_TIMEOUT_SECS", "6")]).await;
+    let slow = Duration::from_millis(300);
+    // Known to the gateway, so that the first faults meet the message itself and not the look-ups before it.
+    scene.works().await;
+    for (n, (fault, status, arrives)) in [
+        (Fault::NackMessages { code: 463 }, 502, false),
+        (Fault::NackMessages { code: 403 }, 502, false),
+        (Fault::DropMessages, 504, false),
+        (Fault::DropMessageAcks, 504, true),
+        (Fault::CloseOnMessage, 504, false),
+        (Fault::CloseOnAck, 504, true),
+        (Fault::DelayAcks { delay: slow }, 200, true),
+        (Fault::SlowAnswers { delay: slow }, 200, true),
+        // The chat is known: nothing has to be looked up for it.
+        (Fault::RefuseUsync, 200, true),
+        (Fault::RefusePreKeys, 200, true),
+        (Fault::DropAnswers { xmlns: "usync".to_owned() }, 200, true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        scene.process.api.wait_status("a", "connected").await;
+        let injected = scene.simulator.inject(fault.clone().on(NUMBER));
+        let text = format!("fault {n}");
+        let answer = scene.process.api.text("a", FRIEND, &text).await;
+        assert_eq!(answer.status, status, "{fault:?}: {}", answer.body);
+        scene.simulator.clear(injected);
+        // What comes after it has overtaken nothing: then it has arrived, or never will.
+        scene.process.api.wait_status("a", "connected").await;
+        let last = format!("after fault {n}");
+        scene.process.api.text("a", FRIEND, &last).await.expect(200);
+        let friend = scene.simulator.phone(FRIEND);
+        let inbox = eventually("the text after the fault", || async {
+            Some(friend.inbox()).filter(|inbox| inbox.iter().any(|got| got.text.as_deref() == Some(&last)))
+        })
+        .await;
+        let times = inbox.iter().filter(|got| got.text.as_deref() == Some(&text)).count();
+        assert_eq!(times, usize::from(arrives), "{fault:?}");
+    }
+    // Nothing is known of these: a look-up that fails counts as yes, and without its list the message goes to the phone.
+    let strangers = ["6281234500033", "6281234500034"];
+    for (fault, stranger, status) in
+        [(Fault::RefuseUsync, strangers[0], 200), (Fault::RefusePreKeys, strangers[1], 502)]
+    {
+        let phone = scene.simulator.phone(stranger);
+        let injected = scene.simulator.inject(fault.clone().on(NUMBER));
+        let answer = scene.process.api.text("a", stranger, "first").await;
+        assert_eq!(answer.status, status, "{fault:?}: {}", answer.body);
+        scene.simulator.clear(injected);
+        scene.process.api.text("a", stranger, "second").await.expect(200);
+        let expected = if status == 200 { &["first", "second"][..] } else { &["second"] };
+        for text in expected {
+            assert_eq!(phone.next_message(STEP).await.unwrap().text.as_deref(), Some(*text), "{fault:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_keys_fail_the_send_and_nothing_else() {
     let scene = Scene::new(&[]).await;
     let fault = scene.simulator.inject(Fault::RefusePreKeys.on(NUMBER));

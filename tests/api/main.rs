@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
 
+mod chaos;
 mod clients;
 mod crash;
 mod dashboard;
@@ -28,7 +29,10 @@ mod redis;
 mod redis_server;
 mod send;
 mod session;
+mod stop;
 mod store;
 mod story;
 mod support;
 mod tls;
+mod verbs;
+mod watchdog;

@@ -10,10 +10,12 @@ use whatsapp_simulator::{Options, Phone, Simulator};
 
 use crate::redis_server::RedisServer;
 
+mod dice;
 mod files;
 mod process;
 mod receiver;
 
+pub(crate) use dice::{Dice, flag};
 pub(crate) use files::{Files, picture, voice};
 pub(crate) use process::Process;
 pub(crate) use receiver::Receiver;

@@ -160,6 +160,7 @@ pub(super) fn overview(t: &'static Words, login: &Login, sessions: &[SessionSumm
 struct Card<'a> {
     id: &'a str,
     status: Status,
+    state: &'static str,
     name: &'a str,
     number: &'a str,
     /// As JavaScript parses it.
@@ -172,10 +173,16 @@ impl<'a> Card<'a> {
         Self {
             id: session.session.as_str(),
             status: session.status,
+            state: session.standing.state,
             name: details.map_or("", |details| &details.name),
             number: details.map_or("", |details| &details.phone_number),
             since: session.since.to_rfc3339_opts(SecondsFormat::Secs, true),
         }
+    }
+
+    /// Whether a start connects it without a scan.
+    fn is_stopped(&self) -> bool {
+        self.state == "stopped" && !self.number.is_empty()
     }
 
     fn is_connected(&self) -> bool {
@@ -223,9 +230,11 @@ impl<'a> Card<'a> {
 {% endif %}<div><dt>{{ t.since }}</dt><dd><time datetime="{{ session.since }}">{{ session.since }}</time></dd></div>
 </dl>
 <div class="actions">
-{% if !session.is_connected() %}<a class="button primary" href="sessions/create?id={{ session.id|urlencode_strict }}">{% if session.number.is_empty() || session.status == Status::Disconnected %}{{ t.show_qr }}{% else %}{{ t.follow }}{% endif %}<span class="visually-hidden">: {{ session.id }}</span></a>
+{% if session.is_stopped() %}<form action="/dashboard/sessions/create" method="post"><input type="hidden" name="csrf" value="{{ csrf }}"><input type="hidden" name="id" value="{{ session.id }}"><button class="button primary" type="submit" data-start>{{ t.start }}<span class="visually-hidden">: {{ session.id }}</span></button></form>
+{% else if !session.is_connected() %}<a class="button primary" href="sessions/create?id={{ session.id|urlencode_strict }}">{% if session.number.is_empty() || session.status == Status::Disconnected %}{{ t.show_qr }}{% else %}{{ t.follow }}{% endif %}<span class="visually-hidden">: {{ session.id }}</span></a>
 {% endif %}<button class="button primary" type="button" data-session="{{ session.id }}"{% if !session.is_connected() %} disabled hidden{% endif %}>{{ t.send }}<span class="visually-hidden">: {{ session.id }}</span></button>
-<button class="button danger" type="button" data-delete="{{ session.id }}">{{ t.delete }}<span class="visually-hidden">: {{ session.id }}</span></button>
+{% if session.status != Status::Disconnected %}<form action="/dashboard/sessions/stop" method="post"><input type="hidden" name="csrf" value="{{ csrf }}"><input type="hidden" name="id" value="{{ session.id }}"><button class="button quiet" type="submit" data-stop>{{ t.stop }}<span class="visually-hidden">: {{ session.id }}</span></button></form>
+{% endif %}<button class="button danger" type="button" data-delete="{{ session.id }}">{{ t.delete }}<span class="visually-hidden">: {{ session.id }}</span></button>
 </div>
 </li>
 {% endfor %}</ul>
@@ -297,7 +306,7 @@ pub(super) fn sessions(
 <input id="id" name="id" value="{{ id }}" autocomplete="off" autocapitalize="none" spellcheck="false" required maxlength="256" aria-describedby="{% if error.is_some() %}id-error {% endif %}id-hint"{% if error.is_some() %} aria-invalid="true"{% endif %}>
 <p class="hint" id="id-hint">{{ t.create_hint }}</p></div>
 {% endif %}{% if let Some(error) = error %}<p class="error" id="id-error" role="alert">{{ error }}</p>
-{% endif %}<button class="button primary wide" type="submit">{{ t.show_qr }}</button>
+{% endif %}<button class="button primary wide" type="submit">{% if let Some(session) = session && session.is_stopped() %}{{ t.start }}{% else %}{{ t.show_qr }}{% endif %}</button>
 </form>
 </div>
 <div class="steps"{% if let Some(session) = session %}{% if session.is_connected() %} hidden{% endif %}{% endif %}>

@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 
-use super::super::body::{Deleted, Detail, Failure, Health, LoggedOut, MessageState, Sessions, StartedBody};
+use super::super::body::{Deleted, Detail, Done, Failure, Health, MessageState, Sessions, StartedBody};
 use super::super::keys::{KeyDeleted, KeyList, KeyMade, WantedKey};
 use super::super::session::NamedSession;
 use super::super::webhook::{
@@ -17,7 +17,8 @@ const TEXT: Type = Type::of::<schema::SendText>();
 /// What every send may come to: no connection, no answer from WhatsApp, no store.
 const SEND: &[(u16, Shape)] = &[(200, SENT), (409, FAILURE), (502, FAILURE), (503, FAILURE), (504, FAILURE)];
 const DELETE: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Deleted<'static>>())), (404, FAILURE), (503, FAILURE)];
-const LOGOUT: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<LoggedOut>())), (503, FAILURE)];
+const LOGOUT: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Done>())), (503, FAILURE)];
+const STOP: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Done>())), (404, FAILURE), (503, FAILURE)];
 const PROFILE: &[(u16, Shape)] = &[
     (200, Shape::Json(Type::of::<schema::Profile>())),
     (403, FAILURE),
@@ -134,6 +135,20 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         methods: &[Method::DELETE],
         path: "/session/start",
+        summary: "Deletes a session of that name; none can be made",
+        takes: Takes::Nothing,
+        answers: DELETE,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/session/stop",
+        summary: "Closes a session's connection and keeps its credentials; start connects it again without a scan",
+        takes: Takes::Body(Type::of::<NamedSession>()),
+        answers: STOP,
+    },
+    Operation {
+        methods: &[Method::DELETE],
+        path: "/session/stop",
         summary: "Deletes a session of that name; none can be made",
         takes: Takes::Nothing,
         answers: DELETE,

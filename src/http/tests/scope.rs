@@ -28,6 +28,7 @@ const PLACES: &[(&str, Place)] = &[
     ("/session/", Place::Nowhere),
     ("/session/start", Place::Member),
     ("/session/logout", Place::Member),
+    ("/session/stop", Place::Member),
     ("/session/{session}", Place::Path),
     ("/session/{session}/webhook", Place::Path),
     ("/webhook/dead", Place::Member),

@@ -3,35 +3,74 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument as _;
 
-use super::super::entry::Command;
+use super::super::entry::{Command, Loss};
 use super::super::state::{State, Step, next};
 use super::super::{media, poll};
 use super::{Inputs, Outcome, Task, events};
 use crate::outbox::CommitError;
 use crate::store::backend::{Lost, SessionBackend};
 use crate::store::registry::AccountDetails;
-use crate::whatsapp::{Connection, Signal};
+use crate::whatsapp::{Connection, Signal, Verdict};
 
-/// The library dials after 1, 1, 2, 3, 5 … 900 s; a session not connected for so long begins again at 1 s.
-const REDIAL: Duration = Duration::from_secs(75);
-/// Logged in for so long without the library saying that it is ready: whatsapp-rust 0.7.0 never says so when the critical
-/// app-state sync fails in a retryable way.
-const READY: Duration = Duration::from_secs(20);
-/// How often a connected session looks at its link.
-const WATCH_EVERY: Duration = Duration::from_secs(2);
-/// Silence after which WhatsApp is asked for a sign of life: not everything that we send has an answer of its own.
-const PROD: Duration = Duration::from_secs(8);
-/// Silence after which the connection counts as dead. The library finds out too, but only after 15 to 50 s; WhatsApp Web
-/// waits 20 s (whatsapp-rust 0.7.0, `wacore::protocol::keepalive`).
-const DEAD: Duration = Duration::from_secs(18);
 /// A restored session lets the next one dial after so long even if it is not connected.
 const RESTORE_TURN: Duration = Duration::from_secs(20);
+/// A connection that was replaced sooner than this after it was made, was so by a program that keeps coming back.
+const STABLE: Duration = Duration::from_secs(30);
+/// The connection that showed a code has ended: so long it may turn out that a phone had accepted it, and the library may
+/// dial for new codes. whatsapp-rust 0.7.0, `pair.rs`: until those come it goes on showing the old ones in their turn, though
+/// none of them can be scanned any more; a new client shows none of them.
+const CODE_LOST: Duration = Duration::from_secs(3);
 /// A dial that somebody waits for begins again after so long.
 const IDLE_DIAL: Duration = Duration::from_secs(10);
+
+/// The watchdog's times, all made of one setting; in brackets those of its default, 30 s.
+///
+/// A link tells its own end, but not that its other end is gone: so a connected session asks WhatsApp for a sign of life
+/// early enough to be sure, one way or the other, when the whole time is over.
+struct Limits {
+    /// The whole time: a stream that is open and not logged in gets no more either.
+    all: Duration,
+    /// How often a connected session looks at its link (2 s), and one that is not at itself (1 s).
+    look: Duration,
+    tick: Duration,
+    /// Silence after which WhatsApp is asked for a sign of life (12 s), and silence after something was sent (7.5 s): not
+    /// everything that we send has an answer of its own.
+    ask_idle: Duration,
+    ask_unanswered: Duration,
+    /// Silence after something was sent, after which the connection counts as dead (18 s). The library finds out too, but only after 15
+    /// to 50 s; WhatsApp Web waits 20 s (whatsapp-rust 0.7.0, `wacore::protocol::keepalive`).
+    dead: Duration,
+    /// Logged in for so long without the library saying that it is ready (20 s): whatsapp-rust 0.7.0 never says so when the
+    /// critical app-state sync fails in a retryable way, and waits 180 s for one that never ends.
+    ready: Duration,
+    /// No longer logged in on a stream that stays open (5 s): after `stream:error` 503 and 429 the library waits for the
+    /// server to close it.
+    dropped: Duration,
+    /// The library dials after 1, 1, 2, 3, 5 … 900 s; a session not connected for so long (75 s) begins again at 1 s.
+    redial: Duration,
+}
+
+impl Limits {
+    fn new(all: Duration) -> Self {
+        let part = |share: f64| all.mul_f64(share);
+        Self {
+            all,
+            look: part(1.0 / 15.0).clamp(Duration::from_millis(50), Duration::from_secs(2)),
+            tick: part(1.0 / 30.0).clamp(Duration::from_millis(50), Duration::from_secs(1)),
+            ask_idle: part(0.4),
+            ask_unanswered: part(0.25),
+            dead: part(0.6),
+            ready: part(2.0 / 3.0),
+            dropped: part(1.0 / 6.0),
+            redial: part(2.5),
+        }
+    }
+}
 
 /// Since when what is so.
 struct Clocks {
@@ -39,19 +78,43 @@ struct Clocks {
     not_connected_since: Instant,
     /// `None`: not logged in.
     live_since: Option<Instant>,
+    /// The stream that is open without a login, by number, and whether it once had one.
+    open: Option<(u64, Instant)>,
+    was_live_on: Option<u64>,
+    /// When the connection that showed a code ended.
+    code_lost: Option<Instant>,
     /// Whether WhatsApp was asked for a sign of life in this silence.
-    prodded: bool,
+    asked: bool,
 }
 
 impl Clocks {
     fn new() -> Self {
         let now = Instant::now();
-        Self { began: now, not_connected_since: now, live_since: None, prodded: false }
+        Self {
+            began: now,
+            not_connected_since: now,
+            live_since: None,
+            open: None,
+            was_live_on: None,
+            code_lost: None,
+            asked: false,
+        }
     }
 
     fn lost(&mut self) {
         self.not_connected_since = Instant::now();
         self.live_since = None;
+    }
+
+    /// How long this stream has been open without a login.
+    fn without_login(&mut self, stream: u64) -> Duration {
+        match self.open {
+            Some((known, since)) if known == stream => since.elapsed(),
+            _ => {
+                self.open = Some((stream, Instant::now()));
+                Duration::ZERO
+            }
+        }
     }
 }
 
@@ -65,9 +128,10 @@ impl Task {
         turn: &mut Option<OwnedSemaphorePermit>,
     ) -> Outcome {
         let mut clocks = Clocks::new();
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let limits = Limits::new(self.manager.settings.watchdog);
+        let mut tick = tokio::time::interval(limits.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut watch = tokio::time::interval(WATCH_EVERY);
+        let mut watch = tokio::time::interval(limits.look);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let token = self.token.clone();
         let mut files = media::Fetching::default();
@@ -81,7 +145,7 @@ impl Task {
                 biased;
                 () = token.cancelled() => return Outcome::Cancelled,
                 command = self.commands.recv() => match command {
-                    Some(Command::End(answer)) => return Outcome::End(answer),
+                    Some(Command::End { unlink, answer }) => return Outcome::End { unlink, answer },
                     Some(Command::Nudge) => {
                         // Somebody waits: a dial that hangs in a long pause of the library begins again.
                         let idle = !connection.is_live() && clocks.not_connected_since.elapsed() > IDLE_DIAL;
@@ -93,17 +157,24 @@ impl Task {
                 },
                 () = inputs.failed.cancelled() => return Outcome::StoreFailed,
                 Some(signal) = inputs.signals.recv() => {
+                    if matches!(signal, Signal::Qr { .. }) && connection.stream().is_none() {
+                        continue;
+                    }
+                    if signal == Signal::LinkDown && matches!(self.entry.view().state, State::WaitingForScan { .. }) {
+                        clocks.code_lost = Some(Instant::now());
+                    }
                     if let Some(outcome) = self.follow(connection, &signal).await {
                         return outcome;
                     }
                     match signal {
                         Signal::Connected => {
                             *turn = None;
-                            self.failures = 0;
+                            // Two programs with the same credentials must not take turns at full speed.
+                            self.failures = self.replacements;
+                            self.connected_since = Some(Instant::now());
                         }
-                        Signal::LinkDown => {
-                            clocks.lost();
-                        }
+                        Signal::LinkDown => clocks.lost(),
+                        Signal::Qr { .. } | Signal::Paired { .. } => clocks.code_lost = None,
                         _ => {}
                     }
                 }
@@ -128,40 +199,63 @@ impl Task {
                     if clocks.began.elapsed() > RESTORE_TURN {
                         *turn = None;
                     }
-                    if let Some(outcome) = self.wait_for_login(connection, &mut clocks).await {
+                    if let Some(outcome) = self.wait_for_login(connection, &mut clocks, &limits).await {
                         return outcome;
                     }
                 }
-                // A link tells its own end, but not that its other end is gone.
-                _ = watch.tick(), if connected => if let Some(outcome) = self.look_at_link(connection, &mut clocks).await {
-                    return outcome;
-                },
+                _ = watch.tick(), if connected => {
+                    if let Some(outcome) = self.look_at_link(connection, &mut clocks, &limits).await {
+                        return outcome;
+                    }
+                }
             }
         }
     }
 
     /// Looks after a connection that is not connected yet; `Some`: this one is over.
-    async fn wait_for_login(&self, connection: &Connection, clocks: &mut Clocks) -> Option<Outcome> {
+    async fn wait_for_login(&self, connection: &Connection, clocks: &mut Clocks, limits: &Limits) -> Option<Outcome> {
         let state = self.entry.view().state.clone();
+        let stream = connection.stream();
         if connection.is_live() && state.is_paired() {
-            if clocks.live_since.get_or_insert_with(Instant::now).elapsed() > READY {
+            (clocks.was_live_on, clocks.open) = (stream, None);
+            if clocks.live_since.get_or_insert_with(Instant::now).elapsed() > limits.ready {
                 tracing::warn!("logged in, but not all of the start-up sync came through; going on");
                 self.connected(connection).await;
+                return None;
             }
-            return None;
+            return self.look_at_link(connection, clocks, limits).await;
         }
         clocks.live_since = None;
         let unasked = self.entry.asked().elapsed() > self.manager.settings.qr_idle;
         if state == State::Starting && unasked {
             return Some(Outcome::Idle);
         }
-        let waiting = matches!(state, State::WaitingForScan { .. });
-        (!waiting && clocks.not_connected_since.elapsed() > REDIAL).then_some(Outcome::Renew(None))
+        if state == State::Starting && clocks.code_lost.is_some_and(|lost| lost.elapsed() > CODE_LOST) {
+            return Some(Outcome::Renew(None));
+        }
+        if matches!(state, State::WaitingForScan { .. }) {
+            // Codes follow each other by the library's clock, and it looks after the link meanwhile.
+            let until = self.entry.view().until;
+            let overdue = until.is_some_and(|until| (Utc::now() - until).to_std().is_ok_and(|late| late > limits.all));
+            return overdue.then_some(Outcome::Renew(None));
+        }
+        if let Some(stream) = stream {
+            let limit = if clocks.was_live_on == Some(stream) { limits.dropped } else { limits.all };
+            let waited = clocks.without_login(stream);
+            if waited > limit {
+                tracing::warn!(
+                    waited_ms = waited.as_millis(),
+                    "WhatsApp leaves the connection open and answers nothing: connecting anew"
+                );
+                self.entry.set_lost(Loss::Silent);
+                return Some(Outcome::Dead);
+            }
+        }
+        (clocks.not_connected_since.elapsed() > limits.redial).then_some(Outcome::Renew(None))
     }
 
-    /// Looks whether the other end of a connected link still answers; `Some`: this connection is over.
-    async fn look_at_link(&self, connection: &Connection, clocks: &mut Clocks) -> Option<Outcome> {
-        let silence = connection.unanswered_for();
+    /// Looks whether the other end of a link that is logged in still answers; `Some`: this connection is over.
+    async fn look_at_link(&self, connection: &Connection, clocks: &mut Clocks, limits: &Limits) -> Option<Outcome> {
         let outbox = &self.entry.outbox;
         if outbox.is_refusing() && outbox.has_room() {
             tracing::info!("the outbox has room again: connecting anew for the messages that it refused");
@@ -169,24 +263,33 @@ impl Task {
             return Some(Outcome::Renew(None));
         }
         if !connection.is_live() {
-            clocks.not_connected_since = Instant::now();
+            clocks.lost();
+            self.entry.set_lost(Loss::Closed);
             self.entry.set_state(State::Connecting).await;
-        } else if silence > DEAD {
-            tracing::warn!(silence_ms = silence.as_millis(), "WhatsApp does not answer: connecting anew");
-            self.entry.set_state(State::Connecting).await;
-            return Some(Outcome::Renew(None));
-        } else if silence < PROD {
-            clocks.prodded = false;
-        } else if !clocks.prodded {
-            clocks.prodded = true;
-            connection.prod().await;
+            return None;
         }
+        clocks.was_live_on = connection.stream();
+        let (silence, unanswered) = (connection.silent_for(), connection.unanswered_for());
+        if unanswered > limits.dead || silence > limits.all {
+            tracing::warn!(silence_ms = silence.as_millis(), "WhatsApp does not answer: connecting anew");
+            self.entry.set_lost(Loss::Silent);
+            self.entry.set_state(State::Connecting).await;
+            return Some(Outcome::Dead);
+        }
+        let due = silence > limits.ask_idle || unanswered > limits.ask_unanswered;
+        if due && !clocks.asked {
+            // On a task of its own: a write that stalls must not hold up the watch.
+            let connection = connection.clone();
+            self.manager.tracker.spawn(async move { connection.prod().await }.in_current_span());
+        }
+        clocks.asked = due;
         None
     }
 
     /// Takes one signal; `Some`: this connection is over.
     async fn follow(&mut self, connection: &Connection, signal: &Signal) -> Option<Outcome> {
         let (state, step) = next(&self.entry.view().state, signal);
+        let mut until = None;
         match signal {
             Signal::Paired { platform } => {
                 tracing::info!("a phone accepted the session");
@@ -200,7 +303,17 @@ impl Task {
                 self.connected(connection).await;
                 return None;
             }
-            Signal::Ended(verdict) => tracing::warn!(?verdict, "WhatsApp ended the connection"),
+            Signal::Ended(verdict) => {
+                tracing::warn!(?verdict, "WhatsApp ended the connection");
+                if let Verdict::Banned(Some(length)) = verdict {
+                    until = after(*length);
+                }
+                self.entry.set_lost(Loss::Refused(*verdict));
+                self.replacements = match (verdict, self.connected_since) {
+                    (Verdict::Replaced, Some(since)) if since.elapsed() < STABLE => self.replacements + 1,
+                    _ => 0,
+                };
+            }
             Signal::QrExhausted => {
                 if self.entry.asked().elapsed() > self.manager.settings.qr_idle {
                     return Some(Outcome::Idle);
@@ -210,15 +323,20 @@ impl Task {
             Signal::LinkDown => {
                 tracing::info!("the connection to WhatsApp ended");
                 connection.fail_pending();
+                self.entry.set_lost(Loss::Closed);
             }
-            Signal::Qr { .. } => {}
+            Signal::Qr { valid_for, .. } => until = after(*valid_for),
         }
         let outcome = match step {
             Step::Stay => None,
             Step::Renew(verdict) => Some(Outcome::Renew(verdict)),
             Step::Wipe => return Some(Outcome::LoggedOut),
         };
-        self.entry.set_state(state).await;
+        let bounded = matches!(state, State::WaitingForScan { .. } | State::Held(_));
+        // A ban that lasts over several connections keeps its end.
+        if !matches!(signal, Signal::LinkDown) || state != self.entry.view().state {
+            self.entry.set_state_until(state, until.filter(|_until| bounded)).await;
+        }
         outcome
     }
 
@@ -247,4 +365,9 @@ impl Task {
             Err(error) => tracing::warn!(%error, "the account's name was not stored"),
         }
     }
+}
+
+/// The time so long from now; `None`: beyond all calendars.
+fn after(length: Duration) -> Option<DateTime<Utc>> {
+    Utc::now().checked_add_signed(chrono::Duration::from_std(length).ok()?)
 }

@@ -59,6 +59,7 @@ impl Registry {
                 platform: adoption.platform.clone(),
                 state: RecordState::Live,
                 webhook: None,
+                ended: None,
             };
             let batch = Batch::new()
                 .expect(name.clone(), None)

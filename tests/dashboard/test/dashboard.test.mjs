@@ -176,6 +176,16 @@ test('from signing in to signing out', { timeout: 180_000 }, async () => {
   await list.waitForSelector('#send-text:not([open])')
   assert.equal(await list.evaluate(() => document.activeElement.dataset.session), 'shop', 'the focus is back')
 
+  // Stopped it stays linked: a start needs no scan.
+  await Promise.all([list.waitForNavigation(), list.click(`${card('shop')} [data-stop]`)])
+  await list.waitForSelector(`${card('shop')}[data-status=disconnected] [data-start]`)
+  assert.equal((await simulator.devices(OWNER)).length, 1)
+  await inspect(list, 'stopped')
+  await Promise.all([list.waitForNavigation(), list.click(`${card('shop')} [data-start]`)])
+  await list.waitForSelector('#link[data-state=connected]')
+  await list.goto(`${origin}/dashboard/sessions`)
+  await list.waitForSelector(`${card('shop')}[data-status=connected]`)
+
   // Escape keeps the session, the button deletes it.
   await list.click(`${card('shop')} [data-delete]`)
   await list.waitForSelector('#delete-session[open]')

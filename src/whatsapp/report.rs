@@ -1,0 +1,110 @@
+//! What the library reports: turned into signals, acknowledgements and messages, without ever waiting.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use whatsapp_rust::Client;
+use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage};
+use whatsapp_rust::wacore::types::events::{ConnectFailureReason, Event, EventHandler};
+
+use super::outbound::Acks;
+use super::{Commit, Follow, Received, Shared, Signal, Verdict, inbound, receipt};
+
+/// Commits before the library acknowledges to WhatsApp.
+pub(super) struct Hook {
+    pub(super) commit: Commit,
+}
+
+#[async_trait::async_trait]
+impl InboundDurabilityHook for Hook {
+    async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
+        let received = inbound::received(&client, batch).await;
+        if received.is_empty() { Ok(()) } else { (self.commit)(received).await }
+    }
+}
+
+/// Turns the library's events into signals; runs on the library's tasks, so it never waits.
+pub(super) struct Events {
+    pub(super) client: std::sync::Weak<Client>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) acks: Arc<Acks>,
+    pub(super) signals: mpsc::Sender<Signal>,
+    pub(super) late: mpsc::Sender<Vec<Received>>,
+    pub(super) progress: Follow,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) tracker: TaskTracker,
+}
+
+impl Events {
+    fn signal(&self, signal: Signal) {
+        if let Err(error) = self.signals.try_send(signal) {
+            tracing::debug!(%error, "a signal found no reader");
+        }
+    }
+
+    /// Messages that the durability hook does not see: at most once, and dropped when the session can't keep up.
+    fn late(&self, batch: Arc<[InboundMessage]>) {
+        let (client, late) = (self.client.clone(), self.late.clone());
+        self.tracker.spawn_on(
+            async move {
+                let Some(client) = client.upgrade() else { return };
+                let received = inbound::received(&client, &batch).await;
+                if !received.is_empty() && late.try_send(received).is_err() {
+                    tracing::warn!("a message outside the durable path was dropped: too many wait");
+                }
+            },
+            &self.runtime,
+        );
+    }
+}
+
+impl EventHandler for Events {
+    fn handle_event(&self, event: Arc<Event>) {
+        match &*event {
+            Event::PairingQrCode(qr) => self.signal(Signal::Qr { code: qr.code.clone(), valid_for: qr.timeout }),
+            Event::PairingQrCodesExhausted(_) => self.signal(Signal::QrExhausted),
+            Event::PairSuccess(pair) => {
+                let platform = Some(pair.platform.clone()).filter(|platform| !platform.is_empty());
+                self.signal(Signal::Paired { platform });
+            }
+            Event::PairError(_) => self.signal(Signal::PairFailed),
+            Event::Connected(_) => self.signal(Signal::Connected),
+            // Raised by our own logout too, which has no stanza behind it.
+            Event::LoggedOut(out) if out.raw.is_some() => {
+                self.signal(Signal::Ended(match out.reason {
+                    ConnectFailureReason::AccountLocked => Verdict::Locked,
+                    // 406, which WhatsApp Web calls banned (whatsmeow, `ConnectFailureUnknownLogout`).
+                    ConnectFailureReason::UnknownLogout => Verdict::Banned(None),
+                    _ => Verdict::LoggedOut,
+                }));
+            }
+            Event::StreamReplaced(_) => self.signal(Signal::Ended(Verdict::Replaced)),
+            Event::TemporaryBan(ban) => {
+                let length = ban.expire.to_std().unwrap_or_default();
+                self.signal(Signal::Ended(Verdict::Banned(Some(length))));
+            }
+            Event::ClientOutdated(_) => {
+                self.shared.version.refused();
+                self.signal(Signal::Ended(Verdict::Outdated));
+            }
+            Event::ConnectFailure(failure) if !failure.reason.should_reconnect() => {
+                self.signal(Signal::Ended(match failure.reason {
+                    // A ban whose length is missing or makes no sense.
+                    ConnectFailureReason::TempBanned => Verdict::Banned(None),
+                    reason => Verdict::Refused(reason.code()),
+                }));
+            }
+            // Baileys and some servers write the number; the library knows the child `conflict` only.
+            Event::StreamError(error) if error.code == "440" => self.signal(Signal::Ended(Verdict::Replaced)),
+            Event::ServerAck(ack) => self.acks.resolve(ack, |progress| (self.progress)(progress)),
+            Event::Receipt(receipt) => {
+                if let Some(client) = self.client.upgrade() {
+                    receipt::progress(&client, receipt).for_each(|progress| (self.progress)(progress));
+                }
+            }
+            Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Start, stop, logout and delete, fired at random on the same names: no deadlock, no ghost, the last verb wins.
+//!
+//! `WA_GATEWAY_VERBS` sets their number (1,000 unless told otherwise), `WA_GATEWAY_SEED` the chances.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use serde_json::json;
+use wa_gateway::store::Kv as _;
+use wa_gateway::store::sled::SledStore;
+use whatsapp_simulator::{Fault, Options};
+
+use super::support::{Answer, Dice, TestGateway, eventually, flag};
+
+const NAMES: usize = 6;
+/// Verbs under way at a time.
+const AT_ONCE: usize = 24;
+
+fn name(n: usize) -> String {
+    format!("name-{n}")
+}
+
+fn number(n: usize) -> String {
+    format!("62855{n:07}")
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Verb {
+    Start,
+    Stop,
+    Logout,
+    Delete,
+}
+
+const VERBS: [Verb; 6] = [Verb::Start, Verb::Start, Verb::Start, Verb::Stop, Verb::Logout, Verb::Delete];
+
+async fn fire(gateway: &TestGateway, verb: Verb, name: &str) -> Answer {
+    let named = json!({ "session": name });
+    match verb {
+        Verb::Start => gateway.api.post("/session/start", named).await,
+        Verb::Stop => gateway.api.post("/session/stop", named).await,
+        Verb::Logout => gateway.api.post("/session/logout", named).await,
+        Verb::Delete => gateway.api.delete(name).await,
+    }
+}
+
+/// The answers that a verb may get while others are under way on the same name.
+fn may_answer(verb: Verb) -> &'static [u16] {
+    match verb {
+        // A code or connected; there already; ended by another verb meanwhile; not yet.
+        Verb::Start => &[200, 400, 409, 504],
+        Verb::Stop | Verb::Delete => &[200, 404],
+        Verb::Logout => &[200],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_verbs_on_the_same_names_leave_what_the_last_one_wanted() {
+    let (verbs, seed) = (usize::try_from(flag("WA_GATEWAY_VERBS", 1000)).unwrap(), flag("WA_GATEWAY_SEED", 4));
+    let mut gateway = TestGateway::start_with(Options::default(), &[("START_TIMEOUT_SECS", "5")]).await;
+    // A slow server: every answer takes its time.
+    let slow = gateway.simulator.inject(Fault::SlowAnswers { delay: Duration::from_millis(40) });
+    let mut dice = Dice::new(seed);
+    let drawn: Vec<_> = (0..verbs).map(|_| (*dice.pick(&VERBS), dice.below(NAMES), dice.below(2) == 0)).collect();
+    let answers: Mutex<BTreeMap<(Verb, u16), u32>> = Mutex::default();
+    let scans = Mutex::new(0);
+    let fired = futures::stream::iter(drawn).for_each_concurrent(AT_ONCE, async |(verb, n, scan)| {
+        let answer = fire(&gateway, verb, &name(n)).await;
+        assert!(may_answer(verb).contains(&answer.status), "{verb:?}: {} {}", answer.status, answer.body);
+        *answers.lock().unwrap().entry((verb, answer.status)).or_default() += 1;
+        // Half of the codes are scanned; another verb may have been faster.
+        if scan
+            && let Some(qr) = answer.json()["qr"].as_str()
+            && gateway.simulator.scan(qr, &number(n)).await.is_ok()
+        {
+            *scans.lock().unwrap() += 1;
+        }
+    });
+    tokio::time::timeout(Duration::from_mins(5), fired).await.expect("no verb hangs");
+    let scans = scans.into_inner().unwrap();
+    println!("seed {seed}: {verbs} verbs, {scans} scans, answers {:?}", answers.into_inner().unwrap());
+    assert!(scans > 0, "no session was ever linked");
+    gateway.simulator.clear(slow);
+
+    // The last verb on each name.
+    for round in 0..4 {
+        let mut listed = BTreeSet::new();
+        let mut dialling = 0;
+        for n in 0..NAMES {
+            let before = gateway.api.status(&name(n)).await;
+            let verb = [Verb::Stop, Verb::Logout, Verb::Start, Verb::Delete][(n + round) % 4];
+            let answer = fire(&gateway, verb, &name(n)).await;
+            let state = match gateway.api.status(&name(n)).await.as_str() {
+                "absent" => None,
+                _ => gateway.detail(&name(n)).await["state"].as_str().map(str::to_owned),
+            };
+            match verb {
+                Verb::Start => {
+                    assert!([200, 400].contains(&answer.status), "{} {}", answer.status, answer.body);
+                    let runs = ["waiting_for_scan", "connected", "connecting", "pairing"];
+                    assert!(state.as_deref().is_some_and(|state| runs.contains(&state)), "{state:?}");
+                    dialling += 1;
+                }
+                Verb::Delete => assert_eq!(state, None),
+                _ if before == "absent" => assert_eq!(state, None),
+                Verb::Stop => {
+                    assert!(["stopped", "logged_out"].contains(&state.as_deref().unwrap()), "{state:?}");
+                }
+                Verb::Logout => assert_eq!(state.as_deref(), Some("logged_out")),
+            }
+            if state.is_some() {
+                listed.insert(name(n));
+            }
+        }
+        eventually("as many connections as sessions that run", || async {
+            (gateway.simulator.connections() == dialling).then_some(())
+        })
+        .await;
+        let list = gateway.api.get("/session").await.expect(200).json();
+        let rows: BTreeSet<_> =
+            list["data"].as_array().unwrap().iter().map(|row| row["session"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(rows, listed);
+    }
+
+    for n in 0..NAMES {
+        let status = gateway.api.delete(&name(n)).await.status;
+        assert!([200, 404].contains(&status), "{status}");
+    }
+    assert_eq!(gateway.api.get("/session").await.expect(200).json(), json!({"data": []}));
+    eventually("no ghost at the server", || async { (gateway.simulator.connections() == 0).then_some(()) }).await;
+    for n in 0..NAMES {
+        let devices = gateway.simulator.devices(&number(n));
+        assert!(devices.is_empty(), "the phone still lists {devices:?}");
+    }
+    gateway.stop().await;
+    let store = SledStore::open(&gateway.folder().join("wa_credentials/store")).unwrap();
+    for namespace in store.namespaces().await.unwrap() {
+        let space = namespace.as_str();
+        assert!(!space.starts_with("credentials:") && !space.starts_with("outbox:"), "{space} is left");
+        for (key, value) in store.snapshot(&namespace).await.unwrap() {
+            let row = format!("{} {}", String::from_utf8_lossy(&key), String::from_utf8_lossy(&value));
+            // A last event that was not delivered yet would be no leftover; the receiver takes all.
+            assert!(!row.contains("name-"), "{space}: {row}");
+        }
+    }
+    drop(store);
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_does_not_wait_for_a_start_that_it_can_end() {
+    let gateway = TestGateway::start_with(Options::default(), &[("START_TIMEOUT_SECS", "50")]).await;
+    gateway.simulator.inject(Fault::SilentAccept);
+    for verb in [Verb::Delete, Verb::Logout, Verb::Stop] {
+        let (started, ended) = tokio::join!(gateway.api.start("a"), async {
+            eventually("the session to be listed", || async {
+                (gateway.api.status("a").await == "connecting").then_some(())
+            })
+            .await;
+            fire(&gateway, verb, "a").await.status
+        });
+        // The start would have waited for its whole time, and been told 504.
+        assert_eq!((started.status, ended), (409, 200), "{verb:?} {}", started.body);
+    }
+    gateway.finish().await;
+}
