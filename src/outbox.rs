@@ -20,6 +20,7 @@ use crate::event::SessionName;
 use crate::message::Attachment;
 use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
+mod check;
 mod event;
 #[cfg(test)]
 pub(crate) mod memory;
@@ -27,6 +28,7 @@ mod notice;
 #[cfg(test)]
 mod tests;
 
+pub use check::check;
 pub use event::{Ack, Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};
 use event::{Attempt, Meta};
 pub use notice::Notice;
