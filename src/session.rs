@@ -19,12 +19,14 @@ use tokio_util::task::TaskTracker;
 use crate::event::{SessionName, Status};
 use crate::ledger::{Ledger, Limits};
 use crate::media::{Fetcher, Folder};
+use crate::metrics::Metrics;
 use crate::outbox::{Kind, Kinds, Notice, Outbox};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
 use crate::whatsapp::WhatsApp;
 
+mod backlog;
 mod end;
 mod entry;
 mod follow;
@@ -35,6 +37,7 @@ mod send;
 mod state;
 mod task;
 
+pub use backlog::Backlog;
 pub use end::EndError;
 pub use follow::MessageError;
 pub use once::{Answer, OnceError, Repeat, Spelling};
@@ -130,6 +133,7 @@ struct Manager {
     fetcher: Fetcher,
     /// To the webhook sink; `None`: there is no receiver, and no event is kept.
     notices: Option<mpsc::Sender<Notice>>,
+    metrics: Metrics,
     sessions: Mutex<Sessions>,
     /// Held while a name is looked up and reserved, so that two starts make one session; never while waiting for WhatsApp.
     creating: tokio::sync::Mutex<()>,
@@ -167,6 +171,7 @@ impl fmt::Debug for SessionManager {
 const END_TIMEOUT: Duration = Duration::from_secs(25);
 
 impl SessionManager {
+    #[expect(clippy::too_many_arguments, reason = "each is another part that the composition owns")]
     /// Makes the manager; received files go to `folder`, sessions come with [`restore`](Self::restore) and [`start`](Self::start).
     pub fn new(
         settings: Settings,
@@ -174,6 +179,7 @@ impl SessionManager {
         whatsapp: WhatsApp,
         fetcher: Fetcher,
         notices: Option<mpsc::Sender<Notice>>,
+        metrics: Metrics,
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Self {
@@ -187,6 +193,7 @@ impl SessionManager {
             whatsapp,
             fetcher,
             notices,
+            metrics,
             sessions: Mutex::default(),
             creating: tokio::sync::Mutex::new(()),
             restoring,

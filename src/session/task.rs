@@ -4,6 +4,7 @@
 //! device out.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -47,6 +48,7 @@ pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Sema
         commands: received,
         token: manager.token.child_token(),
         failures: 0,
+        connected_before: AtomicBool::new(false),
     };
     // A root span: sessions live longer than the request that starts them.
     let span = tracing::info_span!(parent: None, "session", session = %entry.name);
@@ -61,6 +63,8 @@ struct Task {
     token: CancellationToken,
     /// Connections that WhatsApp ended since the last good one.
     failures: u32,
+    /// Whether it was connected once: the next time is a reconnect.
+    connected_before: AtomicBool,
 }
 
 /// Why a connection is over.
