@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::body::Failure;
 use crate::event::SessionNameError;
+use crate::backup::BackupError;
 use crate::media::MediaError;
 use crate::message::RecipientError;
 use crate::session::{Answer, EndError, MessageError, OnceError, ProfileError, SendError, StartError};
@@ -231,6 +232,17 @@ impl From<StartError> for ApiError {
             StartError::ShuttingDown | StartError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string()).because(error)
+    }
+}
+
+impl From<BackupError> for ApiError {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Busy => Self::new(StatusCode::CONFLICT, "A backup is under way already"),
+            BackupError::Store(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error)
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::media::{self, Fetcher};
+use crate::metrics::Metrics;
 use crate::outbox::memory::MemoryKv;
 use crate::session;
 use crate::whatsapp::{self, WhatsApp};
@@ -19,8 +20,7 @@ use crate::whatsapp::{self, WhatsApp};
 mod description;
 
 /// Real, but with nothing stored and nowhere to dial: these tests start no session.
-fn sessions() -> SessionManager {
-    let kv = Arc::new(MemoryKv::default());
+fn sessions(kv: Arc<MemoryKv>) -> SessionManager {
     let settings = session::Settings {
         webhook_events: crate::outbox::Kinds::default(),
         sent: crate::ledger::Limits { messages: 100, age: Duration::from_hours(1), keys: 100 },
@@ -38,14 +38,20 @@ fn sessions() -> SessionManager {
         private_addresses: true,
         folder: std::env::temp_dir().into(),
     });
-    SessionManager::new(settings, kv, whatsapp, fetcher.unwrap(), None, TaskTracker::new(), CancellationToken::new())
+    let (metrics, tracker, token) = (Metrics::default(), TaskTracker::new(), CancellationToken::new());
+    SessionManager::new(settings, kv, whatsapp, fetcher.unwrap(), None, metrics, tracker, token)
 }
 
 fn state(key: Option<&str>) -> AppState {
     let auth = key.map_or_else(Auth::open, |key| Auth::key(&SecretString::from(key)));
     let uploads = Uploads::new(1_000_000, std::env::temp_dir().into());
+    let kv = Arc::new(MemoryKv::default());
+    let sessions = sessions(Arc::clone(&kv));
     AppState {
-        sessions: sessions(),
+        health: Health::new(Arc::clone(&kv) as _, sessions.clone(), Metrics::default(), CancellationToken::new()),
+        backup: Backup::new(kv, TaskTracker::new()),
+        metrics_public: false,
+        sessions,
         auth,
         uploads,
         dashboard: Dashboard::default(),

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
 
+mod backup;
 mod clients;
 mod dashboard;
 mod delete;
@@ -16,6 +17,7 @@ mod kill;
 mod library;
 mod many;
 mod media;
+mod operate;
 mod outgoing;
 mod process;
 mod profile;
@@ -25,6 +27,7 @@ mod redis_server;
 mod send;
 mod session;
 mod store;
+mod store_faults;
 mod story;
 mod support;
 mod tls;
