@@ -21,7 +21,7 @@ use crate::ledger::{Ledger, Limits};
 use crate::media::{Fetcher, Folder};
 use crate::metrics::Metrics;
 use crate::outbox::{Kind, Kinds, Notice, Outbox};
-use crate::store::backend::SessionBackend;
+use crate::store::backend::{SessionBackend, Stored};
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
 use crate::whatsapp::WhatsApp;
@@ -94,6 +94,9 @@ pub enum StartError {
     /// The session was deleted or logged out while we waited.
     #[error("Session was deleted or logged out while it was starting")]
     Ended,
+    /// What is stored of its device can't be read: it may not log in, and no other takes its place unasked.
+    #[error("The stored keys of this session are damaged: restore a backup, or delete the session and link it again")]
+    Damaged,
     /// The gateway is shutting down.
     #[error("The gateway is shutting down")]
     ShuttingDown,
@@ -227,6 +230,20 @@ impl SessionManager {
         for record in manager.registry.list().await? {
             let credentials = Namespace::credentials(&record.uid);
             let backend = SessionBackend::new(Arc::clone(&manager.kv), credentials.clone(), None);
+            if record.state != RecordState::LoggedOut {
+                // Damage of one session is no other's trouble, and never a reason to make it a new identity.
+                let stored = backend.stored().await;
+                if !matches!(stored, Ok(Stored::Absent | Stored::Unpaired | Stored::Paired)) {
+                    let error = stored.err().map(|error| error.to_string());
+                    tracing::error!(
+                        session = %record.name,
+                        error,
+                        "the stored keys of this session are damaged: restore a backup, or delete it and link it again"
+                    );
+                    self.enter(record, State::LoggedOut).await?;
+                    continue;
+                }
+            }
             let paired = record.state != RecordState::LoggedOut && backend.has_device().await?;
             if !paired {
                 manager.kv.drop_namespace(&credentials).await?;
@@ -308,6 +325,11 @@ impl SessionManager {
             } else {
                 // One that WhatsApp logged out may be at its last steps.
                 entry.end_task(END_TIMEOUT).await;
+                let credentials = Namespace::credentials(&entry.uid);
+                let backend = SessionBackend::new(Arc::clone(&self.0.kv), credentials, None);
+                if entry.record().state != RecordState::LoggedOut && backend.stored().await? == Stored::Damaged {
+                    return Err(StartError::Damaged);
+                }
                 // A logout that could not remove the credentials leaves them void.
                 self.0.kv.drop_namespace(&Namespace::credentials(&entry.uid)).await?;
                 let kept = self.0.registry.update(&entry.uid, |record| record.state = RecordState::Live).await?;

@@ -228,7 +228,7 @@ impl From<StartError> for ApiError {
         let status = match error {
             StartError::AlreadyExists => StatusCode::BAD_REQUEST,
             StartError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            StartError::Ended => StatusCode::CONFLICT,
+            StartError::Ended | StartError::Damaged => StatusCode::CONFLICT,
             StartError::ShuttingDown | StartError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string()).because(error)
