@@ -216,6 +216,9 @@ impl SessionManager {
     pub async fn restore(&self) -> Result<(), KvError> {
         let manager = &self.0;
         let tells = manager.tells();
+        if let Err(error) = manager.registry.mend().await {
+            tracing::warn!(%error, "damaged rows of the list of sessions could not be mended");
+        }
         let mut taken = Vec::new();
         for record in manager.registry.deletions().await? {
             let credentials = Namespace::credentials(&record.uid);
