@@ -61,7 +61,10 @@ impl Health {
         let when = |wrong: bool, problem| wrong.then_some(problem);
         vec![
             Check { name: "store", problem: self.store().await },
-            Check { name: "sessions", problem: when(!sessions.is_restored(), "stored sessions are still being restored") },
+            Check {
+                name: "sessions",
+                problem: when(!sessions.is_restored(), "stored sessions are still being restored"),
+            },
             Check { name: "shutdown", problem: when(self.0.stopping.is_cancelled(), "the gateway is shutting down") },
         ]
     }
@@ -95,9 +98,11 @@ impl Health {
         page.labelled("wa_gateway_info", "version", version, 1);
         let list = self.0.sessions.list();
         page.head("wa_gateway_sessions", "gauge", "Sessions by their status.");
-        for (status, word) in
-            [(Status::Connecting, "connecting"), (Status::Connected, "connected"), (Status::Disconnected, "disconnected")]
-        {
+        for (status, word) in [
+            (Status::Connecting, "connecting"),
+            (Status::Connected, "connected"),
+            (Status::Disconnected, "disconnected"),
+        ] {
             let count = list.iter().filter(|session| session.status == status).count();
             page.labelled("wa_gateway_sessions", "status", word, count);
         }

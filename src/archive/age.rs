@@ -112,7 +112,8 @@ impl<R: Read> Opened<R> {
             return Err(ArchiveError::NotAnArchive);
         }
         let stanza = line(&mut inner, &mut head)?.trim_end().strip_prefix(SCRYPT).map(str::to_owned);
-        let (salt, log_n) = stanza.as_deref().and_then(|text| text.split_once(' ')).ok_or(ArchiveError::NotAnArchive)?;
+        let (salt, log_n) =
+            stanza.as_deref().and_then(|text| text.split_once(' ')).ok_or(ArchiveError::NotAnArchive)?;
         let salt: [u8; 16] = decode(salt)?;
         let log_n = log_n.parse().ok().filter(|n| (1..=MAX_LOG_N).contains(n)).ok_or(ArchiveError::NotAnArchive)?;
         let wrapped: [u8; 32] = decode(line(&mut inner, &mut head)?.trim_end())?;

@@ -81,9 +81,13 @@ pub async fn check(kv: &dyn Kv) -> Result<Report, KvError> {
             Ok(record) => {
                 // One that can't be read is told with the rows.
                 let device = kv.get(&Namespace::credentials(&record.uid), Stored::KEY).await;
-                let gone = device.is_ok_and(|row| matches!(Stored::of(row.as_deref()), Stored::Absent | Stored::Unpaired));
+                let gone =
+                    device.is_ok_and(|row| matches!(Stored::of(row.as_deref()), Stored::Absent | Stored::Unpaired));
                 if record.details.is_some() && record.state != RecordState::LoggedOut && gone {
-                    report.tell(Some(record.name.as_str()), "it was linked, and its device is gone: restore a backup, or link it again");
+                    report.tell(
+                        Some(record.name.as_str()),
+                        "it was linked, and its device is gone: restore a backup, or link it again",
+                    );
                 }
             }
         }
@@ -92,8 +96,10 @@ pub async fn check(kv: &dyn Kv) -> Result<Report, KvError> {
         report.tell(None, problem);
     }
     let names = names(&list);
-    let known: BTreeSet<&str> =
-        records.iter().map(|record| record.as_ref().map_or_else(String::as_str, |record| record.uid.as_str())).collect();
+    let known: BTreeSet<&str> = records
+        .iter()
+        .map(|record| record.as_ref().map_or_else(String::as_str, |record| record.uid.as_str()))
+        .collect();
     for ns in &namespaces {
         let Some((table, uid)) = ns.as_str().split_once(':') else { continue };
         let session = names.get(uid).map_or(uid, String::as_str);
@@ -105,7 +111,10 @@ pub async fn check(kv: &dyn Kv) -> Result<Report, KvError> {
         let (rows, errors) = walk(kv, ns, unreadable).await;
         report.rows += rows;
         if !known.contains(uid) {
-            report.tell(Some(session), format!("{table}: {rows} rows of no session in the list; the next start removes them"));
+            report.tell(
+                Some(session),
+                format!("{table}: {rows} rows of no session in the list; the next start removes them"),
+            );
         }
         let more = errors.len().saturating_sub(TOLD);
         for error in errors.into_iter().take(TOLD) {

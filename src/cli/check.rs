@@ -45,14 +45,17 @@ pub(super) fn check(config: &Config) -> anyhow::Result<bool> {
 /// A copy of the store that is removed when it is dropped.
 fn copied(folder: &Path) -> anyhow::Result<tempfile::TempDir> {
     let shown = folder.display();
-    let log = File::open(folder.join("db")).with_context(|| format!("there is no store at {shown} (CREDENTIALS_DIR)"))?;
+    let log =
+        File::open(folder.join("db")).with_context(|| format!("there is no store at {shown} (CREDENTIALS_DIR)"))?;
     // The lock that sled takes; held while it is copied.
     match log.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             bail!("the store {shown} is in use by another process: stop the gateway first")
         }
-        Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("the store {shown} can't be locked")),
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("the store {shown} can't be locked"));
+        }
     }
     let copy = tempfile::tempdir().context("a temporary folder for a copy of the store can't be made (TMPDIR)")?;
     copy_all(folder, copy.path()).with_context(|| format!("the store {shown} can't be copied to be read (TMPDIR)"))?;

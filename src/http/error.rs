@@ -11,8 +11,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::body::Failure;
-use crate::event::SessionNameError;
 use crate::backup::BackupError;
+use crate::event::SessionNameError;
 use crate::media::MediaError;
 use crate::message::RecipientError;
 use crate::session::{Answer, EndError, MessageError, OnceError, ProfileError, SendError, StartError};

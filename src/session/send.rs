@@ -290,7 +290,9 @@ fn outcome(sent: &Result<Sent, SendError>) -> SendOutcome {
             | SendError::EmptyMedia
             | SendError::FileName
             | SendError::NotVoice(_)
-            | SendError::Media(MediaError::Source(_) | MediaError::Address | MediaError::Content { .. } | MediaError::TooLarge { .. }),
+            | SendError::Media(
+                MediaError::Source(_) | MediaError::Address | MediaError::Content { .. } | MediaError::TooLarge { .. },
+            ),
         ) => SendOutcome::Invalid,
         Err(
             SendError::Connection(_)

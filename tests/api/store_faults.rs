@@ -100,7 +100,10 @@ impl Scene {
             .envs(self.settings.iter().cloned())
             .output()
             .unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
     }
 }
 
@@ -142,7 +145,8 @@ async fn a_record_that_cannot_be_read_does_not_forget_its_session() {
     let is_a = |key: &[u8], value: &[u8]| {
         key.starts_with(b"session/") && String::from_utf8_lossy(value).contains("\"name\":\"a\"")
     };
-    let damaged = scene.meddle(&registry, |key, value| is_a(key, value).then(|| value[..value.len() / 2].to_vec())).await;
+    let damaged =
+        scene.meddle(&registry, |key, value| is_a(key, value).then(|| value[..value.len() / 2].to_vec())).await;
     assert_eq!(damaged, 1);
     let (code, told) = scene.check();
     assert_eq!(code, Some(1), "{told}");

@@ -173,7 +173,12 @@ async fn a_changed_bit_never_hides_itself() {
     written(&home.path().join("store")).await;
     let bytes = fs::read(home.path().join("store/db")).unwrap();
     // Where rows stand: a row's value is a run of one letter.
-    let places: Vec<usize> = bytes.windows(64).enumerate().filter(|(_, run)| run.iter().all(|byte| *byte == run[0] && byte.is_ascii_lowercase())).map(|(at, _)| at).collect();
+    let places: Vec<usize> = bytes
+        .windows(64)
+        .enumerate()
+        .filter(|(_, run)| run.iter().all(|byte| *byte == run[0] && byte.is_ascii_lowercase()))
+        .map(|(at, _)| at)
+        .collect();
     assert!(!places.is_empty());
     let mut noticed = 0;
     for nth in 0..8 {

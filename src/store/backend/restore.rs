@@ -60,9 +60,19 @@ pub fn check(key: &[u8], value: &[u8]) -> Result<()> {
         key::IDENTITY => sized(value, 32),
         // The library's own records: a record is never empty, and protobuf does not say more.
         key::SESSION | key::SENDER_KEY | key::SIGNED_PREKEY | key::BASE_KEY => {
-            if value.is_empty() { Err(value::unreadable()) } else { Ok(()) }
+            if value.is_empty() {
+                Err(value::unreadable())
+            } else {
+                Ok(())
+            }
         }
-        key::PREKEY => if value.len() > 1 && key::number(key).is_some() { Ok(()) } else { Err(value::unreadable()) },
+        key::PREKEY => {
+            if value.len() > 1 && key::number(key).is_some() {
+                Ok(())
+            } else {
+                Err(value::unreadable())
+            }
+        }
         key::SYNC_KEY => value::from_json::<AppStateSyncKey>(value).map(drop),
         key::SYNC_VERSION => value::from_json::<HashState>(value).map(drop),
         key::LID => value::from_json::<LidPnMappingEntry>(value).map(drop),

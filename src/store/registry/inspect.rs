@@ -61,10 +61,13 @@ impl Registry {
         for (row_key, row) in rows.iter().filter(|(key, _)| Self::is_record(key)) {
             let uid = uid_of(row_key);
             let batch = match parse(row) {
-                Ok(record) if record.state == RecordState::Deleting || named.get(&uid) == Some(&record.name) => continue,
+                Ok(record) if record.state == RecordState::Deleting || named.get(&uid) == Some(&record.name) => {
+                    continue;
+                }
                 Ok(record) => {
                     let taken = rows.iter().any(|(key, other)| {
-                        *key == name_key(&record.name) && Self::read(&rows).flatten().any(|one| one.uid.as_bytes() == other)
+                        *key == name_key(&record.name)
+                            && Self::read(&rows).flatten().any(|one| one.uid.as_bytes() == other)
                     });
                     if taken {
                         continue;
@@ -99,7 +102,10 @@ impl Registry {
 
 /// One above all that are in use, so that what can't be read is listed last.
 fn next_sequence(rows: &[(Bytes, Bytes)]) -> u64 {
-    let counter = rows.iter().find(|(key, _)| key == SEQUENCE).and_then(|(_, row)| Some(u64::from_be_bytes(row.as_ref().try_into().ok()?)));
+    let counter = rows
+        .iter()
+        .find(|(key, _)| key == SEQUENCE)
+        .and_then(|(_, row)| Some(u64::from_be_bytes(row.as_ref().try_into().ok()?)));
     let used = Registry::read(rows).flatten().map(|record| record.sequence).max();
     counter.max(used).map_or(1, |last| last + 1)
 }

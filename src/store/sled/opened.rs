@@ -118,7 +118,8 @@ impl Opened {
             SyncMode::Soon => None,
             SyncMode::Always => Some(Syncing::of(path).map_err(|error| OpenError::from_io(path, error))?),
         };
-        let flusher = Flusher::start(db.clone(), syncing, marks.clone()).map_err(|error| OpenError::from_io(path, error))?;
+        let flusher =
+            Flusher::start(db.clone(), syncing, marks.clone()).map_err(|error| OpenError::from_io(path, error))?;
         Ok(Self {
             tables: RwLock::new(tables),
             flusher,
