@@ -1,29 +1,161 @@
-//! What the process says and hears besides HTTP: its log, its signals, and the few flags it knows.
+//! What the process says and hears besides HTTP: its log, its signals, its arguments, and the subcommands that run
+//! beside a gateway or instead of one.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogFormat};
 
+mod backup;
+mod check;
+mod health;
 #[cfg(feature = "takeover")]
 mod import;
 mod line;
+mod passphrase;
+mod store;
 
 #[cfg(feature = "takeover")]
 pub use import::Import;
 
-/// A gateway that takes longer to say that it is well is not well.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+pub use store::open_store;
 
-/// Tells all bad settings on standard error: there is no log yet.
+/// `EX_USAGE` of `sysexits.h`: the arguments or the settings can't be used.
+pub const BAD_USAGE: u8 = 64;
+
+const USAGE: &str = "\
+usage: wa-gateway                        serves
+       wa-gateway backup FILE            has the running gateway write an encrypted backup
+       wa-gateway restore [--force] FILE brings a backup back into the store of a gateway that is stopped
+       wa-gateway check                  reads every row of the store of a gateway that is stopped
+       wa-gateway import PATH|URL [--session NAME] [--dry-run] [--force]
+                                         takes sessions of another gateway over
+       wa-gateway --healthcheck          whether the gateway on this machine is well
+       wa-gateway --version
+The passphrase of a backup is BACKUP_PASSPHRASE, or asked for. The settings are those of the gateway: the same environment.";
+
+/// What the arguments ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The gateway itself.
+    Serve,
+    /// Whether the gateway on this machine is well.
+    Healthcheck,
+    /// The version.
+    Version,
+    /// How it is called.
+    Help,
+    /// A backup of the running gateway.
+    Backup {
+        /// Where it goes.
+        file: PathBuf,
+    },
+    /// A backup comes back.
+    Restore {
+        /// Where it is.
+        file: PathBuf,
+        /// Whether what is in the store may go.
+        force: bool,
+    },
+    /// The store is read through.
+    Check,
+    /// Sessions of another gateway are taken over; with its own arguments.
+    #[cfg(feature = "takeover")]
+    Import(Vec<String>),
+}
+
+impl Command {
+    /// Of the arguments behind the program's name.
+    ///
+    /// # Errors
+    /// Says what can't be understood.
+    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, String> {
+        let arguments: Vec<String> = arguments.into_iter().collect();
+        #[cfg(feature = "takeover")]
+        if let Some((_, rest)) = arguments.split_first().filter(|(first, _)| *first == "import") {
+            return Ok(Self::Import(rest.to_vec()));
+        }
+        let (options, words): (Vec<&str>, Vec<&str>) =
+            arguments.iter().map(String::as_str).partition(|word| word.starts_with('-') && *word != "-");
+        let force = options.contains(&"--force");
+        match (words.as_slice(), options.as_slice()) {
+            ([], []) => Ok(Self::Serve),
+            ([], ["--healthcheck"]) => Ok(Self::Healthcheck),
+            ([], ["--version" | "-V"]) => Ok(Self::Version),
+            ([], ["--help" | "-h"]) | (["help"], []) => Ok(Self::Help),
+            (["backup", file], []) => Ok(Self::Backup { file: file.into() }),
+            (["restore", file], [] | ["--force"]) => Ok(Self::Restore { file: file.into(), force }),
+            (["check"], []) => Ok(Self::Check),
+            (["backup" | "restore"], _) => Err(format!("{} needs a FILE", words[0])),
+            ([known @ ("backup" | "restore" | "check"), rest @ ..], options) => {
+                let other = options.first().or(rest.last()).copied().unwrap_or_default();
+                Err(format!("{known} does not know the argument {other:?}"))
+            }
+            (words, options) => {
+                let other = words.first().or(options.first()).copied().unwrap_or_default();
+                Err(format!("unknown argument {other:?}"))
+            }
+        }
+    }
+
+    /// Does what is asked, unless that is to serve, which is `main`'s: `None`.
+    pub fn run(self, config: &Config) -> Option<ExitCode> {
+        Some(match self {
+            Self::Serve => return None,
+            Self::Healthcheck => health::ask(config.host, config.port),
+            Self::Version => {
+                say(format_args!("wa-gateway {}", env!("CARGO_PKG_VERSION")));
+                ExitCode::SUCCESS
+            }
+            Self::Help => {
+                say(USAGE);
+                ExitCode::SUCCESS
+            }
+            Self::Backup { file } => ended(backup::save(config, &file)),
+            Self::Restore { file, force } => ended(backup::restore(config, &file, force)),
+            #[cfg(feature = "takeover")]
+            Self::Import(arguments) => import(config, &arguments),
+            Self::Check => match check::check(config) {
+                Ok(well) => ExitCode::from(u8::from(!well)),
+                Err(error) => ended(Err(error)),
+            },
+        })
+    }
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(format_args!("wa-gateway: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// To standard output; whoever closed it does not want to know.
+fn say(text: impl std::fmt::Display) {
+    let _closed = writeln!(std::io::stdout(), "{text}");
+}
+
+/// To standard error: there is no log.
+fn tell(text: impl std::fmt::Display) {
+    let _closed = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Tells all bad settings: there is no log yet.
 pub fn complain(error: &ConfigError) {
-    // A closed standard error leaves only the exit code.
-    let _closed = writeln!(std::io::stderr(), "{error}");
+    tell(error);
+}
+
+/// Says which arguments there are.
+pub fn misused(what: &str) -> ExitCode {
+    tell(format_args!("wa-gateway: {what}\n{USAGE}"));
+    ExitCode::from(BAD_USAGE)
 }
 
 /// Starts the log as the settings want it.
@@ -37,65 +169,13 @@ pub fn start_log(config: &Config) {
     }
 }
 
-/// Asks the gateway on this machine whether it is well: what the image's HEALTHCHECK runs.
-pub fn healthcheck(host: IpAddr, port: u16) -> ExitCode {
-    if ask_health(host, port).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
-
-fn ask_health(host: IpAddr, port: u16) -> std::io::Result<String> {
-    let host = if host.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { host };
-    let address = SocketAddr::from((host, port));
-    let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
-    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
-    stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;
-    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// Prints the version.
-pub fn version() -> ExitCode {
-    let _closed = writeln!(std::io::stdout(), "wa-gateway {}", env!("CARGO_PKG_VERSION"));
-    ExitCode::SUCCESS
-}
-
 /// Takes sessions of another gateway over by hand.
 #[cfg(feature = "takeover")]
-pub fn import(config: &Config, arguments: &[String]) -> ExitCode {
-    let import = match Import::parse(arguments) {
-        Ok(import) => import,
-        Err(what) => {
-            let _closed = writeln!(
-                std::io::stderr(),
-                "wa-gateway: {what}\nusage: wa-gateway import PATH|URL [--session NAME] [--dry-run] [--force]"
-            );
-            return ExitCode::from(64);
-        }
-    };
-    match import.run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _closed = writeln!(std::io::stderr(), "wa-gateway: {error:#}");
-            ExitCode::FAILURE
-        }
+fn import(config: &Config, arguments: &[String]) -> ExitCode {
+    match Import::parse(arguments) {
+        Ok(import) => ended(import.run(config)),
+        Err(what) => misused(&what),
     }
-}
-
-/// To standard output; whoever closed it does not want to know.
-#[cfg(feature = "takeover")]
-fn say(text: impl std::fmt::Display) {
-    let _closed = writeln!(std::io::stdout(), "{text}");
-}
-
-/// Says which arguments there are.
-pub fn unknown(argument: &str) -> ExitCode {
-    let _closed = writeln!(std::io::stderr(), "unknown argument {argument:?}; known: import, --healthcheck, --version");
-    ExitCode::from(64)
 }
 
 /// SIGTERM and SIGINT, whichever comes.
@@ -119,6 +199,40 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        Command::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn arguments_are_understood_or_refused() {
+        assert_eq!(parse(""), Ok(Command::Serve));
+        assert_eq!(parse("--healthcheck"), Ok(Command::Healthcheck));
+        assert_eq!(parse("--version"), Ok(Command::Version));
+        assert_eq!(parse("backup a/b"), Ok(Command::Backup { file: "a/b".into() }));
+        assert_eq!(parse("restore a"), Ok(Command::Restore { file: "a".into(), force: false }));
+        for line in ["restore --force a", "restore a --force"] {
+            assert_eq!(parse(line), Ok(Command::Restore { file: "a".into(), force: true }));
+        }
+        assert_eq!(parse("check"), Ok(Command::Check));
+        for (line, says) in [
+            ("backup", "needs a FILE"),
+            ("restore --force", "needs a FILE"),
+            ("backup a b", "\"b\""),
+            ("backup --force a", "\"--force\""),
+            ("check it", "\"it\""),
+            ("serve", "\"serve\""),
+            ("--frobnicate", "\"--frobnicate\""),
+        ] {
+            let told = parse(line).unwrap_err();
+            assert!(told.contains(says), "{line}: {told}");
         }
     }
 }

@@ -48,6 +48,12 @@ pub struct Config {
     pub redis_allow_no_aof: bool,
     /// PEM file with the certificates that a `rediss://` server is trusted by; `None`: the public authorities.
     pub redis_tls_root: Option<PathBuf>,
+    /// Whether a write waits for the disk itself.
+    pub store_sync: bool,
+    /// Encrypts and opens backups; `None`: it is asked for.
+    pub backup_passphrase: Option<SecretString>,
+    /// Whether `/metrics` is told without a key.
+    pub metrics_public: bool,
     /// Whether answers of status 500 carry the inner error text.
     pub development: bool,
     /// Where the sessions and a generated API key live.
@@ -230,6 +236,9 @@ impl Config {
             redis_url: reader.url("REDIS_URL", &["redis", "rediss"]).map(|url| SecretString::from(url.as_str())),
             redis_allow_no_aof: reader.boolean("REDIS_ALLOW_NO_AOF"),
             redis_tls_root: reader.file("REDIS_TLS_ROOT"),
+            store_sync: reader.store_sync(),
+            backup_passphrase: reader.raw("BACKUP_PASSPHRASE").filter(|text| !text.is_empty()).map(SecretString::from),
+            metrics_public: reader.boolean("METRICS_PUBLIC"),
             development: reader.text("NODE_ENV") == Some("development"),
             credentials_dir: reader.path("CREDENTIALS_DIR"),
             takeover_force: reader.boolean("TAKEOVER_FORCE"),
@@ -335,6 +344,18 @@ impl Reader {
             "deny" => false,
             _ => {
                 self.refuse(name, format!("\"{value}\" is neither allow nor deny"));
+                false
+            }
+        }
+    }
+
+    fn store_sync(&mut self) -> bool {
+        let value = self.text_or_default("STORE_SYNC");
+        match value.to_ascii_lowercase().as_str() {
+            "soon" => false,
+            "always" => true,
+            _ => {
+                self.refuse("STORE_SYNC", format!("\"{value}\" is neither soon nor always"));
                 false
             }
         }

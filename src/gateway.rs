@@ -14,19 +14,22 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backup::Backup;
+use crate::cli;
 use crate::config::{Config, Delivery, KeySetting, WebhookEvents, keyfile};
 use crate::event::SessionName;
+use crate::health::Health;
 use crate::http::{self, AppState, Auth, Dashboard, Limits, Media, Uploads};
 use crate::keys::{self, Keys};
 use crate::ledger;
 use crate::media::{self, Fetcher, Folder};
+use crate::metrics::Metrics;
 use crate::net;
 use crate::outbox::{self, Kinds, NewEvent, Notice};
 use crate::session::{self, SessionManager};
 use crate::store::Kv;
-use crate::store::redis::RedisStore;
+use crate::store::measured::Measured;
 use crate::store::registry::Registry;
-use crate::store::sled::SledStore;
 #[cfg(feature = "takeover")]
 use crate::takeover;
 use crate::webhook::{self, RetryPolicy, Webhook};
@@ -54,14 +57,7 @@ impl Gateway {
     /// # Errors
     /// When the store can't be opened, the port can't be bound, or a setting can't be used.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let kv: Arc<dyn Kv> = match &config.redis_url {
-            Some(url) => {
-                let root = config.redis_tls_root.as_ref().map(std::fs::read).transpose();
-                let root = root.context("REDIS_TLS_ROOT can't be read")?;
-                Arc::new(RedisStore::open_trusting(url, config.redis_allow_no_aof, root).await?)
-            }
-            None => Arc::new(SledStore::open(&config.credentials_dir.join("store"))?),
-        };
+        let kv = cli::open_store(&config).await?;
         let bound = Self::bind_on(config, Arc::clone(&kv)).await;
         if bound.is_err() {
             // Nothing was done that could be lost: it only lets the next start have the store at once.
@@ -85,6 +81,8 @@ impl Gateway {
         let addr = listener.local_addr()?;
 
         take_over(&config, &kv).await?;
+        let metrics = Metrics::default();
+        let kv: Arc<dyn Kv> = Arc::new(Measured::new(kv, metrics.clone()));
         let registry = Registry::new(Arc::clone(&kv));
         let webhook_key = match &config.key {
             KeySetting::Given(key) => Some(key.clone()),
@@ -135,13 +133,23 @@ impl Gateway {
             whatsapp,
             fetcher,
             (notices, outboxes),
+            metrics.clone(),
             tracker.clone(),
             soft.clone(),
         );
-        sessions.restore().await.context("stored sessions can't be read")?;
+        let place = match &config.redis_url {
+            Some(_) => "in Redis".to_owned(),
+            None => format!("in the store {}", config.credentials_dir.join("store").display()),
+        };
+        sessions.restore().await.with_context(|| {
+            format!("the sessions {place} can't be read: `wa-gateway check` tells more, `wa-gateway restore` brings a backup back")
+        })?;
         let auth = auth(&config, Arc::clone(&kv), &tracker, soft.clone()).await?;
         let webhook_urls = net::Policy { private: config.delivery.url_private };
         let router = http::router(AppState {
+            health: Health::new(Arc::clone(&kv), sessions.clone(), metrics, soft.clone()),
+            backup: Backup::new(Arc::clone(&kv), tracker.clone()),
+            metrics_public: config.metrics_public,
             sessions: sessions.into(),
             auth,
             uploads,

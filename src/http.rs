@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::backup::Backup;
+use crate::health::Health;
 use crate::session::SessionManager;
 
 mod access;
@@ -25,6 +27,7 @@ mod layer;
 mod login;
 mod message;
 mod openapi;
+mod operate;
 mod page;
 mod profile;
 mod repeat;
@@ -54,6 +57,12 @@ pub struct AppState {
     pub auth: Auth,
     /// What the dashboard remembers.
     pub dashboard: Dashboard,
+    /// How the gateway is.
+    pub health: Health,
+    /// Makes backups.
+    pub backup: Backup,
+    /// Whether the numbers are told without a key.
+    pub metrics_public: bool,
     /// How files come in.
     pub uploads: Uploads,
     /// Where a session's own webhook may lead.
@@ -72,6 +81,10 @@ fn routes(state: &AppState) -> Routes {
     let media = if access::media_require_key(state) { Read } else { Public };
     Routes::new(state)
         .add(Route::new("/health").get(Public, health))
+        .add(Route::new("/livez").get(Public, operate::live))
+        .add(Route::new("/readyz").get(Public, operate::ready))
+        .add(Route::new("/metrics").get(if state.metrics_public { Public } else { Read }, operate::metrics))
+        .add(Route::new("/backup").on(Method::POST, Manage, operate::backup))
         .add(Route::new("/openapi.json").get(Public, openapi::serve))
         // wa-gateway 4.7.1 documents the answer to a missing id; clients build the path from an empty variable.
         .add(Route::new("/session").get(Read, session::list).on(Method::DELETE, Manage, session::missing_id))

@@ -19,7 +19,8 @@
 //!  1          ├───────▶ ledger (what became of sent messages) ─▶ store
 //!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled, redis; backend; registry)   net (guarded client)
 //!                       keys (who may call)
-//!  0      event (SessionName, Status)   message (Recipient, Outgoing, Sent, Incoming): plain words
+//!             backup (of the whole store) ──▶ archive (encrypted rows)   health (readiness, numbers)
+//!  0      event (SessionName, Status)   message (Recipient, Outgoing, Sent, Incoming): plain words   metrics (counters)
 //! ```
 //!
 //! Arrows are imports, and go down only; `tests/architecture.rs` holds the exact law. Only [`gateway`], [`cli`] and
@@ -99,15 +100,19 @@
 //! none, and stickers need no text. Bodies, headers and times have limits. A failed webhook is tried again, and every
 //! message of a batch is reported.
 
+pub mod archive;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod event;
 pub mod gateway;
+pub mod health;
 pub mod http;
 pub mod keys;
 pub mod ledger;
 pub mod media;
 pub mod message;
+pub mod metrics;
 pub mod net;
 pub mod outbox;
 #[cfg(test)]

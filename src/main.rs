@@ -5,26 +5,23 @@ use std::time::Duration;
 
 use wa_gateway::{Config, Gateway, cli};
 
-/// `EX_USAGE` of `sysexits.h`: the settings can't be used.
-const BAD_SETTINGS: u8 = 64;
 /// How long an orderly stop may take; docker compose is told 30 s.
 const GRACE: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
+    let command = match cli::Command::parse(std::env::args().skip(1)) {
+        Ok(command) => command,
+        Err(what) => return cli::misused(&what),
+    };
     let config = match Config::from_env() {
         Ok(config) => config,
         Err(error) => {
             cli::complain(&error);
-            return ExitCode::from(BAD_SETTINGS);
+            return ExitCode::from(cli::BAD_USAGE);
         }
     };
-    match std::env::args().nth(1).as_deref() {
-        None => {}
-        Some("--healthcheck") => return cli::healthcheck(config.host, config.port),
-        Some("--version") => return cli::version(),
-        #[cfg(feature = "takeover")]
-        Some("import") => return cli::import(&config, &std::env::args().skip(2).collect::<Vec<_>>()),
-        Some(other) => return cli::unknown(other),
+    if let Some(ended) = command.run(&config) {
+        return ended;
     }
     cli::start_log(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

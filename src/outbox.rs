@@ -24,6 +24,7 @@ use crate::event::SessionName;
 use crate::message::Attachment;
 use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
+mod check;
 mod common;
 mod dead;
 mod event;
@@ -38,6 +39,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub use check::check;
 pub use common::{Bounds, Common};
 pub use dead::{Cause, DeadKey, DeadLetter, Pick, Revived};
 pub use event::{Ack, Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};

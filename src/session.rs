@@ -19,12 +19,14 @@ use tokio_util::task::TaskTracker;
 use crate::event::{SessionName, Status};
 use crate::ledger::{Ledger, Limits};
 use crate::media::{Fetcher, Folder};
+use crate::metrics::Metrics;
 use crate::outbox::{self, Notice, Outbox};
-use crate::store::backend::SessionBackend;
+use crate::store::backend::{SessionBackend, Stored};
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
 use crate::whatsapp::WhatsApp;
 
+mod backlog;
 mod end;
 mod entry;
 mod follow;
@@ -37,6 +39,7 @@ mod task;
 mod turn;
 mod webhook;
 
+pub use backlog::Backlog;
 pub use end::EndError;
 pub use follow::MessageError;
 pub use once::{Answer, OnceError, Repeat, Spelling};
@@ -109,6 +112,9 @@ pub enum StartError {
     /// The session was deleted, logged out or stopped while we waited.
     #[error("Session was deleted, logged out or stopped while it was starting")]
     Ended,
+    /// What is stored of its device can't be read: it may not log in, and no other takes its place unasked.
+    #[error("The stored keys of this session are damaged: restore a backup, or delete the session and link it again")]
+    Damaged,
     /// The gateway is shutting down.
     #[error("The gateway is shutting down")]
     ShuttingDown,
@@ -152,6 +158,7 @@ struct Manager {
     notices: mpsc::Sender<Notice>,
     /// What all outboxes share.
     outboxes: Arc<outbox::Common>,
+    metrics: Metrics,
     sessions: Mutex<Sessions>,
     turns: Turns,
     /// Held while a name is reserved: names reserved at once would meet at the registry's counter.
@@ -183,6 +190,7 @@ impl fmt::Debug for SessionManager {
 const END_TIMEOUT: Duration = Duration::from_secs(25);
 
 impl SessionManager {
+    #[expect(clippy::too_many_arguments, reason = "each is another part that the composition owns")]
     /// Makes the manager; received files go to `folder`, sessions come with [`restore`](Self::restore) and [`start`](Self::start).
     pub fn new(
         settings: Settings,
@@ -190,6 +198,7 @@ impl SessionManager {
         whatsapp: WhatsApp,
         fetcher: Fetcher,
         (notices, outboxes): (mpsc::Sender<Notice>, Arc<outbox::Common>),
+        metrics: Metrics,
         tracker: TaskTracker,
         token: CancellationToken,
     ) -> Self {
@@ -204,6 +213,7 @@ impl SessionManager {
             fetcher,
             notices,
             outboxes,
+            metrics,
             sessions: Mutex::default(),
             turns: Turns::default(),
             reserving: tokio::sync::Mutex::new(()),
@@ -223,6 +233,9 @@ impl SessionManager {
     /// When the store can't be read or written.
     pub async fn restore(&self) -> Result<(), KvError> {
         let manager = &self.0;
+        if let Err(error) = manager.registry.mend().await {
+            tracing::warn!(%error, "damaged rows of the list of sessions could not be mended");
+        }
         let mut taken = Vec::new();
         for record in manager.registry.deletions().await? {
             let credentials = Namespace::credentials(&record.uid);
@@ -237,6 +250,20 @@ impl SessionManager {
         for record in manager.registry.list().await? {
             let credentials = Namespace::credentials(&record.uid);
             let backend = SessionBackend::new(Arc::clone(&manager.kv), credentials.clone(), None);
+            if record.state != RecordState::LoggedOut {
+                // Damage of one session is no other's trouble, and never a reason to make it a new identity.
+                let stored = backend.stored().await;
+                if !matches!(stored, Ok(Stored::Absent | Stored::Unpaired | Stored::Paired)) {
+                    let error = stored.err().map(|error| error.to_string());
+                    tracing::error!(
+                        session = %record.name,
+                        error,
+                        "the stored keys of this session are damaged: restore a backup, or delete it and link it again"
+                    );
+                    self.enter(record, State::LoggedOut).await?;
+                    continue;
+                }
+            }
             let paired = record.state != RecordState::LoggedOut && backend.has_device().await?;
             if !paired {
                 manager.kv.drop_namespace(&credentials).await?;
@@ -322,6 +349,10 @@ impl SessionManager {
         // One that WhatsApp logged out may be at its last steps.
         entry.end_task(END_TIMEOUT, false).await;
         let credentials = Namespace::credentials(&entry.uid);
+        let backend = SessionBackend::new(Arc::clone(&self.0.kv), credentials.clone(), None);
+        if entry.record().state != RecordState::LoggedOut && backend.stored().await? == Stored::Damaged {
+            return Err(StartError::Damaged);
+        }
         if state == State::LoggedOut || entry.record().state == RecordState::LoggedOut {
             // A logout that could not remove the credentials leaves them void.
             self.0.kv.drop_namespace(&credentials).await?;

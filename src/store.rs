@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub mod backend;
+pub mod measured;
 pub mod redis;
 pub mod registry;
 pub mod sled;
@@ -37,6 +38,11 @@ impl Namespace {
     /// What became of the messages that the session with this uid sent.
     pub fn sent(uid: &str) -> Self {
         Self(format!("sent:{uid}").into())
+    }
+
+    /// Where the health of the store is tried out; holds nothing of worth.
+    pub fn probe() -> Self {
+        Self("probe".into())
     }
 
     /// Takes a name as the engine stored it.

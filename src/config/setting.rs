@@ -146,6 +146,19 @@ pub const SETTINGS: &[Setting] = &[
         "Certificates that a `rediss://` server is trusted by. Empty: the public authorities.",
     ),
     Setting::new(
+        "STORE_SYNC",
+        "soon",
+        "soon or always",
+        "Without `REDIS_URL`: soon hands writes to the system at once and to the disk within half a second, which a power cut may cost; always waits for the disk each time.",
+    ),
+    Setting::new(
+        "BACKUP_PASSPHRASE",
+        "",
+        "text",
+        "For `wa-gateway backup` and `restore`: encrypts and opens the file. Empty: it is asked for.",
+    ),
+    Setting::new("METRICS_PUBLIC", "false", "true or false", "true: `/metrics` needs no key; it holds totals only."),
+    Setting::new(
         "NODE_ENV",
         "production",
         "development or production",

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::body::Failure;
+use crate::backup::BackupError;
 use crate::event::SessionNameError;
 use crate::keys::KeyError;
 use crate::media::MediaError;
@@ -284,10 +285,21 @@ impl From<StartError> for ApiError {
         let status = match error {
             StartError::AlreadyExists => StatusCode::BAD_REQUEST,
             StartError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            StartError::Ended => StatusCode::CONFLICT,
+            StartError::Ended | StartError::Damaged => StatusCode::CONFLICT,
             StartError::ShuttingDown | StartError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string()).because(error)
+    }
+}
+
+impl From<BackupError> for ApiError {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Busy => Self::new(StatusCode::CONFLICT, "A backup is under way already"),
+            BackupError::Store(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error)
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::keys::{Keys, Logins};
 use crate::media::{self, Fetcher, Folder};
+use crate::metrics::Metrics;
 use crate::outbox::memory::MemoryKv;
 use crate::session;
 use crate::whatsapp::{self, WhatsApp};
@@ -50,6 +51,7 @@ fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
         whatsapp,
         fetcher.unwrap(),
         outboxes(),
+        Metrics::default(),
         TaskTracker::new(),
         CancellationToken::new(),
     )
@@ -74,8 +76,13 @@ async fn state(key: Option<&str>) -> AppState {
     }))
     .await;
     let uploads = Uploads::new(1_000_000, std::env::temp_dir().into());
+    let kv = Arc::new(MemoryKv::default());
+    let sessions = sessions(Arc::clone(&kv));
     AppState {
-        sessions: sessions().into(),
+        health: Health::new(Arc::clone(&kv) as _, sessions.clone(), Metrics::default(), CancellationToken::new()),
+        backup: Backup::new(kv, TaskTracker::new()),
+        metrics_public: false,
+        sessions: sessions.into(),
         auth,
         uploads,
         webhook_urls: UrlRule::new(|_url| true),

@@ -12,6 +12,7 @@ use crate::event::SessionName;
 use crate::ledger::{Note, Record};
 use crate::media::{self, Fetcher, Kind, MediaError, Spool};
 use crate::message::{Content, File, MediaSource, Outgoing, Profile, Progress, Recipient, Sent, Step};
+use crate::metrics::SendOutcome;
 use crate::whatsapp::{Connection, LookupError, Open, OutboundError};
 
 /// Why a message was not sent, or not known to be.
@@ -166,6 +167,19 @@ impl SessionManager {
         typing: bool,
         once: Option<&Once<'_>>,
     ) -> Result<Sent, SendError> {
+        let sent = self.try_send(name, to, message, typing, once).await;
+        self.0.metrics.send(outcome(&sent));
+        sent
+    }
+
+    async fn try_send(
+        &self,
+        name: &str,
+        to: Recipient,
+        message: Outgoing,
+        typing: bool,
+        once: Option<&Once<'_>>,
+    ) -> Result<Sent, SendError> {
         let deadline = Instant::now() + self.0.settings.send_timeout;
         let entry = self.entry(name).ok_or(SendError::NoSession)?;
         let connection = entry.live()?;
@@ -260,6 +274,34 @@ impl SessionManager {
             _ => ProfileError::NotReady(entry.name.clone()),
         })?;
         Ok(connection.profile(target, Instant::now() + PROFILE_TIMEOUT).await?)
+    }
+}
+
+fn outcome(sent: &Result<Sent, SendError>) -> SendOutcome {
+    match sent {
+        Ok(_) => SendOutcome::Sent,
+        Err(SendError::NotReady(_)) => SendOutcome::NotReady,
+        Err(SendError::Refused { .. }) => SendOutcome::Refused,
+        Err(SendError::Unacknowledged { .. }) => SendOutcome::Unacknowledged,
+        Err(
+            SendError::NoSession
+            | SendError::NotRegistered(_)
+            | SendError::Recipient
+            | SendError::EmptyMedia
+            | SendError::FileName
+            | SendError::NotVoice(_)
+            | SendError::Media(
+                MediaError::Source(_) | MediaError::Address | MediaError::Content { .. } | MediaError::TooLarge { .. },
+            ),
+        ) => SendOutcome::Invalid,
+        Err(
+            SendError::Connection(_)
+            | SendError::Store
+            | SendError::Media(_)
+            | SendError::TimedOut
+            | SendError::Upload(_)
+            | SendError::Disk(_),
+        ) => SendOutcome::Failed,
     }
 }
 

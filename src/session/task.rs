@@ -4,6 +4,7 @@
 //! device out. A panic inside it ends one connection, not the session.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -54,6 +55,7 @@ pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Sema
         failures: 0,
         replacements: 0,
         connected_since: None,
+        connected_before: AtomicBool::new(false),
     };
     // A root span: sessions live longer than the request that starts them.
     let span = tracing::info_span!(parent: None, "session", session = %entry.name);
@@ -85,6 +87,8 @@ struct Task {
     /// Good connections in a row that another one soon replaced, and when the last good one was made.
     replacements: u32,
     connected_since: Option<Instant>,
+    /// Whether it was connected once: the next time is a reconnect.
+    connected_before: AtomicBool,
 }
 
 /// Why a connection is over.

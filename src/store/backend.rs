@@ -19,6 +19,7 @@ mod inbound;
 mod key;
 mod poll;
 mod protocol;
+mod restore;
 mod secret;
 mod signal;
 mod tc_token;
@@ -33,7 +34,9 @@ use tokio::sync::{Mutex, RwLock, mpsc};
 use tokio_util::sync::CancellationToken;
 use whatsapp_rust::wacore::store::error::{Result, StoreError};
 
+pub use device::Stored;
 pub use inbound::Lost;
+pub use restore::{check, restored};
 
 use super::{Batch, KeyRange, Kv, KvError, Namespace};
 
@@ -116,6 +119,16 @@ impl SessionBackend {
     /// a namespace that is then dropped. Waits as long as the engine's slowest write.
     pub async fn close(&self) {
         *self.kv.write().await = None;
+    }
+
+    /// What is stored of the device; reads one row.
+    ///
+    /// # Errors
+    /// As the engine's `get`.
+    pub async fn stored(&self) -> std::result::Result<Stored, KvError> {
+        let kv = self.kv.read().await;
+        let kv = kv.as_ref().ok_or_else(|| KvError::engine(Refused::Closed))?;
+        Ok(Stored::of(kv.get(&self.ns, key::DEVICE).await?.as_deref()))
     }
 
     /// Whether a paired device is stored; reads one row.

@@ -10,6 +10,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+mod inspect;
+
 use super::{Batch, KeyRange, Kv, KvError, Namespace};
 use crate::event::SessionName;
 

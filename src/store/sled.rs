@@ -6,6 +6,7 @@
 
 mod error;
 mod flusher;
+mod marker;
 mod opened;
 mod table;
 
@@ -31,6 +32,24 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// After a disk error the store is reopened at most so often.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
+/// What a flushed write waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncMode {
+    /// The system has it: it survives a killed process, and a power cut after [`SYNC_EVERY_MS`].
+    #[default]
+    Soon,
+    /// The disk has it: it survives a power cut, as far as the disk tells the truth. Each flush takes a real sync, shared by
+    /// those who write at the same time.
+    Always,
+}
+
+impl SyncMode {
+    /// `true`: each write waits for the disk.
+    pub fn from_setting(always: bool) -> Self {
+        if always { Self::Always } else { Self::Soon }
+    }
+}
+
 /// The sled engine.
 #[derive(Debug)]
 pub struct SledStore {
@@ -40,6 +59,7 @@ pub struct SledStore {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    sync: SyncMode,
     state: RwLock<State>,
     /// Held while the store is reopened.
     reopening: Mutex<Reopening>,
@@ -66,14 +86,46 @@ impl SledStore {
     /// # Errors
     /// [`OpenError`] names the folder and the remedy.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let opened = Opened::open(path)?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                path: path.to_owned(),
-                state: RwLock::new(State::Open(Arc::new(opened))),
-                reopening: Mutex::default(),
-            }),
-        })
+        Self::open_with(path, SyncMode::default())
+    }
+
+    /// The same, with a choice of what a flush waits for.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the folder and the remedy.
+    pub fn open_with(path: &Path, sync: SyncMode) -> Result<Self, OpenError> {
+        Ok(Self::over(path, sync, Opened::open(path, sync)?))
+    }
+
+    /// Opens a copy of the store in `original`, to be read and thrown away; the original is not touched.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the original's folder and the remedy.
+    pub fn open_copy(copy: &Path, original: &Path) -> Result<Self, OpenError> {
+        Ok(Self::over(original, SyncMode::Soon, Opened::open_copy(copy, original)?))
+    }
+
+    /// Opens what is in the folder, also where the marker beside it says that it should be something else: for a restore, which
+    /// ends with [`accept`](Self::accept).
+    ///
+    /// # Errors
+    /// [`OpenError`] names the folder and the remedy.
+    pub fn open_unmarked(path: &Path) -> Result<Self, OpenError> {
+        Ok(Self::over(path, SyncMode::Soon, Opened::open_unmarked(path)?))
+    }
+
+    /// Makes the store that is in the folder the one that later openings expect there.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the folder and the remedy.
+    pub fn accept(path: &Path) -> Result<(), OpenError> {
+        marker::remove(path).map_err(|error| OpenError::from_io(path, error))?;
+        Opened::open(path, SyncMode::Soon).map(drop)
+    }
+
+    fn over(path: &Path, sync: SyncMode, opened: Opened) -> Self {
+        let state = RwLock::new(State::Open(Arc::new(opened)));
+        Self { shared: Arc::new(Shared { path: path.to_owned(), sync, state, reopening: Mutex::default() }) }
     }
 
     /// The live store; after a disk error one caller a second reopens it here.
@@ -120,7 +172,7 @@ impl Shared {
             }
         }
         tracing::warn!(path = %self.path.display(), "the store stopped after a disk error and is opened again");
-        let opened = Opened::open(&self.path).map_err(KvError::engine)?;
+        let opened = Opened::open_again(&self.path, self.sync).map_err(KvError::engine)?;
         let opened = Arc::new(opened.without(std::mem::take(&mut reopening.lost)));
         self.set(State::Open(Arc::clone(&opened)));
         Ok(opened)
@@ -181,5 +233,11 @@ impl Kv for SledStore {
     async fn snapshot(&self, ns: &Namespace) -> Result<Vec<(Bytes, Bytes)>, KvError> {
         let opened = self.opened().await?;
         opened.watch(opened.table(ns).map_or(Ok(Vec::new()), |table| table.snapshot()))
+    }
+
+    async fn close(&self) -> Result<(), KvError> {
+        let opened = self.opened().await?;
+        opened.flush().await?;
+        tokio::task::spawn_blocking(move || opened.mark()).await.map_err(KvError::engine)
     }
 }

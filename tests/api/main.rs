@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test shall end it there")]
 
+mod backup;
 mod chaos;
 mod clients;
 mod crash;
@@ -21,6 +22,7 @@ mod kill;
 mod library;
 mod many;
 mod media;
+mod operate;
 mod outgoing;
 mod process;
 mod profile;
@@ -31,6 +33,7 @@ mod send;
 mod session;
 mod stop;
 mod store;
+mod store_faults;
 mod story;
 mod support;
 mod tls;

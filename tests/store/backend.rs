@@ -70,7 +70,7 @@ conformance!(
 );
 
 fn ours(path: &std::path::Path) -> Arc<SessionBackend> {
-    SessionBackend::new(engine::sled(path), Namespace::credentials("u"), None)
+    SessionBackend::new(engine::sled(&path.join("store")), Namespace::credentials("u"), None)
 }
 
 async fn identities(b: Storage) {
@@ -546,7 +546,7 @@ async fn an_older_mapping_moves_no_number() {
 #[tokio::test]
 async fn the_latest_sync_key_is_one_that_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(folder.path());
+    let kv = engine::sled(&folder.path().join("store"));
     let ns = Namespace::credentials("u");
     let b: Storage = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
     b.set_sync_key(b"old", sync_key(10)).await.unwrap();
@@ -561,7 +561,7 @@ async fn the_latest_sync_key_is_one_that_can_be_read() {
 #[tokio::test]
 async fn a_row_of_an_unknown_format_is_an_error_not_a_new_device() {
     let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(folder.path());
+    let kv = engine::sled(&folder.path().join("store"));
     let ns = Namespace::credentials("u");
     kv.write(&ns, wa_gateway::store::Batch::new().put("Z", "\u{9}{}")).await.unwrap();
     let b = SessionBackend::new(Arc::clone(&kv), ns, None);

@@ -46,7 +46,7 @@ impl Home {
     /// Opens the store. The one before must be gone, for Redis closed.
     pub(crate) async fn open(&self) -> Arc<dyn Kv> {
         match self {
-            Self::Sled(folder) => sled(folder.path()),
+            Self::Sled(folder) => sled(&folder.path().join("store")),
             Self::Redis(server) => redis(server).await,
         }
     }

@@ -351,14 +351,14 @@ fn sled_says_what_is_wrong_with_the_folder() {
 #[test]
 fn sled_refuses_a_newer_schema() {
     let folder = tempfile::tempdir().unwrap();
-    drop(SledStore::open(folder.path()).unwrap());
+    drop(SledStore::open(&folder.path().join("store")).unwrap());
     {
-        let db = sled::open(folder.path()).unwrap();
+        let db = sled::open(folder.path().join("store")).unwrap();
         let meta = db.open_tree("meta").unwrap();
         assert_eq!(meta.get("schema").unwrap().unwrap().as_ref(), 1_u32.to_be_bytes());
         meta.insert("schema", &2_u32.to_be_bytes()).unwrap();
         db.flush().unwrap();
     }
-    let error = SledStore::open(folder.path()).unwrap_err();
+    let error = SledStore::open(&folder.path().join("store")).unwrap_err();
     assert!(matches!(error, OpenError::NewerSchema { found: 2, known: 1, .. }), "{error:?}");
 }

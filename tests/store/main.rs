@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking; the helpers between the tests do too")]
 
 mod backend;
+mod damage;
 mod disk_full;
 mod engine;
 mod faulty;

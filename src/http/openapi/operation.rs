@@ -4,6 +4,7 @@ use axum::http::Method;
 
 use super::super::body::{Deleted, Detail, Done, Failure, Health, MessageState, Sessions, StartedBody};
 use super::super::keys::{KeyDeleted, KeyList, KeyMade, WantedKey};
+use super::super::operate::{BackupBody, Readiness};
 use super::super::session::NamedSession;
 use super::super::webhook::{
     DeadLetters, DeadQuery, GivenWebhook, Replay, Replayed, SessionQuery, ShownWebhook, Stats,
@@ -11,6 +12,7 @@ use super::super::webhook::{
 use super::{Operation, Shape, Takes, Type, schema};
 
 const FAILURE: Shape = Shape::Json(Type::of::<Failure>());
+const READINESS: Shape = Shape::Json(Type::of::<Readiness>());
 const SENT: Shape = Shape::Json(Type::of::<schema::Sent>());
 const TEXT: Type = Type::of::<schema::SendText>();
 
@@ -40,6 +42,34 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Whether the process answers",
         takes: Takes::Nothing,
         answers: &[(200, Shape::Json(Type::of::<Health>()))],
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/livez",
+        summary: "Whether the process answers",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::Json(Type::of::<Health>()))],
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/readyz",
+        summary: "Whether the gateway can do its work: the store takes writes, stored sessions are restored, it is not shutting down",
+        takes: Takes::Nothing,
+        answers: &[(200, READINESS), (503, READINESS)],
+    },
+    Operation {
+        methods: &[Method::GET],
+        path: "/metrics",
+        summary: "Numbers for Prometheus, totals of all sessions",
+        takes: Takes::Nothing,
+        answers: &[(200, Shape::File)],
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/backup",
+        summary: "An encrypted backup of everything stored, as an age file for the passphrase",
+        takes: Takes::Body(Type::of::<BackupBody>()),
+        answers: &[(200, Shape::File), (409, FAILURE), (503, FAILURE)],
     },
     Operation {
         methods: &[Method::GET],

@@ -1,6 +1,7 @@
 //! What the task does while it has a connection: follows its signals, watches its link, keeps what it reports.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -344,6 +345,10 @@ impl Task {
         if let Some(account) = connection.account() {
             let details = AccountDetails { name: account.name, phone_number: account.phone_number };
             self.remember(Some(details), None).await;
+        }
+        let is_new = self.entry.view().state != State::Connected;
+        if is_new && self.connected_before.swap(true, Ordering::Relaxed) {
+            self.manager.metrics.reconnect();
         }
         self.entry.set_state(State::Connected).await;
     }

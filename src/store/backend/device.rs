@@ -12,6 +12,34 @@ use whatsapp_rust::wacore::store::traits::DeviceStore;
 
 use super::{SessionBackend, key, value};
 
+/// What is stored of a session's device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Nothing: the session never got so far, or its credentials are gone.
+    Absent,
+    /// One that no phone has accepted.
+    Unpaired,
+    /// One that can log in.
+    Paired,
+    /// One that can't be read: neither may it log in, nor may another take its place unasked.
+    Damaged,
+}
+
+impl Stored {
+    /// Of the device's row; reads all of it.
+    pub fn of(row: Option<&[u8]>) -> Self {
+        match row {
+            None => Self::Absent,
+            Some(row) if value::from_device::<Device>(row).is_err() => Self::Damaged,
+            Some(row) if value::is_paired(row) => Self::Paired,
+            Some(_) => Self::Unpaired,
+        }
+    }
+
+    /// The key of the device's row.
+    pub const KEY: &[u8] = key::DEVICE;
+}
+
 #[async_trait]
 impl DeviceStore for SessionBackend {
     async fn save(&self, device: &Device) -> Result<()> {

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::marker;
+
 /// Why the store could not be opened; each text names the folder and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -37,12 +39,36 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Its files are damaged.
-    #[error("the store {} is damaged ({detail}): restore it from a backup, or move it away and pair the sessions again", .path.display())]
+    #[error("the store {} is damaged ({detail}): bring a backup back with `wa-gateway restore --force FILE`, or move it away and remove {} to begin without any session", .path.display(), marker::file_of(.path).display())]
     Corrupt {
         /// The store's folder.
         path: PathBuf,
         /// What was found.
         detail: String,
+    },
+    /// The folder is gone or empty, and there was a store in it.
+    #[error("the store {} is gone or was emptied, and {} says that there was one: bring it back, or run `wa-gateway restore` with a backup; to begin without any session remove {}", .path.display(), .marker.display(), .marker.display())]
+    Gone {
+        /// The store's folder.
+        path: PathBuf,
+        /// The file that remembers it.
+        marker: PathBuf,
+    },
+    /// Another store than before is in the folder.
+    #[error("the store {} is another one than was there before: bring the right one back; if this one is right, remove {}", .path.display(), .marker.display())]
+    Exchanged {
+        /// The store's folder.
+        path: PathBuf,
+        /// The file that remembers the other.
+        marker: PathBuf,
+    },
+    /// The store has lost what it had written.
+    #[error("the store {} is older than it was: its files were damaged or replaced by a copy, and encryption keys would be used twice. Restore a backup with `wa-gateway restore --force`, or remove {} to take it as it is", .path.display(), .marker.display())]
+    Older {
+        /// The store's folder.
+        path: PathBuf,
+        /// The file that remembers how far it had come.
+        marker: PathBuf,
     },
     /// A newer gateway wrote it.
     #[error("the store {} has schema {found}, this gateway knows {known} and older: run the newer gateway", .path.display())]
@@ -66,6 +92,23 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// The same of another folder, which is the one that its owner knows.
+    pub(super) fn of(mut self, shown: &Path) -> Self {
+        match &mut self {
+            Self::Locked { path }
+            | Self::NoAccess { path, .. }
+            | Self::DiskFull { path, .. }
+            | Self::NotAFolder { path }
+            | Self::Corrupt { path, .. }
+            | Self::Gone { path, .. }
+            | Self::Exchanged { path, .. }
+            | Self::Older { path, .. }
+            | Self::NewerSchema { path, .. }
+            | Self::Io { path, .. } => shown.clone_into(path),
+        }
+        self
+    }
+
     pub(super) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {

@@ -3,13 +3,17 @@
 //! sled's own `flush_async` parks one pool thread for every waiter; with a thousand sessions that is a hundred threads for
 //! one flush. The thread is owned by the opened store, which joins it when dropped.
 
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use sled::Error;
 use tokio::sync::oneshot;
+
+use super::opened::Marks;
 
 type Waiter = oneshot::Sender<Result<(), Error>>;
 
@@ -33,11 +37,11 @@ struct Queue {
 }
 
 impl Flusher {
-    pub(super) fn start(db: sled::Db) -> io::Result<Self> {
+    pub(super) fn start(db: sled::Db, syncing: Option<Syncing>, marks: Option<Arc<Marks>>) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = std::thread::Builder::new().name("store-flusher".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || run(&shared, &db)
+            move || run(&shared, &db, syncing.as_ref(), marks.as_deref())
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -72,7 +76,7 @@ impl Drop for Flusher {
     }
 }
 
-fn run(shared: &Shared, db: &sled::Db) {
+fn run(shared: &Shared, db: &sled::Db, syncing: Option<&Syncing>, marks: Option<&Marks>) {
     loop {
         let waiters = {
             let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +88,10 @@ fn run(shared: &Shared, db: &sled::Db) {
             }
             std::mem::take(&mut queue.waiters)
         };
-        let flushed = catch_unwind(AssertUnwindSafe(|| db.flush()));
+        let flushed = catch_unwind(AssertUnwindSafe(|| {
+            let flushed = db.flush()?;
+            syncing.map_or(Ok(flushed), |syncing| syncing.sync().map(|()| flushed).map_err(Error::Io))
+        }));
         let panicked = flushed.is_err();
         let result = flushed.map_or_else(|_| Err(ended()), |flushed| flushed.map(drop));
         for waiter in waiters {
@@ -97,6 +104,46 @@ fn run(shared: &Shared, db: &sled::Db) {
             queue.waiters.clear();
             return;
         }
+        // After the waiters have their answer: once a minute this takes a real sync.
+        if let Some(Err(error)) = marks.map(Marks::renew_in_time) {
+            tracing::warn!(%error, "the store could not be marked");
+        }
+    }
+}
+
+/// Brings what sled has written to the disk itself: its own flush only hands it to the system's writing.
+#[derive(Debug)]
+pub(super) struct Syncing {
+    log: File,
+    blobs: PathBuf,
+}
+
+impl Syncing {
+    pub(super) fn of(store: &Path) -> io::Result<Self> {
+        Ok(Self { log: File::open(store.join("db"))?, blobs: store.join("blobs") })
+    }
+
+    /// Values above half a MiB are files of their own, which sled never syncs: few, if any, are there.
+    fn sync(&self) -> io::Result<()> {
+        let blobs = match std::fs::read_dir(&self.blobs) {
+            Ok(blobs) => blobs,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.log.sync_all(),
+            Err(error) => return Err(error),
+        };
+        let mut any = false;
+        for blob in blobs {
+            match File::open(blob?.path()) {
+                Ok(blob) => blob.sync_all()?,
+                // Removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            any = true;
+        }
+        if any {
+            File::open(&self.blobs)?.sync_all()?;
+        }
+        self.log.sync_all()
     }
 }
 

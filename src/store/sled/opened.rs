@@ -7,20 +7,27 @@
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::error::OpenError;
-use super::flusher::Flusher;
+use super::flusher::{Flusher, Syncing};
+use super::marker::{self, Mark};
 use super::table::{Live, Table};
-use super::{CACHE_BYTES, SYNC_EVERY_MS};
+use super::{CACHE_BYTES, SYNC_EVERY_MS, SyncMode};
 use crate::store::{Batch, KvError, Namespace, check_keys};
 
 /// The tree of the store itself; no namespace has this name.
 const META: &str = "meta";
 const SCHEMA_KEY: &[u8] = b"schema";
+/// Which store it is, and how often it was marked; see `marker`.
+const MARK_KEY: &[u8] = b"mark";
+/// How often the marker is renewed while something is written: what is lost of the store since then is not noticed.
+const MARK_EVERY: Duration = Duration::from_mins(1);
 /// The layout written by this program. 1: one tree for each namespace, keys and values as the rooms above write them.
 const SCHEMA: u32 = 1;
 
@@ -41,17 +48,62 @@ pub(super) struct Opened {
     /// Namespaces whose buffered writes were lost when the database was reopened.
     lost: Mutex<HashSet<Namespace>>,
     any_lost: AtomicBool,
+    /// `None`: a copy, which is not marked.
+    marks: Option<Arc<Marks>>,
     /// Last, so that the trees and the flusher let go of it first.
     db: sled::Db,
 }
 
 impl Opened {
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
-        let mut folder = std::fs::DirBuilder::new();
-        folder.recursive(true).mode(0o700).create(path).map_err(|error| OpenError::from_io(path, error))?;
-        let db = open_db(path)?;
-        let named = |error| OpenError::from_sled(path, error);
+    /// Opens the store that a marker beside the folder tells of, or makes one where there is neither.
+    pub(super) fn open(path: &Path, sync: SyncMode) -> Result<Self, OpenError> {
+        let opened = Self::open_again(path, sync)?;
+        if let Some(marks) = &opened.marks
+            && let Err(error) = marks.renew()
+        {
+            // A full disk, as a rule. Sessions are listed and wait for room; the store is opened again by then.
+            tracing::error!(error = %OpenError::from_sled(path, error), "the store can be read only");
+            opened.failed.store(true, Ordering::Release);
+        }
+        Ok(opened)
+    }
+
+    /// The same after a disk error: writes nothing into a store that is there.
+    pub(super) fn open_again(path: &Path, sync: SyncMode) -> Result<Self, OpenError> {
+        let marked = marker::read(path);
+        if !path.join(LOG_FILE).exists() {
+            marker::compare(path, marked.as_ref(), None)?;
+        }
+        let db = make_db(path)?;
+        let is_new = check_schema(path, &db)?;
+        let found = read_mark(path, &db)?;
+        marker::compare(path, marked.as_ref(), found.as_ref().filter(|_| !is_new))?;
+        let found = found.unwrap_or_else(|| Mark { store: Uuid::new_v4().to_string(), state: 0 });
+        let state = Mutex::new((found, Instant::now()));
+        let marks = Arc::new(Marks { path: path.to_owned(), db: db.clone(), state });
+        Self::build(path, db, Some(marks), sync)
+    }
+
+    /// Whatever is in the folder, without a look at the marker and without renewing it.
+    pub(super) fn open_unmarked(path: &Path) -> Result<Self, OpenError> {
+        let db = make_db(path)?;
         check_schema(path, &db)?;
+        Self::build(path, db, None, SyncMode::Soon)
+    }
+
+    /// Of a folder that nobody else uses and nobody keeps; `shown`: the folder that it is a copy of.
+    pub(super) fn open_copy(path: &Path, shown: &Path) -> Result<Self, OpenError> {
+        let db = open_db(path).map_err(|error| error.of(shown))?;
+        if check_schema(shown, &db)? {
+            marker::compare(shown, marker::read(shown).as_ref(), None)?;
+        } else {
+            marker::compare(shown, marker::read(shown).as_ref(), read_mark(shown, &db)?.as_ref())?;
+        }
+        Self::build(shown, db, None, SyncMode::Soon)
+    }
+
+    fn build(path: &Path, db: sled::Db, marks: Option<Arc<Marks>>, sync: SyncMode) -> Result<Self, OpenError> {
+        let named = |error| OpenError::from_sled(path, error);
         let mut tables = HashMap::new();
         for name in db.tree_names() {
             match std::str::from_utf8(&name) {
@@ -62,7 +114,12 @@ impl Opened {
                 _ => {}
             }
         }
-        let flusher = Flusher::start(db.clone()).map_err(|error| OpenError::from_io(path, error))?;
+        let syncing = match sync {
+            SyncMode::Soon => None,
+            SyncMode::Always => Some(Syncing::of(path).map_err(|error| OpenError::from_io(path, error))?),
+        };
+        let flusher =
+            Flusher::start(db.clone(), syncing, marks.clone()).map_err(|error| OpenError::from_io(path, error))?;
         Ok(Self {
             tables: RwLock::new(tables),
             flusher,
@@ -71,6 +128,7 @@ impl Opened {
             failed: AtomicBool::new(false),
             lost: Mutex::default(),
             any_lost: AtomicBool::new(false),
+            marks,
             db,
         })
     }
@@ -94,6 +152,15 @@ impl Opened {
         self
     }
 
+    /// Renews the marker: the last thing before the database is closed in order.
+    pub(super) fn mark(&self) {
+        if let Some(marks) = &self.marks
+            && let Err(error) = marks.renew()
+        {
+            tracing::warn!(%error, "the store could not be marked at its end");
+        }
+    }
+
     pub(super) fn failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -102,9 +169,13 @@ impl Opened {
     pub(super) fn watch<T>(&self, result: Result<T, KvError>) -> Result<T, KvError> {
         if let Err(KvError::Engine(source)) = &result
             && let Some(error) = source.downcast_ref::<sled::Error>()
-            && !self.failed.swap(true, Ordering::AcqRel)
         {
-            tracing::error!(%error, "the store failed");
+            // One damaged page is its reader's trouble: opening again would not mend it, and would disturb all others.
+            if matches!(error, sled::Error::Corruption { .. }) {
+                tracing::error!(%error, "a part of the store is damaged");
+            } else if !self.failed.swap(true, Ordering::AcqRel) {
+                tracing::error!(%error, "the store failed");
+            }
         }
         result
     }
@@ -175,6 +246,15 @@ impl Opened {
     }
 }
 
+/// The file that holds sled's log; the one that it locks.
+const LOG_FILE: &str = "db";
+
+fn make_db(path: &Path) -> Result<sled::Db, OpenError> {
+    let mut folder = std::fs::DirBuilder::new();
+    folder.recursive(true).mode(0o700).create(path).map_err(|error| OpenError::from_io(path, error))?;
+    open_db(path)
+}
+
 fn open_db(path: &Path) -> Result<sled::Db, OpenError> {
     let began = Instant::now();
     loop {
@@ -192,13 +272,15 @@ fn open_db(path: &Path) -> Result<sled::Db, OpenError> {
     }
 }
 
-fn check_schema(path: &Path, db: &sled::Db) -> Result<(), OpenError> {
+/// Whether the store is new: it had no schema yet.
+fn check_schema(path: &Path, db: &sled::Db) -> Result<bool, OpenError> {
     let named = |error| OpenError::from_sled(path, error);
     let meta = db.open_tree(META).map_err(named)?;
     match meta.get(SCHEMA_KEY).map_err(named)? {
         None => {
             meta.insert(SCHEMA_KEY, &SCHEMA.to_be_bytes()).map_err(named)?;
             meta.flush().map_err(named)?;
+            Ok(true)
         }
         Some(found) => {
             let found = found.as_ref().try_into().map(u32::from_be_bytes).map_err(|_| OpenError::Corrupt {
@@ -208,7 +290,46 @@ fn check_schema(path: &Path, db: &sled::Db) -> Result<(), OpenError> {
             if found > SCHEMA {
                 return Err(OpenError::NewerSchema { path: path.to_owned(), found, known: SCHEMA });
             }
+            Ok(false)
         }
     }
-    Ok(())
+}
+
+/// What the store itself says of its mark; `None`: it was never marked.
+fn read_mark(path: &Path, db: &sled::Db) -> Result<Option<Mark>, OpenError> {
+    let named = |error| OpenError::from_sled(path, error);
+    let row = db.open_tree(META).map_err(named)?.get(MARK_KEY).map_err(named)?;
+    let damaged = |_| OpenError::Corrupt { path: path.to_owned(), detail: "its mark can't be read".into() };
+    row.map(|row| serde_json::from_slice(&row).map_err(damaged)).transpose()
+}
+
+/// Renews the mark of an open store.
+#[derive(Debug)]
+pub(super) struct Marks {
+    path: PathBuf,
+    db: sled::Db,
+    /// The mark as it stands, and when it was last renewed.
+    state: Mutex<(Mark, Instant)>,
+}
+
+impl Marks {
+    /// Renews it when the last time was long ago.
+    pub(super) fn renew_in_time(&self) -> Result<(), sled::Error> {
+        let renewed_at = self.state.lock().unwrap_or_else(PoisonError::into_inner).1;
+        if renewed_at.elapsed() < MARK_EVERY { Ok(()) } else { self.renew() }
+    }
+
+    /// First the store, really on the disk; then the file beside it, which so never knows more than the store.
+    fn renew(&self) -> Result<(), sled::Error> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mark, at) = &mut *state;
+        *at = Instant::now();
+        mark.state += 1;
+        let row = serde_json::to_vec(mark).map_err(|error| sled::Error::ReportableBug(error.to_string()))?;
+        self.db.open_tree(META)?.insert(MARK_KEY, row)?;
+        self.db.flush()?;
+        std::fs::File::open(self.path.join(LOG_FILE)).and_then(|log| log.sync_all()).map_err(sled::Error::Io)?;
+        marker::write(&self.path, mark);
+        Ok(())
+    }
 }

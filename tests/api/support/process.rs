@@ -17,8 +17,27 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the binary and waits until it serves.
     pub(crate) async fn start(settings: &[(String, String)], folder: &Path) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_wa-gateway")), settings, folder).await
+    }
+
+    /// The same with files of so many bytes at most, as on a full disk; the signal that comes with that is ignored.
+    pub(crate) async fn start_limited(settings: &[(String, String)], folder: &Path, bytes: u64) -> Self {
+        let mut shell = Command::new("/bin/sh");
+        let script = format!("trap '' XFSZ; ulimit -S -f {}; exec \"$0\"", bytes / 512);
+        shell.args(["-c", &script, env!("CARGO_BIN_EXE_wa-gateway")]);
+        Self::run(shell, settings, folder).await
+    }
+
+    /// Ends the limit of [`Self::start_limited`].
+    pub(crate) fn raise_limit(&self) {
+        let pid = self.child.id().to_string();
+        let raised = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
+        assert!(raised.expect("prlimit (util-linux) is there").success());
+    }
+
+    async fn run(mut command: Command, settings: &[(String, String)], folder: &Path) -> Self {
         let port = free_port();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_wa-gateway"))
+        let mut child = command
             .current_dir(folder)
             .env_clear()
             .envs(settings.iter().cloned())

@@ -1,0 +1,91 @@
+//! What becomes of a session's rows when they come back from an older state, and whether a row can be read at all.
+//!
+//! A ratchet that was saved has gone on since: keys that it would use again are burnt. So everything that encrypts or
+//! decrypts messages by a state that moves is left out, and the device is told that it has no pre-keys at the server:
+//! new ones are made and uploaded at the next login, contacts start new Signal sessions with them, and a message that was
+//! encrypted to an old one is asked for again.
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use whatsapp_rust::wacore::appstate::hash::HashState;
+use whatsapp_rust::wacore::store::Device;
+use whatsapp_rust::wacore::store::error::{Result, StoreError};
+use whatsapp_rust::wacore::store::traits::{AppStateSyncKey, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
+
+use super::value::{self, Secret};
+use super::{SessionBackend, key};
+
+/// Pre-key ids are passed over by so many: more than the gateway can have used since the backup (812 at a time), so that
+/// no id means two keys. Beyond the last id, 2^24 − 1, whatsapp-rust begins again at 1.
+const PREKEY_GAP: u32 = 1_000_000;
+const MAX_PREKEY_ID: u32 = (1 << 24) - 1;
+
+/// The row as it may stand in a store that is restored; `None`: it may not.
+///
+/// # Errors
+/// When the device can't be read.
+pub fn restored(key: &[u8], value: Bytes) -> Result<Option<Bytes>> {
+    if key == key::DEVICE {
+        return restored_device(&value).map(Some);
+    }
+    Ok(match key.first() {
+        // Ratchets, and what belongs to them.
+        Some(&(key::SESSION | key::PREKEY | key::SENDER_KEY | key::BASE_KEY)) => None,
+        // Who has our sender keys: nobody has the new ones.
+        Some(&(key::SENDER_KEY_DEVICE | key::SENDER_KEY_DEVICE_INDEX)) => None,
+        // Whose devices and members may have changed meanwhile: asked anew.
+        Some(&(key::DEVICE_LIST | key::GROUP)) => None,
+        _ => Some(value),
+    })
+}
+
+fn restored_device(row: &[u8]) -> Result<Bytes> {
+    let mut device: Device = value::from_device(row)?;
+    device.server_has_prekeys = false;
+    device.first_unupload_pre_key_id = 0;
+    device.next_pre_key_id = device.next_pre_key_id.saturating_add(PREKEY_GAP) % MAX_PREKEY_ID;
+    value::device(value::is_paired(row), &device)
+}
+
+/// Whether a row can be read, without keeping anything of it.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn check(key: &[u8], value: &[u8]) -> Result<()> {
+    let Some(&table) = key.first() else { return Err(value::unreadable()) };
+    if key == key::DEVICE {
+        return value::from_device::<Device>(value).map(drop);
+    }
+    match table {
+        key::IDENTITY => sized(value, 32),
+        // The library's own records: a record is never empty, and protobuf does not say more.
+        key::SESSION | key::SENDER_KEY | key::SIGNED_PREKEY | key::BASE_KEY => {
+            if value.is_empty() {
+                Err(value::unreadable())
+            } else {
+                Ok(())
+            }
+        }
+        key::PREKEY => {
+            if value.len() > 1 && key::number(key).is_some() {
+                Ok(())
+            } else {
+                Err(value::unreadable())
+            }
+        }
+        key::SYNC_KEY => value::from_json::<AppStateSyncKey>(value).map(drop),
+        key::SYNC_VERSION => value::from_json::<HashState>(value).map(drop),
+        key::LID => value::from_json::<LidPnMappingEntry>(value).map(drop),
+        key::DEVICE_LIST => value::from_json::<DeviceListRecord>(value).map(drop),
+        key::TC_TOKEN => value::from_json::<TcTokenEntry>(value).map(drop),
+        key::PN | key::SENT | key::PENDING => value::from_stamped(value).map(drop),
+        key::SECRET => Secret::from_bytes(value).map(drop),
+        key::SENDER_KEY_DEVICE | key::ASKED => sized(value, 1),
+        key::HANDLED_RING => sized(value, 16),
+        _ => Ok(()),
+    }
+}
+
+fn sized(value: &[u8], len: usize) -> Result<()> {
+    if value.len() == len { Ok(()) } else { Err(value::unreadable()) }
+}
