@@ -83,8 +83,8 @@ fn routes(state: &AppState) -> Routes {
         .add(Route::new("/health").get(Public, health))
         .add(Route::new("/livez").get(Public, operate::live))
         .add(Route::new("/readyz").get(Public, operate::ready))
-        .add(Route::new("/metrics").get(if state.metrics_public { Public } else { Read }, operate::metrics))
-        .add(Route::new("/backup").on(Method::POST, Manage, operate::backup))
+        .add(Route::new("/metrics").get(if state.metrics_public { Public } else { Admin }, operate::metrics))
+        .add(Route::new("/backup").on(Method::POST, Admin, operate::backup))
         .add(Route::new("/openapi.json").get(Public, openapi::serve))
         // wa-gateway 4.7.1 documents the answer to a missing id; clients build the path from an empty variable.
         .add(Route::new("/session").get(Read, session::list).on(Method::DELETE, Manage, session::missing_id))

@@ -48,6 +48,8 @@ const PLACES: &[(&str, Place)] = &[
     ("/message/delete", Place::Member),
     ("/message/{id}", Place::Member),
     ("/profile", Place::Member),
+    ("/metrics", Place::Nowhere),
+    ("/backup", Place::Nowhere),
     ("/keys", Place::Nowhere),
     ("/keys/{name}", Place::Nowhere),
 ];
