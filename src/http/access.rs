@@ -20,6 +20,7 @@ use super::AppState;
 use super::auth::{Login, Principal, Scope};
 use super::error::ApiError;
 use crate::event::{SessionName, Status};
+use crate::ledger::Record;
 use crate::media::Folder;
 use crate::message::{Outgoing, Profile, Recipient, Sent};
 use crate::session::{
