@@ -50,8 +50,8 @@ impl SessionManager {
     /// # Errors
     /// By [`WebhookError`]; after `Store` the old one holds.
     pub async fn set_webhook(&self, name: &str, webhook: Option<SessionWebhook>) -> Result<(), WebhookError> {
+        let _turn = self.0.turns.take(name).await;
         let entry = self.entry(name).ok_or(WebhookError::NotFound)?;
-        let _verb = entry.verbs.lock().await;
         if entry.gone.load(Ordering::Acquire) {
             return Err(WebhookError::NotFound);
         }

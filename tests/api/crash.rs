@@ -13,7 +13,8 @@ use wa_gateway::outbox::{Bounds, Common, Entry, Kinds, Outbox};
 use wa_gateway::store::registry::Registry;
 use wa_gateway::store::sled::SledStore;
 use wa_gateway::store::{Kv, Namespace};
-use whatsapp_simulator::{Fault, Media, MediaKind, Options, Simulator};
+use whatsapp_simulator::phone::{Media, MediaKind};
+use whatsapp_simulator::{Fault, Options, Simulator};
 
 use super::support::{Process, Receiver, STEP, base_settings, eventually};
 

@@ -184,7 +184,10 @@ async fn what_is_refused_is_listed_in_pages_and_replayed(store: Store) {
     gateway.finish().await;
 }
 
-over_both!(what_is_refused_is_listed_in_pages_and_replayed);
+over_both!(
+    a_full_outbox_leaves_messages_at_whatsapp_until_there_is_room,
+    what_is_refused_is_listed_in_pages_and_replayed,
+);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_can_not_be_replayed_or_listed_is_refused_in_words() {
@@ -249,8 +252,6 @@ async fn a_full_outbox_leaves_messages_at_whatsapp_until_there_is_room(store: St
     .await;
     gateway.finish().await;
 }
-
-over_both!(a_full_outbox_leaves_messages_at_whatsapp_until_there_is_room);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_outbox_sheds_its_oldest_status_events_first() {

@@ -6,14 +6,13 @@
 //! encrypted to an old one is asked for again.
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::store::Device;
-use whatsapp_rust::wacore::store::error::{Result, StoreError};
+use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::{AppStateSyncKey, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
 
 use super::value::{self, Secret};
-use super::{SessionBackend, key};
+use super::key;
 
 /// Pre-key ids are passed over by so many: more than the gateway can have used since the backup (812 at a time), so that
 /// no id means two keys. Beyond the last id, 2^24 − 1, whatsapp-rust begins again at 1.

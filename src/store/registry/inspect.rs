@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use chrono::Utc;
 
-use super::{NAME, RECORD, RecordState, Registry, SEQUENCE, SessionRecord, json, key, name_key, parse};
+use super::{NAME, RECORD, RecordState, Registry, SEQUENCE, SessionRecord, json, name_key, parse};
 use crate::event::SessionName;
 use crate::store::{Batch, KeyRange, KvError};
 

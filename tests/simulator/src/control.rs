@@ -18,6 +18,9 @@
 //! | `POST /say` | `{"phone","to","text"}` | `{"id"}` |
 //! | `POST /typing` | `{"phone","to","composing"}` | `{}` |
 //! | `POST /read` | `{"phone","chat","participant","ids"}` | `{}` |
+//! | `POST /say-all` | `{"lines":[{"phone","to","text"}],"per_second"?,"at_once"?}` | `{"said":[{"id","at_us"} or {"error"}]}`, in order; `at_us`: when it began to be said, in Unix microseconds |
+//! | `POST /heard` | `{"phones":[numbers]}` | `{"phones":[{"texts":[[id, text]],"repeated_ids","repeated_keys","unproven"}]}`: what others wrote to them |
+//! | `GET /queued` | | `{"queued"}`: stanzas that companions have not acknowledged |
 //! | `GET /inbox` | `?phone=` | messages that the phone decrypted, with `media` and, as base64, the whole `message` |
 //! | `GET /download` | `?phone=&id=` | the attachment of such a message in clear |
 //! | `POST /send` | `{"phone","to","message"}`, an encoded message as base64 | `{"id"}` |
@@ -33,6 +36,7 @@
 //! pictures are under `/pictures/`.
 
 mod api;
+mod bulk;
 mod contact;
 mod media;
 
@@ -57,7 +61,7 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener) {
 
 /// Control and media together.
 pub(crate) fn router(core: Arc<Core>) -> axum::Router {
-    api::router().merge(contact::router()).merge(media::router()).with_state(core)
+    api::router().merge(bulk::router()).merge(contact::router()).merge(media::router()).with_state(core)
 }
 
 /// Removes a companion as its phone does.

@@ -87,6 +87,30 @@ async fn everything_goes_over_the_control_port_too() {
 }
 
 #[tokio::test]
+async fn many_phones_are_told_and_asked_at_once() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let base = simulator.control_url();
+    let line = |phone: &str, text: &str| json!({"phone": phone, "to": NUMBER, "text": text});
+    call(&base, "POST", "/account", json!({"phone": NUMBER})).await;
+    let lines = json!([line(FRIEND, "one"), line("x", "nobody's"), line(FRIEND, "two")]);
+    let said = call(&base, "POST", "/say-all", json!({"lines": lines, "per_second": 1000, "at_once": 2})).await;
+    let said = said["said"].as_array().unwrap();
+    assert!(said[1]["error"].as_str().unwrap().contains("no phone number"), "{}", said[1]);
+    assert!(said[0]["at_us"].as_u64().unwrap() < said[2]["at_us"].as_u64().unwrap());
+    for _ in 0..2 {
+        simulator.phone(NUMBER).next_message(LIMIT).await.unwrap();
+    }
+    let heard = call(&base, "POST", "/heard", json!({"phones": [NUMBER, FRIEND]})).await;
+    let told = |texts: Value| json!({"texts": texts, "repeated_ids": 0, "repeated_keys": 0, "unproven": 0});
+    let texts = json!([[said[0]["id"], "one"], [said[2]["id"], "two"]]);
+    assert_eq!(heard["phones"], json!([told(texts), told(json!([]))]));
+    assert_eq!(call(&base, "GET", "/queued", Value::Null).await, json!({"queued": 0}));
+    let (status, _) = request(&base, "POST", "/say-all", Some(&json!({"lines": [], "per_second": 0}))).await;
+    assert_eq!(status, 400);
+    simulator.shutdown().await;
+}
+
+#[tokio::test]
 async fn media_is_served_in_ranges_on_the_chat_port_too() {
     let simulator = Simulator::start(Options::default()).await.unwrap();
     let path = simulator.network().put_media("image", b"0123456789").unwrap();
