@@ -65,6 +65,10 @@ impl Health {
                 name: "sessions",
                 problem: when(!sessions.is_restored(), "stored sessions are still being restored"),
             },
+            Check {
+                name: "outbox",
+                problem: when(sessions.is_outbox_full(), "an outbox is full: its messages stay at WhatsApp"),
+            },
             Check { name: "shutdown", problem: when(self.0.stopping.is_cancelled(), "the gateway is shutting down") },
         ]
     }

@@ -77,7 +77,7 @@ async fn state(key: Option<&str>) -> AppState {
     .await;
     let uploads = Uploads::new(1_000_000, std::env::temp_dir().into());
     let kv = Arc::new(MemoryKv::default());
-    let sessions = sessions(Arc::clone(&kv));
+    let sessions = sessions_over(Arc::clone(&kv) as _);
     AppState {
         health: Health::new(Arc::clone(&kv) as _, sessions.clone(), Metrics::default(), CancellationToken::new()),
         backup: Backup::new(kv, TaskTracker::new()),
