@@ -137,13 +137,7 @@ impl Gateway {
             tracker.clone(),
             soft.clone(),
         );
-        let place = match &config.redis_url {
-            Some(_) => "in Redis".to_owned(),
-            None => format!("in the store {}", config.credentials_dir.join("store").display()),
-        };
-        sessions.restore().await.with_context(|| {
-            format!("the sessions {place} can't be read: `wa-gateway check` tells more, `wa-gateway restore` brings a backup back")
-        })?;
+        sessions.restore().await.with_context(|| unreadable(&config))?;
         let auth = auth(&config, Arc::clone(&kv), &tracker, soft.clone()).await?;
         let webhook_urls = net::Policy { private: config.delivery.url_private };
         let router = http::router(AppState {
@@ -283,6 +277,16 @@ async fn auth(
     let logins = keys::Logins::open(kv, asked.as_ref()).await.context("stored logins can't be read")?;
     let kept = logins.load().await.context("stored logins can't be read")?;
     Ok(Auth::new(asked, logins, kept, config.trust_proxy))
+}
+
+fn unreadable(config: &Config) -> String {
+    let place = match &config.redis_url {
+        Some(_) => "in Redis".to_owned(),
+        None => format!("in the store {}", config.credentials_dir.join("store").display()),
+    };
+    format!(
+        "the sessions {place} can't be read: `wa-gateway check` tells more, `wa-gateway restore` brings a backup back"
+    )
 }
 
 fn whatsapp_settings(config: &Config) -> anyhow::Result<whatsapp::Settings> {

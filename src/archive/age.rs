@@ -1,6 +1,6 @@
 //! The envelope: the age format, version 1 (<https://age-encryption.org/v1>), with its recipient type for a passphrase.
 //!
-//! Written out here over RustCrypto's primitives: the `age` crate brings more than sixty others, most of them for kinds
+//! Written out here over `RustCrypto`'s primitives: the `age` crate brings more than sixty others, most of them for kinds
 //! of keys and for translations that an archive has no use for. The tests open a file made by another program.
 
 use std::fmt;

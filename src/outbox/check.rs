@@ -16,9 +16,7 @@ pub fn check(row: &[u8], value: &Bytes) -> Result<(), &'static str> {
         Some(b'a') if !numbered() || event::Attempt::decode(value).is_none() => {
             Err("an event's attempts can't be read")
         }
-        Some(b'f') if !numbered() || key::file_of(value).is_none() => {
-            Err("the place of an event's file can't be read")
-        }
+        Some(b'f') if !numbered() || key::file_of(value).is_none() => Err("the place of an event's file can't be read"),
         Some(b'i') if value.len() != 8 => Err("the place of an event can't be read"),
         Some(b'd') if key::recent_of(value).is_none() => Err("the id of an event that is done can't be read"),
         _ => Ok(()),

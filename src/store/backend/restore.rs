@@ -11,8 +11,8 @@ use whatsapp_rust::wacore::store::Device;
 use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::{AppStateSyncKey, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
 
-use super::value::{self, Secret};
 use super::key;
+use super::value::{self, Secret};
 
 /// Pre-key ids are passed over by so many: more than the gateway can have used since the backup (812 at a time), so that
 /// no id means two keys. Beyond the last id, 2^24 − 1, whatsapp-rust begins again at 1.
@@ -28,12 +28,18 @@ pub fn restored(key: &[u8], value: Bytes) -> Result<Option<Bytes>> {
         return restored_device(&value).map(Some);
     }
     Ok(match key.first() {
-        // Ratchets, and what belongs to them.
-        Some(&(key::SESSION | key::PREKEY | key::SENDER_KEY | key::BASE_KEY)) => None,
-        // Who has our sender keys: nobody has the new ones.
-        Some(&(key::SENDER_KEY_DEVICE | key::SENDER_KEY_DEVICE_INDEX)) => None,
-        // Whose devices and members may have changed meanwhile: asked anew.
-        Some(&(key::DEVICE_LIST | key::GROUP)) => None,
+        // Ratchets, and what belongs to them; who has our sender keys, for nobody has the new ones; whose devices and
+        // members may have changed meanwhile: asked anew.
+        Some(
+            &(key::SESSION
+            | key::PREKEY
+            | key::SENDER_KEY
+            | key::BASE_KEY
+            | key::SENDER_KEY_DEVICE
+            | key::SENDER_KEY_DEVICE_INDEX
+            | key::DEVICE_LIST
+            | key::GROUP),
+        ) => None,
         _ => Some(value),
     })
 }

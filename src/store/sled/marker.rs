@@ -93,18 +93,12 @@ fn try_write(file: &Path, mark: &Mark) -> io::Result<()> {
 }
 
 /// Whether the store that was found is the one that was there; `found`: `None`, a store that was made just now.
-pub(super) fn compare(store: &Path, marked: Option<&Mark>, found: Option<&Mark>) -> Result<(), OpenError> {
-    let path = || store.to_owned();
-    let marker = || file_of(store);
-    match (marked, found) {
-        (None, _) => Ok(()),
-        (Some(_), None) => Err(OpenError::Gone { path: path(), marker: marker() }),
-        (Some(marked), Some(found)) if marked.store != found.store => {
-            Err(OpenError::Exchanged { path: path(), marker: marker() })
-        }
-        (Some(marked), Some(found)) if marked.state > found.state => {
-            Err(OpenError::Older { path: path(), marker: marker() })
-        }
+pub(super) fn compare(store: &Path, told: Option<&Mark>, found: Option<&Mark>) -> Result<(), OpenError> {
+    let (path, marker) = (store.to_owned(), file_of(store));
+    match (told, found) {
+        (Some(_), None) => Err(OpenError::Gone { path, marker }),
+        (Some(told), Some(found)) if told.store != found.store => Err(OpenError::Exchanged { path, marker }),
+        (Some(told), Some(found)) if told.state > found.state => Err(OpenError::Older { path, marker }),
         _ => Ok(()),
     }
 }
