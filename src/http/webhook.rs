@@ -197,7 +197,7 @@ pub(super) async fn dead(sessions: Sessions, fields: Fields) -> Result<Response,
         page.pop_last();
     }
     let next_cursor = more.then(|| page.last_key_value().map(|(place, _)| place.to_string())).flatten();
-    let data = page.into_values().map(|(delivery, letter)| Dead::new(delivery, letter, with_body)).collect();
+    let data = page.into_values().map(|(delivery, letter)| Dead::new(&delivery, letter, with_body)).collect();
     Ok(Json(DeadLetters { data, next_cursor }).into_response())
 }
 
@@ -302,7 +302,7 @@ impl std::fmt::Display for Place {
 }
 
 impl Dead {
-    fn new(delivery: Delivery, letter: DeadLetter, with_body: bool) -> Self {
+    fn new(delivery: &Delivery, letter: DeadLetter, with_body: bool) -> Self {
         let DeadLetter { event, first_at, died_at, attempts, answer, cause, .. } = letter;
         Self {
             event_id: event.event_id,

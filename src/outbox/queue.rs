@@ -92,7 +92,7 @@ impl Outbox {
             }
             let mut meta = state.meta;
             count(&mut meta.counts);
-            let batch = self.done(Batch::new(), &mut meta, entry);
+            let batch = Self::done(Batch::new(), &mut meta, entry);
             match self.write(&mut state, meta, batch).await {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
@@ -107,7 +107,7 @@ impl Outbox {
     }
 
     /// Adds what every event needs that is done.
-    pub(super) fn done(&self, batch: Batch, meta: &mut Meta, entry: &Entry) -> Batch {
+    pub(super) fn done(batch: Batch, meta: &mut Meta, entry: &Entry) -> Batch {
         meta.take(entry.event.kind, entry.event.body.len());
         let turn = meta.turn();
         remove_event(batch, entry.seq, &entry.event.event_id)

@@ -201,13 +201,13 @@ impl Run {
         let Some(block) = &self.block else { return self.queue.next().await };
         let (chat, probed, after) = (block.chat.clone(), block.probed, block.after);
         match self.queue.waits(&chat) {
-            None => match self.queue.take(&chat).await? {
-                Some(next) => Ok(next),
-                None => {
-                    self.block = None;
-                    self.queue.next().await
+            None => {
+                if let Some(next) = self.queue.take(&chat).await? {
+                    return Ok(next);
                 }
-            },
+                self.block = None;
+                self.queue.next().await
+            }
             until if probed => Ok(Next::Nothing { until }),
             Some(until) => Ok(match self.queue.probe(&chat, after).await? {
                 Next::Nothing { until: other } => {
@@ -215,7 +215,7 @@ impl Run {
                     let other = other.filter(|other| *other > now);
                     Next::Nothing { until: Some(other.map_or(until, |other| other.min(until))) }
                 }
-                entry => entry,
+                entry @ Next::Entry { .. } => entry,
             }),
         }
     }
@@ -236,8 +236,7 @@ impl Run {
             let wait = (next_at - Utc::now()).to_std().unwrap_or_default().min(longest);
             match role {
                 Role::First if attempts < many => self.pause(wait).await?,
-                Role::First if !wait.is_zero() => return self.put_back(&entry, role, wait, false),
-                Role::Probe if !wait.is_zero() => return self.put_back(&entry, role, wait, false),
+                Role::First | Role::Probe if !wait.is_zero() => return self.put_back(&entry, role, wait, false),
                 _ => {}
             }
         }

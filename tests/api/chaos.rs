@@ -233,10 +233,10 @@ async fn nothing_is_lost_or_doubled_and_all_end_connected() {
         let (sent, unknown) = (of(&sends.sent), of(&sends.unknown));
         let lost: Vec<_> = sent.iter().filter(|id| !times.contains_key(id.as_str())).collect();
         assert!(lost.is_empty(), "answered 200 and not at the contact: {lost:?}");
-        let last = inbox.iter().find(|got| got.text.as_deref() == Some("the last one")).unwrap();
+        let final_text = inbox.iter().find(|got| got.text.as_deref() == Some("the last one")).unwrap();
         let unasked: Vec<_> = inbox
             .iter()
-            .filter(|got| !sent.contains(&got.id) && !unknown.contains(&got.id) && got.id != last.id)
+            .filter(|got| !sent.contains(&got.id) && !unknown.contains(&got.id) && got.id != final_text.id)
             .collect();
         assert!(unasked.is_empty(), "at the contact although the answer said that it was not sent: {unasked:?}");
     }

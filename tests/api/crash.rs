@@ -262,7 +262,7 @@ impl Matrix {
         for n in 0..SESSIONS {
             let on_disk = &disk[&n];
             let unacknowledged: BTreeSet<_> = self.simulator.unacknowledged(&number(n)).into_iter().collect();
-            let waiting: BTreeSet<String> = on_disk.waiting.iter().filter_map(|entry| id_of(entry)).collect();
+            let waiting: BTreeSet<String> = on_disk.waiting.iter().filter_map(id_of).collect();
             let taken: BTreeSet<String> = self.taken(n).into_iter().map(|(id, _)| id).collect();
             let said = self.said.iter().filter(|((session, _), _)| *session == n).flat_map(|(_, ids)| ids);
             for id in said {

@@ -53,7 +53,7 @@ fn twin(home: &Path, name: &str) -> PathBuf {
 }
 
 fn refused(path: &Path) -> OpenError {
-    let error = SledStore::open(path).err().expect("the store was opened as if nothing were wrong");
+    let error = SledStore::open(path).expect_err("the store was opened as if nothing were wrong");
     let told = error.to_string();
     assert!(told.contains(&path.display().to_string()), "it does not name the folder: {told}");
     error
