@@ -114,6 +114,15 @@ impl Health {
             page.head("wa_gateway_outbox_events", "gauge", "Events that wait for their delivery.");
             page.labelled("wa_gateway_outbox_events", "kind", "message", backlog.messages);
             page.labelled("wa_gateway_outbox_events", "kind", "status", backlog.statuses);
+            page.head(
+                "wa_gateway_deliveries_total",
+                "counter",
+                "Webhooks of the listed sessions, by what became of them.",
+            );
+            page.labelled("wa_gateway_deliveries_total", "outcome", "delivered", backlog.delivered);
+            page.labelled("wa_gateway_deliveries_total", "outcome", "failed_attempt", backlog.failed);
+            page.labelled("wa_gateway_deliveries_total", "outcome", "shed", backlog.shed);
+            page.single("wa_gateway_dead_letters", "gauge", "Dead letters that are kept.", backlog.dead);
             page.single("wa_gateway_outbox_bytes", "gauge", "Bytes of their bodies.", backlog.bytes);
             let oldest = backlog.oldest.map_or(0.0, |oldest| oldest.as_secs_f64());
             let name = "wa_gateway_outbox_oldest_age_seconds";

@@ -36,22 +36,6 @@ impl SendOutcome {
     ];
 }
 
-/// What became of one attempt to post a webhook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeliveryOutcome {
-    /// The receiver took it.
-    Delivered,
-    /// It failed and is tried again.
-    Retried,
-    /// It is not tried again.
-    Dead,
-}
-
-impl DeliveryOutcome {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::Delivered, "delivered"), (Self::Retried, "retried"), (Self::Dead, "dead")];
-}
-
 /// Upper ends of the histogram of writes in seconds: a buffered one takes microseconds, a flush some tenths of a millisecond,
 /// a real sync milliseconds, a sick disk seconds.
 const BUCKETS: [f64; 12] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0];
@@ -63,7 +47,6 @@ pub struct Metrics(Arc<Counters>);
 #[derive(Debug, Default)]
 struct Counters {
     sends: [AtomicU64; SendOutcome::ALL.len()],
-    deliveries: [AtomicU64; DeliveryOutcome::ALL.len()],
     reconnects: AtomicU64,
     /// Writes by the first bucket that holds them; the last: slower than all.
     writes: [AtomicU64; BUCKETS.len() + 1],
@@ -83,11 +66,6 @@ impl Metrics {
     /// Counts a send that is decided.
     pub fn send(&self, outcome: SendOutcome) {
         add(&self.0.sends[outcome as usize]);
-    }
-
-    /// Counts an attempt to post a webhook.
-    pub fn delivery(&self, outcome: DeliveryOutcome) {
-        add(&self.0.deliveries[outcome as usize]);
     }
 
     /// Counts a session that is connected again after its connection was lost.
@@ -111,10 +89,6 @@ impl Metrics {
         page.head("wa_gateway_sends_total", "counter", "Messages that callers wanted sent, by what became of them.");
         for ((_, word), count) in SendOutcome::ALL.iter().zip(&counters.sends) {
             page.labelled("wa_gateway_sends_total", "outcome", word, read(count));
-        }
-        page.head("wa_gateway_deliveries_total", "counter", "Attempts to post a webhook, by what became of them.");
-        for ((_, word), count) in DeliveryOutcome::ALL.iter().zip(&counters.deliveries) {
-            page.labelled("wa_gateway_deliveries_total", "outcome", word, read(count));
         }
         let name = "wa_gateway_reconnects_total";
         page.single(name, "counter", "Sessions that came back after a lost connection.", read(&counters.reconnects));
@@ -184,7 +158,6 @@ mod tests {
             metrics.send(outcome);
         }
         metrics.send(SendOutcome::Refused);
-        metrics.delivery(DeliveryOutcome::Dead);
         metrics.reconnect();
         let mut page = Page::default();
         metrics.print(&mut page);
@@ -193,8 +166,6 @@ mod tests {
             let count = if outcome == SendOutcome::Refused { 2 } else { 1 };
             assert!(text.contains(&format!("wa_gateway_sends_total{{outcome=\"{word}\"}} {count}\n")), "{text}");
         }
-        assert!(text.contains("wa_gateway_deliveries_total{outcome=\"dead\"} 1\n"), "{text}");
-        assert!(text.contains("wa_gateway_deliveries_total{outcome=\"delivered\"} 0\n"), "{text}");
         assert!(text.contains("wa_gateway_reconnects_total 1\n"), "{text}");
     }
 

@@ -254,7 +254,7 @@ fn the_example_file_is_the_table_of_settings() {
 
 #[test]
 fn every_variable_that_is_read_stands_in_the_table() {
-    let source = concat!(include_str!("../config.rs"));
+    let source = concat!(include_str!("../config.rs"), include_str!("delivery.rs"));
     let read = source.match_indices("(\"").filter_map(|(at, _)| source[at + 2..].split('"').next());
     let mut seen = 0;
     for name in read.filter(|name| name.len() > 2 && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')) {

@@ -16,6 +16,14 @@ pub struct Backlog {
     pub statuses: u64,
     /// Bytes of their bodies.
     pub bytes: u64,
+    /// Events that their receivers took.
+    pub delivered: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Dead letters that are kept.
+    pub dead: u64,
+    /// Events that were dropped by full outboxes, or because they had grown too old.
+    pub shed: u64,
     /// How long the oldest has waited; `None`: nothing waits.
     pub oldest: Option<Duration>,
 }
@@ -34,7 +42,11 @@ impl SessionManager {
         let outboxes: Vec<_> = self.lock().in_order.values().map(|entry| entry.outbox.clone()).collect();
         let mut backlog = Backlog::default();
         for outbox in outboxes {
-            let depth = outbox.depth();
+            let (depth, counts) = (outbox.depth(), outbox.counts());
+            backlog.delivered += counts.delivered;
+            backlog.failed += counts.failed;
+            backlog.dead += counts.dead;
+            backlog.shed += counts.shed;
             if depth.events() == 0 {
                 continue;
             }

@@ -41,7 +41,7 @@ async fn numbers_tell_what_went_on_and_name_nobody() {
     let friend = gateway.simulator.phone(FRIEND);
     gateway.api.text("a-telling-name", FRIEND, "hello").await.expect(200);
     friend.next_message(STEP).await.unwrap();
-    gateway.api.text("nobody", FRIEND, "hello").await.expect(400);
+    gateway.api.text("a-telling-name", "6289999999", "hello").await.expect(400);
     friend.says(NUMBER, "hi").await.unwrap();
     gateway.receiver.message("a-telling-name", "hi").await;
     gateway.receiver.answer(503);
@@ -62,6 +62,7 @@ async fn numbers_tell_what_went_on_and_name_nobody() {
         ("wa_gateway_sends_total{outcome=\"sent\"}", 1.0),
         ("wa_gateway_sends_total{outcome=\"invalid\"}", 1.0),
         ("wa_gateway_outbox_events{kind=\"message\"}", 1.0),
+        ("wa_gateway_deliveries_total{outcome=\"shed\"}", 0.0),
         ("wa_gateway_store_write_failures_total", 0.0),
     ] {
         let found = metric(&page, name);
@@ -71,6 +72,7 @@ async fn numbers_tell_what_went_on_and_name_nobody() {
         "wa_gateway_store_write_seconds_count",
         "wa_gateway_store_write_seconds_sum",
         "wa_gateway_outbox_bytes",
+        "wa_gateway_deliveries_total{outcome=\"delivered\"}",
         "process_resident_memory_bytes",
         "process_open_fds",
     ] {

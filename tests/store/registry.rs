@@ -135,7 +135,7 @@ async fn delete(registry: &Registry, uid: &str) -> Result<(), KvError> {
 
 /// The process ends after each of the steps of a deletion; the next start leaves the session whole or gone.
 async fn a_deletion_cut_short_is_finished_at_the_next_start(home: Home) {
-    const STEPS: usize = 4;
+    const STEPS: usize = 5;
     for step in 0..=STEPS {
         let mut store = Store::new(home.another()).await;
         let (doomed, kept) = {
