@@ -22,10 +22,6 @@ mod property;
 mod scope;
 
 /// Real, but with nothing stored and nowhere to dial: these tests start no session.
-fn sessions() -> SessionManager {
-    sessions_over(Arc::new(MemoryKv::default()))
-}
-
 fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
     let settings = session::Settings {
         sent: crate::ledger::Limits { messages: 100, age: Duration::from_hours(1), keys: 100 },
