@@ -30,7 +30,8 @@ let browser
 before(async () => {
   simulator = await Simulator.start()
   receiver = await Receiver.start()
-  gateway = await Gateway.start(simulator, receiver)
+  gateway = await Gateway.make(simulator, receiver)
+  await gateway.up()
   browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM_BIN ?? '/usr/bin/chromium',
     args: ['--no-sandbox', '--disable-dev-shm-usage'],
