@@ -58,7 +58,8 @@ async fn a_key_opens_its_own_sessions_and_survives_a_restart() {
         shop.send(reqwest::Method::DELETE, "/keys/shop", None).await.expect(403);
         gateway.api.wait_status("yours", "connected").await;
         shop.text("yours", FRIEND, "hi").await.expect(200);
-        assert_eq!(gateway.api.status("mine").await, "connected", "nothing was done to it");
+        // Nothing was done to it; after the restart it may still be on its way.
+        gateway.api.wait_status("mine", "connected").await;
         if round == 0 {
             gateway.restart().await;
         }

@@ -198,7 +198,7 @@ async fn a_full_disk_closes_sessions_until_there_is_room() {
     let friend = scene.simulator.phone(FRIEND);
     let mut sent = Vec::new();
     eventually("the disk to be full", || {
-        let text = format!("{} {}", sent.len(), "x".repeat(30_000));
+        let text = format!("{} {}", sent.len(), "x".repeat(60_000));
         sent.push(text.clone());
         let (friend, api) = (friend.clone(), process.api.clone());
         async move {
