@@ -187,7 +187,6 @@ async fn a_store_that_is_lost_or_damaged_is_no_fresh_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the limit on file sizes is not always reached within the wait"]
 async fn a_full_disk_closes_sessions_until_there_is_room() {
     let scene = Scene::new().await;
     // A limit on the size of files stands for the full disk.
@@ -204,7 +203,9 @@ async fn a_full_disk_closes_sessions_until_there_is_room() {
         let (friend, api) = (friend.clone(), process.api.clone());
         async move {
             friend.says(NUMBER, &text).await.unwrap();
-            (api.get("/readyz").await.status == 503).then_some(())
+            // A small write may still fit where a message does not.
+            let is_full = api.get("/readyz").await.status == 503 || api.status("a").await != "connected";
+            is_full.then_some(())
         }
     })
     .await;
