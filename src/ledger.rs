@@ -192,6 +192,17 @@ impl Ledger {
                     if !record.concerns(progress) {
                         continue;
                     }
+                    if let Some(sent) = record.sent_before(progress) {
+                        record.take(&sent, None);
+                        plan.advances.push(Advance {
+                            id: sent.id,
+                            to: record.to.clone(),
+                            step: sent.step,
+                            at: sent.at,
+                            code: None,
+                            participant: None,
+                        });
+                    }
                     let teller = progress.teller.as_ref().filter(|_| record.is_group());
                     let place = teller.map(|teller| key::member(&progress.id, &teller.address));
                     let member = place.as_ref().and_then(|place| rows.members.get(place).copied());

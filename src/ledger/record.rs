@@ -99,6 +99,18 @@ impl Record {
         }
     }
 
+    /// The step that must have come before this one: what somebody has, WhatsApp took. A receipt can be noted before
+    /// WhatsApp's own acknowledgement is.
+    pub(super) fn sent_before(&self, progress: &Progress) -> Option<Progress> {
+        (self.step < Step::Sent && progress.step > Step::Sent).then(|| Progress {
+            id: progress.id.clone(),
+            step: Step::Sent,
+            at: progress.at,
+            code: None,
+            teller: None,
+        })
+    }
+
     /// Takes a step; `member` is how far the group's member who tells so was before.
     pub(super) fn take(&mut self, progress: &Progress, member: Option<Step>) -> Change {
         let slot = match progress.step {

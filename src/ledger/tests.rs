@@ -35,11 +35,12 @@ async fn steps_only_go_forward_and_each_is_told_once() {
     for (heard_steps, told, last) in [
         (&[Sent, Delivered, Read, Played][..], &[Sent, Delivered, Read, Played][..], Played),
         (&[Sent, Read, Delivered], &[Sent, Read], Read),
-        (&[Delivered, Sent, Sent, Delivered], &[Delivered], Delivered),
+        (&[Delivered, Sent, Sent, Delivered], &[Sent, Delivered], Delivered),
         (&[Failed, Failed], &[Failed], Failed),
         (&[Failed, Sent], &[Failed, Sent], Sent),
         (&[Sent, Failed], &[Sent], Sent),
-        (&[Played, Read, Failed], &[Played], Played),
+        (&[Played, Read, Failed], &[Sent, Played], Played),
+        (&[Failed, Read], &[Failed, Sent, Read], Read),
     ] {
         // One batch for each, and all in one.
         for together in [false, true] {

@@ -56,6 +56,7 @@ pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Sema
         replacements: 0,
         connected_since: None,
         connected_before: AtomicBool::new(false),
+        nudged: false,
     };
     // A root span: sessions live longer than the request that starts them.
     let span = tracing::info_span!(parent: None, "session", session = %entry.name);
@@ -89,6 +90,8 @@ struct Task {
     connected_since: Option<Instant>,
     /// Whether it was connected once: the next time is a reconnect.
     connected_before: AtomicBool,
+    /// Somebody asked for it while it was dialling or closing: the next pause is left out.
+    nudged: bool,
 }
 
 /// Why a connection is over.
@@ -121,7 +124,7 @@ impl Task {
                 self.entry.tell(crate::event::Status::Connecting).await;
                 tokio::select! {
                     () = self.token.cancelled() => return,
-                    Some((unlink, answer)) = next_end(&mut self.commands) => {
+                    Some((unlink, answer)) = next_end(&mut self.commands, &mut self.nudged) => {
                         return self.end_unconnected(unlink, answer).await;
                     }
                     permit = semaphore.acquire_owned() => permit.ok(),
@@ -259,7 +262,7 @@ impl Task {
                 let mut closing = std::pin::pin!(connection.close(CLOSE));
                 let end = tokio::select! {
                     () = &mut closing => None,
-                    Some(end) = next_end(&mut self.commands) => Some(end),
+                    Some(end) = next_end(&mut self.commands, &mut self.nudged) => Some(end),
                 };
                 if end.is_some() {
                     // A verb does not wait for the goodbye of a connection that is over.
@@ -320,6 +323,9 @@ impl Task {
             Outcome::Renew(verdict) => {
                 let length = pause(verdict, self.failures);
                 self.failures = self.failures.saturating_add(u32::from(verdict.is_some()));
+                if std::mem::take(&mut self.nudged) {
+                    return Ok(());
+                }
                 if length > Duration::ZERO {
                     self.wait(Some(length + jitter(length / 5))).await?;
                 } else if lived < BREATH {
@@ -387,11 +393,11 @@ fn events(entry: &Owner, received: Vec<Received>) -> Vec<(NewEvent, Option<Attac
         .collect()
 }
 
-/// The next end command; nudges before it are dropped.
-async fn next_end(commands: &mut mpsc::Receiver<Command>) -> Option<(bool, oneshot::Sender<bool>)> {
+/// The next end command; nudges before it are remembered.
+async fn next_end(commands: &mut mpsc::Receiver<Command>, nudged: &mut bool) -> Option<(bool, oneshot::Sender<bool>)> {
     loop {
         match commands.recv().await? {
-            Command::Nudge => {}
+            Command::Nudge => *nudged = true,
             Command::End { unlink, answer } => return Some((unlink, answer)),
         }
     }

@@ -148,6 +148,7 @@ impl Task {
                 command = self.commands.recv() => match command {
                     Some(Command::End { unlink, answer }) => return Outcome::End { unlink, answer },
                     Some(Command::Nudge) => {
+                        self.nudged = !connected;
                         // Somebody waits: a dial that hangs in a long pause of the library begins again.
                         let idle = !connection.is_live() && clocks.not_connected_since.elapsed() > IDLE_DIAL;
                         if idle && self.entry.view().state.is_paired() {
@@ -170,6 +171,7 @@ impl Task {
                     match signal {
                         Signal::Connected => {
                             *turn = None;
+                            self.nudged = false;
                             // Two programs with the same credentials must not take turns at full speed.
                             self.failures = self.replacements;
                             self.connected_since = Some(Instant::now());
