@@ -30,6 +30,7 @@ mod backlog;
 mod end;
 mod entry;
 mod follow;
+mod list;
 mod media;
 mod once;
 mod poll;
@@ -160,6 +161,8 @@ struct Manager {
     outboxes: Arc<outbox::Common>,
     metrics: Metrics,
     sessions: Mutex<Sessions>,
+    /// Held to take or to replace it, never while the list is made.
+    listed: Mutex<Option<Arc<list::Listed>>>,
     turns: Turns,
     /// Held while a name is reserved: names reserved at once would meet at the registry's counter.
     reserving: tokio::sync::Mutex<()>,
@@ -215,6 +218,7 @@ impl SessionManager {
             outboxes,
             metrics,
             sessions: Mutex::default(),
+            listed: Mutex::default(),
             turns: Turns::default(),
             reserving: tokio::sync::Mutex::new(()),
             restoring,

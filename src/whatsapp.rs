@@ -281,8 +281,9 @@ fn cache_config() -> CacheConfig {
         undecryptable_dispatched: CacheEntryConfig::new(Some(Duration::from_mins(5)), 256),
         sender_key_devices_cache: CacheEntryConfig::new(hour, 100),
         session_locks_capacity: 2_048,
-        // 8.8 KB for each chat that ever delivered a message, evicted only by this capacity.
-        chat_lanes_capacity: 64,
+        // 8.8 KB for each chat that delivered a message, evicted only by this capacity, and never one with work: another
+        // chat's next message makes its lane anew, in microseconds.
+        chat_lanes_capacity: 4,
         group_distribution_locks_capacity: 64,
         resend_rate_limiter_capacity: 256,
         seed_msg_secrets_from_history: false,
@@ -393,6 +394,15 @@ impl Connection {
     pub fn account(&self) -> Option<Account> {
         let phone = self.client.pn()?;
         Some(Account { phone_number: phone.user.to_string(), name: self.client.push_name() })
+    }
+
+    /// Whether [`account`](Self::account) gives this one; an unknown one is the empty one.
+    pub fn shows(&self, account: &Account) -> bool {
+        let device = self.client.persistence_manager().get_device_snapshot();
+        match &device.pn {
+            Some(phone) => phone.user == account.phone_number && device.push_name == account.name,
+            None => *account == Account::default(),
+        }
     }
 
     /// Waits until the library has stopped dialling for good.

@@ -15,6 +15,7 @@ use std::fmt;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use bytes::Bytes;
 
 use super::AppState;
 use super::auth::{Login, Principal, Scope};
@@ -133,6 +134,15 @@ impl Sessions {
         let mut rows = self.manager.0.list();
         rows.retain(|row| self.sees(Scope::Read, row.session.as_str()));
         rows
+    }
+
+    /// The list as `spell` writes it: spelled anew only after a change, for those who see all of it.
+    pub(super) fn spelled(&self, spell: fn(&[SessionSummary]) -> Bytes) -> Bytes {
+        if self.caller.may(Scope::Read) && self.caller.sees_all() {
+            self.manager.0.spelled(spell)
+        } else {
+            spell(&self.list())
+        }
     }
 
     pub(super) fn find(&self, name: &str) -> Option<SessionSummary> {

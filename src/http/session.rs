@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequest as _, Request};
-use axum::http::Method;
+use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use chrono::Utc;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -15,7 +16,7 @@ use super::error::ApiError;
 use super::extract::{self, Fields, Kind, SessionId};
 use super::page;
 use crate::event::SessionName;
-use crate::session::Started;
+use crate::session::{SessionSummary, Started};
 
 /// The member that names a session.
 #[derive(ToSchema)]
@@ -32,8 +33,12 @@ impl NamedSession {
 
 /// `GET /session`.
 pub(super) async fn list(sessions: Sessions) -> Response {
-    let rows = sessions.list();
-    Json(body::Sessions { data: rows.iter().map(Row::new).collect() }).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], sessions.spelled(spell)).into_response()
+}
+
+fn spell(rows: &[SessionSummary]) -> Bytes {
+    let list = body::Sessions { data: rows.iter().map(Row::new).collect() };
+    serde_json::to_vec(&list).expect("strings always serialise").into()
 }
 
 /// `GET /session/{session}`.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::outbox::{CommitError, NewEvent, Outbox};
 use crate::store::KvError;
 use crate::store::backend::SessionBackend;
 use crate::store::registry::SessionRecord;
-use crate::whatsapp::{Connection, Verdict};
+use crate::whatsapp::{Account, Connection, Verdict};
 
 /// What others see of a session; written by its task and by the verbs.
 #[derive(Clone, Debug)]
@@ -42,6 +42,15 @@ impl View {
     pub(super) fn new(state: State, since: DateTime<Utc>) -> Self {
         Self { state, since, entered: since, until: None, lost: None, connection: None }
     }
+}
+
+/// What a row of the list was made of.
+#[derive(Debug)]
+pub(super) struct Mark {
+    sequence: u64,
+    changes: u64,
+    /// The account that the connection showed; `None`: there was no live one.
+    account: Option<Account>,
 }
 
 /// Why a session has to connect anew.
@@ -92,6 +101,8 @@ pub(super) struct Entry {
     /// Keyed requests that are being carried out.
     pub(super) under_way: UnderWay,
     record: Mutex<SessionRecord>,
+    /// Counts what changed in the record and in the view.
+    changes: AtomicU64,
     view: watch::Sender<View>,
     /// The longest silence over which it still counts as connected.
     watchdog: Duration,
@@ -124,6 +135,7 @@ impl Entry {
             follow,
             under_way: UnderWay::default(),
             record: Mutex::new(record),
+            changes: AtomicU64::new(0),
             view: watch::Sender::new(view),
             watchdog: settings.watchdog,
             resuming: AtomicBool::new(false),
@@ -141,6 +153,11 @@ impl Entry {
     /// Remembers the record as it was just written.
     pub(super) fn set_record(&self, record: SessionRecord) {
         *lock(&self.record) = record;
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn view(&self) -> watch::Ref<'_, View> {
@@ -151,7 +168,6 @@ impl Entry {
     pub(super) fn summary(&self) -> SessionSummary {
         let view = self.view();
         let record = lock(&self.record);
-        let heard = |connection: &&Connection| connection.silent_for() <= self.watchdog;
         let live = view.connection.as_ref().filter(|connection| connection.is_live());
         let (mut status, mut details) = (view.state.status(), None);
         let mut standing = Standing {
@@ -160,7 +176,7 @@ impl Entry {
             since: view.entered,
             until: view.until.filter(|until| *until > Utc::now()),
         };
-        match (&view.state, live.filter(heard)) {
+        match (&view.state, self.heard(&view)) {
             (State::Connected, Some(connection)) => {
                 details = connection
                     .account()
@@ -189,6 +205,31 @@ impl Entry {
         }
     }
 
+    /// The connection, when it is live and the watchdog has not given it up.
+    fn heard<'a>(&self, view: &'a View) -> Option<&'a Connection> {
+        let heard = |connection: &&Connection| connection.is_live() && connection.silent_for() <= self.watchdog;
+        view.connection.as_ref().filter(heard)
+    }
+
+    /// What its row in the list is made of at this moment.
+    pub(super) fn mark(&self) -> Mark {
+        let changes = self.changes.load(Ordering::Acquire);
+        let heard = self.heard(&self.view()).map(|connection| connection.account().unwrap_or_default());
+        Mark { sequence: self.sequence, changes, account: heard }
+    }
+
+    /// Whether its row is still made of the same; allocates nothing.
+    pub(super) fn is_as_marked(&self, mark: &Mark) -> bool {
+        if mark.sequence != self.sequence || mark.changes != self.changes.load(Ordering::Acquire) {
+            return false;
+        }
+        match (self.heard(&self.view()), &mark.account) {
+            (None, None) => true,
+            (Some(connection), Some(account)) => connection.shows(account),
+            _ => false,
+        }
+    }
+
     /// The connection, when messages can go over it.
     pub(super) fn live(&self) -> Result<Connection, SendError> {
         let view = self.view();
@@ -201,6 +242,7 @@ impl Entry {
 
     pub(super) fn set_connection(&self, connection: Option<Connection>) {
         self.view.send_modify(|view| view.connection = connection);
+        self.changed();
     }
 
     /// Takes a new state and commits the status event that the contract has for it.
@@ -236,6 +278,7 @@ impl Entry {
             view.state = state;
             true
         });
+        self.changed();
         if let Some(status) = told {
             self.tell(status).await;
         }
