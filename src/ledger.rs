@@ -234,6 +234,8 @@ impl Ledger {
                 batch = batch.put(key::message(&id), key::record(record));
             }
         }
+        // A group's counts and its members' steps belong together; else each message stands for itself.
+        batch.loose = moved.is_empty();
         for place in moved {
             if let Some(step) = rows.members.get(&place) {
                 batch = batch.put(place, key::step(*step));

@@ -99,7 +99,7 @@ pub enum Op {
     Remove(Bytes),
 }
 
-/// Changes to one namespace that happen all or not at all.
+/// Changes to one namespace that happen all or not at all, unless they are [`loose`](Batch::loose).
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Each key must hold exactly this value (`None`: be absent), else [`KvError::Conflict`].
@@ -110,6 +110,8 @@ pub struct Batch {
     pub fence: Option<u64>,
     /// When the write returns.
     pub durability: Durability,
+    /// A process that ends in between may leave the first of the operations without the later ones.
+    pub loose: bool,
 }
 
 impl Batch {
@@ -143,6 +145,14 @@ impl Batch {
     #[must_use]
     pub fn buffered(mut self) -> Self {
         self.durability = Durability::Buffered;
+        self
+    }
+
+    /// Lets each operation stand for itself, in their order: for rows that don't need each other, or of which an earlier one
+    /// without the later is harmless. An engine may be much faster with it.
+    #[must_use]
+    pub fn loose(mut self) -> Self {
+        self.loose = true;
         self
     }
 

@@ -1,4 +1,4 @@
-//! Changes being prepared that must see each other before they are written as one batch.
+//! Changes being prepared that must see each other before they are written together.
 
 use std::collections::HashMap;
 
@@ -13,11 +13,13 @@ use crate::store::{Batch, Op};
 pub(super) struct Draft<'a> {
     backend: &'a SessionBackend,
     changes: HashMap<Bytes, Option<Bytes>>,
+    /// The changed keys, first touched first.
+    order: Vec<Bytes>,
 }
 
 impl<'a> Draft<'a> {
     pub(super) fn new(backend: &'a SessionBackend) -> Self {
-        Self { backend, changes: HashMap::new() }
+        Self { backend, changes: HashMap::new(), order: Vec::new() }
     }
 
     pub(super) async fn get(&self, key: &Bytes) -> Result<Option<Bytes>> {
@@ -28,18 +30,39 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn put(&mut self, key: Bytes, value: Bytes) {
-        self.changes.insert(key, Some(value));
+        self.change(key, Some(value));
     }
 
     pub(super) fn remove(&mut self, key: Bytes) {
-        self.changes.insert(key, None);
+        self.change(key, None);
     }
 
+    fn change(&mut self, key: Bytes, value: Option<Bytes>) {
+        if self.changes.insert(key.clone(), value).is_none() {
+            self.order.push(key);
+        }
+    }
+
+    /// As one batch.
     pub(super) async fn write(self) -> Result<()> {
-        let ops = self.changes.into_iter().map(|(key, value)| match value {
-            Some(value) => Op::Put(key, value),
-            None => Op::Remove(key),
-        });
-        self.backend.write(Batch { ops: ops.collect(), ..Batch::new().buffered() }).await
+        let (backend, batch) = self.batch();
+        backend.write(batch).await
+    }
+
+    /// Each change by itself, in the order in which their keys were first touched.
+    pub(super) async fn write_loose(self) -> Result<()> {
+        let (backend, batch) = self.batch();
+        backend.write(batch.loose()).await
+    }
+
+    fn batch(mut self) -> (&'a SessionBackend, Batch) {
+        let mut batch = Batch::new().buffered();
+        for key in self.order {
+            batch.ops.extend(self.changes.remove(&key).map(|value| match value {
+                Some(value) => Op::Put(key, value),
+                None => Op::Remove(key),
+            }));
+        }
+        (self.backend, batch)
     }
 }

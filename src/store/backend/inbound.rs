@@ -99,7 +99,8 @@ impl SessionBackend {
             let last = self.range(KeyRange::prefix(vec![key::HANDLED_RING]).reversed().limit(1)).await?;
             last.first().and_then(|(key, _)| key::number(key)).map_or(0, |last| last.wrapping_add(1))
         };
-        let mut batch = Batch::new().buffered();
+        // In this order: what is not pending any more is known as handled.
+        let mut batch = Batch::new().buffered().loose();
         for row in pending {
             if let Some(old) = next.checked_sub(HANDLED) {
                 let old = key::numbered(key::HANDLED_RING, old);

@@ -217,7 +217,9 @@ impl ProtocolStore for SessionBackend {
         let row = key::joined(key::SENT, [chat_jid], message_id);
         let entry = key::timed(key::SENT_INDEX, now, &row);
         let _lock = self.sent_messages.lock().await;
-        self.write(Batch::new().put(row, value::stamped(now, payload)).put(entry, Bytes::new()).buffered()).await
+        // The entry first: without its row it is swept away, but a row without it would stay for ever.
+        let batch = Batch::new().put(entry, Bytes::new()).put(row, value::stamped(now, payload));
+        self.write(batch.buffered().loose()).await
     }
 
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {

@@ -31,20 +31,21 @@ impl MsgSecretStore for SessionBackend {
                 let row = key::joined(key::SECRET, [&entry.chat, &entry.sender], &*entry.msg_id);
                 let mut new =
                     Secret { bytes: entry.secret, expires_at: entry.expires_at, message_ts: entry.message_ts };
-                if let Some(old) = draft.get(&row).await? {
-                    let old = Secret::from_bytes(&old)?;
+                let old = draft.get(&row).await?.as_deref().map(Secret::from_bytes).transpose()?;
+                if let Some(old) = &old {
                     new.expires_at = merge_msg_secret_expiry(old.expires_at, new.expires_at);
                     new.message_ts = merge_msg_secret_message_ts(old.message_ts, new.message_ts);
-                    if old.expires_at != 0 && old.expires_at != new.expires_at {
-                        draft.remove(key::timed(key::SECRET_INDEX, old.expires_at, &row));
-                    }
                 }
+                // Whatever comes of these in the end, no row is without an entry that sweeps it away.
                 if new.expires_at != 0 {
                     draft.put(key::timed(key::SECRET_INDEX, new.expires_at, &row), Bytes::new());
                 }
-                draft.put(row, new.to_bytes());
+                draft.put(row.clone(), new.to_bytes());
+                if let Some(old) = old.filter(|old| old.expires_at != 0 && old.expires_at != new.expires_at) {
+                    draft.remove(key::timed(key::SECRET_INDEX, old.expires_at, &row));
+                }
             }
-            draft.write().await?;
+            draft.write_loose().await?;
         }
         Ok(entries.len())
     }

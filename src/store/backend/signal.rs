@@ -40,7 +40,7 @@ impl SignalStore for SessionBackend {
     }
 
     async fn put_identities_batch(&self, identities: &[(Arc<str>, [u8; 32])]) -> Result<()> {
-        let batch = identities.iter().fold(Batch::new().buffered(), |batch, (address, identity)| {
+        let batch = identities.iter().fold(Batch::new().buffered().loose(), |batch, (address, identity)| {
             batch.put(key::named(key::IDENTITY, &**address), Bytes::copy_from_slice(identity))
         });
         self.write(batch).await
@@ -71,7 +71,7 @@ impl SignalStore for SessionBackend {
         if sessions.len() > 1 || self.several_chats_are_busy() {
             tokio::time::sleep(ROWS_FIRST).await;
         }
-        self.write(puts(key::SESSION, sessions)).await
+        self.write(puts(key::SESSION, sessions).loose()).await
     }
 
     async fn delete_session(&self, address: &str) -> Result<()> {
@@ -166,7 +166,7 @@ impl SignalStore for SessionBackend {
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
-        self.write(puts(key::SENDER_KEY, sender_keys)).await
+        self.write(puts(key::SENDER_KEY, sender_keys).loose()).await
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
