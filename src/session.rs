@@ -114,7 +114,9 @@ pub enum StartError {
     #[error("Session was deleted, logged out or stopped while it was starting")]
     Ended,
     /// What is stored of its device can't be read: it may not log in, and no other takes its place unasked.
-    #[error("The stored keys of this session are damaged: restore a backup, or delete the session and link it again")]
+    #[error(
+        "The stored keys of this session are damaged: stop the gateway and bring a backup back with `wa-gateway restore`, or delete the session and link it again"
+    )]
     Damaged,
     /// The gateway is shutting down.
     #[error("The gateway is shutting down")]
@@ -264,7 +266,7 @@ impl SessionManager {
                         error,
                         "the stored keys of this session are damaged: restore a backup, or delete it and link it again"
                     );
-                    self.enter(record, State::LoggedOut).await?;
+                    self.enter(record, State::Damaged).await?;
                     continue;
                 }
             }
@@ -354,8 +356,15 @@ impl SessionManager {
         entry.end_task(END_TIMEOUT, false).await;
         let credentials = Namespace::credentials(&entry.uid);
         let backend = SessionBackend::new(Arc::clone(&self.0.kv), credentials.clone(), None);
-        if entry.record().state != RecordState::LoggedOut && backend.stored().await? == Stored::Damaged {
-            return Err(StartError::Damaged);
+        if entry.record().state != RecordState::LoggedOut {
+            match backend.stored().await {
+                Ok(Stored::Absent | Stored::Unpaired | Stored::Paired) => {}
+                Err(error) if state != State::Damaged => return Err(error.into()),
+                Ok(Stored::Damaged) | Err(_) => {
+                    entry.set_state(State::Damaged).await;
+                    return Err(StartError::Damaged);
+                }
+            }
         }
         if state == State::LoggedOut || entry.record().state == RecordState::LoggedOut {
             // A logout that could not remove the credentials leaves them void.
@@ -397,7 +406,8 @@ impl SessionManager {
         let sequence = record.sequence;
         let ledger = Ledger::new(Arc::clone(&self.0.kv), &record.uid, self.0.settings.sent);
         let follow = Follow::new(ledger, self.0.tracker.clone(), self.0.token.clone());
-        let since = record.ended.filter(|_ended| state.is_over()).map_or_else(Utc::now, |ended| ended.at);
+        let is_ended = matches!(state, State::Stopped | State::LoggedOut);
+        let since = record.ended.filter(|_ended| is_ended).map_or_else(Utc::now, |ended| ended.at);
         let entry = Arc::new(Entry::new(record, View::new(state, since), outbox, follow, &self.0.settings));
         let mut sessions = self.lock();
         sessions.by_name.insert(name, Arc::clone(&entry));

@@ -88,7 +88,8 @@ pub(super) async fn create(
     match sessions.start(sessions.startable(name)?).await {
         // The page tells whatever becomes of it.
         Ok(_) | Err(StartError::AlreadyExists | StartError::TimedOut | StartError::Ended) => {}
-        Err(error @ (StartError::ShuttingDown | StartError::Store(_) | StartError::Damaged)) => {
+        Err(StartError::Damaged) => return again(StatusCode::SERVICE_UNAVAILABLE, words.damaged),
+        Err(error @ (StartError::ShuttingDown | StartError::Store(_))) => {
             tracing::warn!(%error, "the dashboard could not start a session");
             return again(StatusCode::SERVICE_UNAVAILABLE, words.store_away);
         }

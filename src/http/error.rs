@@ -285,8 +285,8 @@ impl From<StartError> for ApiError {
         let status = match error {
             StartError::AlreadyExists => StatusCode::BAD_REQUEST,
             StartError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            StartError::Ended | StartError::Damaged => StatusCode::CONFLICT,
-            StartError::ShuttingDown | StartError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            StartError::Ended => StatusCode::CONFLICT,
+            StartError::Damaged | StartError::ShuttingDown | StartError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string()).because(error)
     }
@@ -400,6 +400,11 @@ mod tests {
                 StartError::Ended.into(),
                 409,
                 r#"{"message":"Session was deleted, logged out or stopped while it was starting"}"#,
+            ),
+            (
+                StartError::Damaged.into(),
+                503,
+                r#"{"message":"The stored keys of this session are damaged: stop the gateway and bring a backup back with `wa-gateway restore`, or delete the session and link it again"}"#,
             ),
             (StartError::ShuttingDown.into(), 503, r#"{"message":"The gateway is shutting down"}"#),
             (StartError::Store(store_failure()).into(), 503, r#"{"message":"The session store is not available"}"#),

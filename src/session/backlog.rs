@@ -1,4 +1,5 @@
-//! How much waits in all outboxes together, and whether the restore is over: for who watches the gateway.
+//! How much waits in all outboxes together, whether the restore is over and the store good to all sessions: for who
+//! watches the gateway.
 
 use std::time::Duration;
 
@@ -32,6 +33,11 @@ impl SessionManager {
     /// Whether every restored session had its first turn to connect: it is connected, or was refused, or took too long.
     pub fn is_restored(&self) -> bool {
         self.0.restoring.available_permits() >= self.0.settings.restore_concurrency.max(1)
+    }
+
+    /// Whether the store refused a session's read or write, and has not taken one of it since.
+    pub fn is_store_failed(&self) -> bool {
+        self.lock().in_order.values().any(|entry| entry.is_store_failed())
     }
 
     /// What waits in all outboxes; reads the head of each that is not empty.

@@ -331,6 +331,12 @@ impl Entry {
         lock(&self.backend).clone()
     }
 
+    /// Whether the store failed it: the storage of its connection says so before its task has closed that connection.
+    pub(super) fn is_store_failed(&self) -> bool {
+        let is_poisoned = || self.backend().is_some_and(|backend| backend.failed().is_cancelled());
+        matches!(self.view().state, State::StoreFailed { .. }) || is_poisoned()
+    }
+
     pub(super) fn set_backend(&self, backend: &Arc<SessionBackend>) {
         *lock(&self.backend) = Some(Arc::clone(backend));
     }
@@ -396,6 +402,7 @@ impl Entry {
             match &views.borrow_and_update().state {
                 State::WaitingForScan { code } => return Ok(Started::Qr(code.clone())),
                 State::Connected => return Ok(Started::Connected),
+                State::Damaged => return Err(StartError::Damaged),
                 State::Stopped | State::LoggedOut => return Err(StartError::Ended),
                 State::StoreFailed { .. } => {
                     return Err(StartError::Store(KvError::Engine("the session waits for its store".into())));

@@ -31,6 +31,8 @@ pub(super) enum State {
         /// Whether a phone has accepted the session.
         paired: bool,
     },
+    /// What is stored of its device can't be read: it may not log in, and no other device takes its place unasked.
+    Damaged,
     /// Keeps its credentials, if it has any, and does nothing until a start.
     Stopped,
     /// Has no credentials any more; only a start or a delete changes that.
@@ -48,7 +50,7 @@ impl State {
             | Self::Held(_)
             | Self::StoreFailed { .. } => Status::Connecting,
             Self::Connected => Status::Connected,
-            Self::Idle | Self::Stopped | Self::LoggedOut => Status::Disconnected,
+            Self::Idle | Self::Damaged | Self::Stopped | Self::LoggedOut => Status::Disconnected,
         }
     }
 
@@ -68,6 +70,7 @@ impl State {
             // A logout is never held.
             Self::Held(Verdict::Refused(_) | Verdict::LoggedOut) => "refused",
             Self::StoreFailed { .. } => "store_failed",
+            Self::Damaged => "damaged",
             Self::Stopped => "stopped",
             Self::LoggedOut => "logged_out",
         }
@@ -84,6 +87,7 @@ impl State {
             Self::Held(Verdict::Locked) => "account_locked".into(),
             Self::Held(Verdict::Refused(code)) => format!("code_{code}").into(),
             Self::StoreFailed { .. } => "write_refused".into(),
+            Self::Damaged => "device_unreadable".into(),
             _ => return None,
         })
     }
@@ -96,9 +100,9 @@ impl State {
         )
     }
 
-    /// Whether it ended by a verb or by WhatsApp's own word, and waits for a start.
+    /// Whether it does nothing until a start: it ended by a verb or by WhatsApp's own word, or its keys are damaged.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Stopped | Self::LoggedOut)
+        matches!(self, Self::Damaged | Self::Stopped | Self::LoggedOut)
     }
 }
 
@@ -169,6 +173,7 @@ mod tests {
             State::Connected,
             State::Held(Verdict::Replaced),
             State::StoreFailed { paired: true },
+            State::Damaged,
             State::Stopped,
             State::LoggedOut,
         ]
@@ -202,6 +207,7 @@ mod tests {
                 "connected",
                 "connecting",
                 "connecting",
+                "disconnected",
                 "disconnected",
                 "disconnected"
             ]

@@ -27,7 +27,7 @@ use super::poll;
 use super::state::{State, pause};
 use crate::message::Attachment;
 use crate::outbox::{CommitError, NewEvent, event_id};
-use crate::store::backend::{Lost, SessionBackend};
+use crate::store::backend::{Lost, SessionBackend, Stored};
 use crate::store::registry::{Ended, EndedBy, RecordState};
 use crate::store::{Batch, Namespace};
 use crate::whatsapp::{Commit, Connection, Follow, Lease, Received, Reports, SIGNALS, Signal, Verdict};
@@ -43,6 +43,10 @@ const CLOSE_FAST: Duration = Duration::from_secs(3);
 /// Pause before a connection after one that ended sooner than this, or in a panic: a server that ends each one at once
 /// shall not be dialled without a pause.
 const BREATH: Duration = Duration::from_secs(1);
+
+/// A session that the store failed comes back when so much fits: the longest text with what is kept beside it. A smaller
+/// write would bring it back to a disk on which the next message fails again.
+const PROBE_BYTES: usize = 64 << 10;
 
 /// Starts the task of an entry that has none. `turn`: the semaphore of a restore.
 pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Semaphore>>) {
@@ -135,6 +139,10 @@ impl Task {
             tokio::time::sleep(jitter(Duration::from_millis(50))).await;
         }
         loop {
+            if self.is_damaged().await {
+                tracing::error!("the stored keys of this session are damaged: it is not dialled");
+                return self.entry.set_state(State::Damaged).await;
+            }
             let began = Instant::now();
             let outcome = match self.connect().await {
                 Ok((connection, backend, inputs, _lease)) => {
@@ -159,6 +167,13 @@ impl Task {
                 return;
             }
         }
+    }
+
+    /// Whether a device is stored that can't be read. A store that can't be asked is told by the connection's own reads.
+    async fn is_damaged(&self) -> bool {
+        let namespace = Namespace::credentials(&self.entry.uid);
+        let stored = SessionBackend::new(Arc::clone(&self.manager.kv), namespace, None).stored().await;
+        matches!(stored, Ok(Stored::Damaged))
     }
 
     /// Builds a connection over the stored device.
@@ -338,12 +353,12 @@ impl Task {
         }
     }
 
-    /// Writes and removes a row of the session's own namespace.
+    /// Writes and removes a row of the session's own namespace, as large as a message's.
     async fn store_works(&self) -> bool {
         let namespace = Namespace::credentials(&self.entry.uid);
         // Below every key of the backend's tables.
         let probe: &[u8] = b"\0probe";
-        let write = Batch::new().put(probe, bytes::Bytes::from_static(b"1"));
+        let write = Batch::new().put(probe, bytes::Bytes::from_static(&[b'1'; PROBE_BYTES]));
         let written = self.manager.kv.write(&namespace, write).await;
         written.is_ok() && self.manager.kv.write(&namespace, Batch::new().remove(probe)).await.is_ok()
     }
