@@ -13,11 +13,13 @@ use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use crate::store::{Kv, KvError};
 
+mod check;
 pub mod file;
 mod login;
 mod spec;
 mod stored;
 
+pub use check::check;
 pub use login::{Login, Logins};
 pub use spec::{Scopes, SessionSet, Spec, SpecError};
 pub use stored::KeyError;

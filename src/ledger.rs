@@ -16,11 +16,13 @@ use tokio::sync::RwLock;
 use crate::message::{Progress, Step};
 use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
+mod check;
 mod key;
 mod record;
 #[cfg(test)]
 mod tests;
 
+pub use check::check;
 pub use record::{Members, Record, Times};
 
 use record::Change;

@@ -39,7 +39,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use check::check;
+pub use check::{check, is_event};
 pub use common::{Bounds, Common};
 pub use dead::{Cause, DeadKey, DeadLetter, Pick, Revived};
 pub use event::{Ack, Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Each room and the rooms that it may name. A room that is not listed here fails.
 const LAW: &[(&str, &[&str])] = &[
     ("archive", &[]),
-    ("backup", &["archive", "event", "outbox", "store"]),
+    ("backup", &["archive", "event", "keys", "ledger", "outbox", "store"]),
     ("config", &[]),
     ("metrics", &[]),
     ("health", &["event", "metrics", "session", "store"]),

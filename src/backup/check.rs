@@ -1,21 +1,19 @@
 //! Reads every row of a store and tells what can't be read, what belongs to nobody, and what is missing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::names;
-use crate::outbox;
 use crate::store::backend::{self, Stored};
 use crate::store::registry::{RecordState, Registry};
 use crate::store::{KeyRange, Kv, KvError, Namespace};
+use crate::{keys, ledger, outbox};
 
 /// Rows read at a time.
 const PAGE: usize = 512;
-/// Of one namespace no more than so many unreadable rows are told one by one.
-const TOLD: usize = 20;
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +48,14 @@ impl Report {
     fn tell(&mut self, session: Option<&str>, what: impl Into<String>) {
         self.findings.push(Finding { session: session.map(str::to_owned), what: what.into() });
     }
+
+    /// Tells what is wrong with the rows of a table, by kind.
+    fn tell_all(&mut self, session: Option<&str>, table: &str, errors: BTreeMap<String, u64>) {
+        for (error, rows) in errors {
+            let times = if rows > 1 { format!(" ({rows} rows)") } else { String::new() };
+            self.tell(session, format!("{table}: {error}{times}"));
+        }
+    }
 }
 
 /// Reads all rows of a store that no gateway uses; writes nothing.
@@ -63,13 +69,11 @@ pub async fn check(kv: &dyn Kv) -> Result<Report, KvError> {
     let mut list = Vec::new();
     let read = walk(kv, &registry, |key, value| {
         list.push((key.clone(), value.clone()));
-        Ok(())
+        of_registry(key, value)
     });
     let (rows, errors) = read.await;
     report.rows += rows;
-    for error in errors {
-        report.tell(None, format!("the list of sessions: {error}"));
-    }
+    report.tell_all(None, "the list of sessions", errors);
     let records: Vec<_> = Registry::read(&list).collect();
     report.sessions = records.len();
     for record in &records {
@@ -103,12 +107,13 @@ pub async fn check(kv: &dyn Kv) -> Result<Report, KvError> {
     for ns in &namespaces {
         let Some((table, uid)) = ns.as_str().split_once(':') else { continue };
         let session = names.get(uid).map_or(uid, String::as_str);
-        let unreadable = |key: &Bytes, value: &Bytes| match table {
-            "credentials" => backend::check(key, value).map_err(|error| error.to_string()),
-            "outbox" => outbox::check(key, value).map_err(str::to_owned),
-            _ => Ok(()),
+        let readable: fn(&Bytes, &Bytes) -> Result<(), &'static str> = match table {
+            "credentials" => |key, value| backend::check(key, value),
+            "outbox" => |key, value| outbox::check(key, value),
+            "sent" => |key, value| ledger::check(key, value),
+            _ => |_key, _value| Err("a row of no table that is known"),
         };
-        let (rows, errors) = walk(kv, ns, unreadable).await;
+        let (rows, errors) = walk(kv, ns, readable).await;
         report.rows += rows;
         if !known.contains(uid) {
             report.tell(
@@ -116,39 +121,44 @@ pub async fn check(kv: &dyn Kv) -> Result<Report, KvError> {
                 format!("{table}: {rows} rows of no session in the list; the next start removes them"),
             );
         }
-        let more = errors.len().saturating_sub(TOLD);
-        for error in errors.into_iter().take(TOLD) {
-            report.tell(Some(session), format!("{table}: {error}"));
-        }
-        if more > 0 {
-            report.tell(Some(session), format!("{table}: {more} more"));
-        }
+        report.tell_all(Some(session), table, errors);
     }
     Ok(report)
 }
 
-/// Reads a namespace to its end, or to where the engine fails; how many rows, and what is wrong with them.
+/// Whether a row of the registry can be read; records are told by their sessions.
+fn of_registry(key: &Bytes, value: &Bytes) -> Result<(), &'static str> {
+    if Registry::is_record(key) {
+        return Ok(());
+    }
+    if Registry::is_farewell(key) {
+        return if outbox::is_event(value) { Ok(()) } else { Err("the last event of a deleted session") };
+    }
+    let of_another = Err("a row of no table that is known");
+    Registry::check(key, value).or_else(|| keys::check(key, value)).unwrap_or(of_another)
+}
+
+/// Reads a namespace to its end, or to where the engine fails; how many rows, and what is wrong with how many of them.
 async fn walk(
     kv: &dyn Kv,
     ns: &Namespace,
-    mut row: impl FnMut(&Bytes, &Bytes) -> Result<(), String>,
-) -> (u64, Vec<String>) {
-    let (mut rows, mut errors) = (0, Vec::new());
+    mut row: impl FnMut(&Bytes, &Bytes) -> Result<(), &'static str>,
+) -> (u64, BTreeMap<String, u64>) {
+    let (mut rows, mut errors) = (0, BTreeMap::new());
     let mut range = KeyRange::all().limit(PAGE);
     loop {
         let page = match kv.range(ns, range.clone()).await {
             Ok(page) => page,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                errors.push(format!("rows can't be read: {error}: {cause}"));
+                errors.insert(format!("rows can't be read: {error}: {cause}"), 1);
                 return (rows, errors);
             }
         };
         for (key, value) in &page {
             rows += 1;
-            if let Err(error) = row(key, value) {
-                let table = key.first().copied().filter(u8::is_ascii_graphic).map_or('?', char::from);
-                errors.push(format!("a row of table {table} can't be read: {error}"));
+            if let Err(what) = row(key, value) {
+                *errors.entry(format!("{what} can't be read")).or_default() += 1;
             }
         }
         match page.last() {

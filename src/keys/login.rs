@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::{Hash, KeyError, Keys};
 use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
-const LOGIN: &[u8] = b"login/";
-const SECRET: &[u8] = b"login-secret";
+pub(super) const LOGIN: &[u8] = b"login/";
+pub(super) const SECRET: &[u8] = b"login-secret";
 
 /// Bytes of the secret.
-const SECRET_BYTES: usize = 32;
+pub(super) const SECRET_BYTES: usize = 32;
 
 /// One login.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

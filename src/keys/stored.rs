@@ -3,14 +3,14 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use chrono::{SubsecRound as _, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use secrecy::SecretString;
 
 use super::spec::Row;
 use super::{Grant, Hash, Key, Keys, Origin, Spec, hash};
 use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
-const KEY: &[u8] = b"key/";
+pub(super) const KEY: &[u8] = b"key/";
 
 /// Random bytes of a key: 256 bits can't be guessed.
 const KEY_BYTES: usize = 32;
@@ -48,13 +48,17 @@ fn row_key(name: &str) -> Bytes {
     [KEY, name.as_bytes()].concat().into()
 }
 
+/// A key of the store: the hash of its secret, what it may do, when it was made.
+pub(super) fn parse(row: &[u8]) -> Option<(Hash, Spec, Option<DateTime<Utc>>)> {
+    let row = serde_json::from_slice::<Row>(row).ok()?;
+    Some((row.hash()?, row.spec().ok()?, row.created_at))
+}
+
 /// The keys of the store; a row that can't be read is logged and grants nothing.
 pub(super) async fn load(kv: &dyn Kv) -> Result<Vec<(Hash, Grant)>, KvError> {
     let mut keys = Vec::new();
     for (key, row) in kv.range(&Namespace::registry(), KeyRange::prefix(KEY)).await? {
-        let read = serde_json::from_slice::<Row>(&row).ok();
-        let parsed = read.as_ref().and_then(|row| Some((row.hash()?, row.spec().ok()?, row.created_at)));
-        let Some((hash, spec, created_at)) = parsed else {
+        let Some((hash, spec, created_at)) = parse(&row) else {
             let name = String::from_utf8_lossy(&key[KEY.len()..]);
             tracing::error!(%name, "an API key's record can't be read: the key is not valid");
             continue;

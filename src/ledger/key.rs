@@ -10,6 +10,7 @@ use super::{Kept, Record};
 use crate::message::Step;
 
 pub(super) const MESSAGE: u8 = b'm';
+pub(super) const MEMBER: u8 = b'p';
 pub(super) const SEND: u8 = b'k';
 
 pub(super) fn message(id: &str) -> Bytes {
@@ -17,12 +18,12 @@ pub(super) fn message(id: &str) -> Bytes {
 }
 
 pub(super) fn member(id: &str, address: &str) -> Bytes {
-    [b"p", id.as_bytes(), b"\0", address.as_bytes()].concat().into()
+    [&[MEMBER], id.as_bytes(), b"\0", address.as_bytes()].concat().into()
 }
 
 /// What the keys of all members of a message begin with.
 pub(super) fn members(id: &str) -> Bytes {
-    [b"p", id.as_bytes(), b"\0"].concat().into()
+    [&[MEMBER], id.as_bytes(), b"\0"].concat().into()
 }
 
 pub(super) fn send(key: &str) -> Bytes {

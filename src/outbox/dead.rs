@@ -90,7 +90,7 @@ pub struct Revived {
 }
 
 impl DeadLetter {
-    fn decode(key: &[u8], value: &Bytes) -> Option<Self> {
+    pub(super) fn decode(key: &[u8], value: &Bytes) -> Option<Self> {
         let (head, body) = unframed::<Head>(value)?;
         Some(Self {
             key: DeadKey::decode(key)?,
@@ -127,7 +127,7 @@ impl DeadKey {
         key.freeze()
     }
 
-    fn decode(key: &[u8]) -> Option<Self> {
+    pub(super) fn decode(key: &[u8]) -> Option<Self> {
         let (died_ms, seq) = key.get(1..)?.split_first_chunk::<8>()?;
         Some(Self { died_ms: u64::from_be_bytes(*died_ms), seq: u64::from_be_bytes(seq.try_into().ok()?) })
     }

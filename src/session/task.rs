@@ -27,7 +27,7 @@ use super::poll;
 use super::state::{State, pause};
 use crate::message::Attachment;
 use crate::outbox::{CommitError, NewEvent, event_id};
-use crate::store::backend::{Lost, SessionBackend, Stored};
+use crate::store::backend::{Lost, PROBE, SessionBackend, Stored};
 use crate::store::registry::{Ended, EndedBy, RecordState};
 use crate::store::{Batch, Namespace};
 use crate::whatsapp::{Commit, Connection, Follow, Lease, Received, Reports, SIGNALS, Signal, Verdict};
@@ -356,11 +356,9 @@ impl Task {
     /// Writes and removes a row of the session's own namespace, as large as a message's.
     async fn store_works(&self) -> bool {
         let namespace = Namespace::credentials(&self.entry.uid);
-        // Below every key of the backend's tables.
-        let probe: &[u8] = b"\0probe";
-        let write = Batch::new().put(probe, bytes::Bytes::from_static(&[b'1'; PROBE_BYTES]));
+        let write = Batch::new().put(PROBE, bytes::Bytes::from_static(&[b'1'; PROBE_BYTES]));
         let written = self.manager.kv.write(&namespace, write).await;
-        written.is_ok() && self.manager.kv.write(&namespace, Batch::new().remove(probe)).await.is_ok()
+        written.is_ok() && self.manager.kv.write(&namespace, Batch::new().remove(PROBE)).await.is_ok()
     }
 
     /// Waits for a time (`None`: until nudged); a nudge ends it.

@@ -13,6 +13,7 @@
 
 pub mod adopt;
 mod app_sync;
+mod check;
 mod device;
 mod draft;
 mod inbound;
@@ -34,14 +35,18 @@ use tokio::sync::{Mutex, RwLock, mpsc};
 use tokio_util::sync::CancellationToken;
 use whatsapp_rust::wacore::store::error::{Result, StoreError};
 
+pub use check::check;
 pub use device::Stored;
 pub use inbound::Lost;
-pub use restore::{check, restored};
+pub use restore::restored;
 
 use super::{Batch, KeyRange, Kv, KvError, Namespace};
 
 /// Rows that one batch changes at most where a method may touch a whole table: bounds how long an engine is busy with it.
 const PAGE: usize = 512;
+
+/// The row by which a session tries out whether the store takes writes again: below every key of the tables.
+pub const PROBE: &[u8] = b"\0probe";
 
 /// How often a conditional write is tried again before it counts as failed; it only meets the same session's own writes.
 const CONFLICT_RETRIES: usize = 16;

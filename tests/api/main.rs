@@ -6,6 +6,7 @@
 
 mod backup;
 mod chaos;
+mod check;
 mod clients;
 mod crash;
 mod dashboard;

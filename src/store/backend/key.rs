@@ -98,6 +98,20 @@ pub(super) fn split(key: &[u8]) -> Option<(&str, &str)> {
     Some((std::str::from_utf8(first).ok()?, std::str::from_utf8(last).ok()?))
 }
 
+/// The parts of a key made by `joined`, the last one being what is left; `None`: a part's length leads beyond the key.
+pub(super) fn parts(key: &[u8]) -> Option<Vec<&[u8]>> {
+    let count = if matches!(key.first(), Some(&(SECRET | PENDING))) { 2 } else { 1 };
+    let (mut rest, mut parts) = (key.get(1..)?, Vec::new());
+    for _ in 0..count {
+        let (len, after) = rest.split_first_chunk::<4>()?;
+        let (part, after) = after.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
+        parts.push(part);
+        rest = after;
+    }
+    parts.push(rest);
+    Some(parts)
+}
+
 /// The index entry of a row at a time.
 pub(super) fn timed(index: u8, at: i64, row: &[u8]) -> Bytes {
     let mut key = Vec::with_capacity(9 + row.len());

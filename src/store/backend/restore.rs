@@ -1,4 +1,4 @@
-//! What becomes of a session's rows when they come back from an older state, and whether a row can be read at all.
+//! What becomes of a session's rows when they come back from an older state.
 //!
 //! A ratchet that was saved has gone on since: keys that it would use again are burnt. So everything that encrypts or
 //! decrypts messages by a state that moves is left out, and the device is told that it has no pre-keys at the server:
@@ -6,13 +6,11 @@
 //! encrypted to an old one is asked for again.
 
 use bytes::Bytes;
-use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::store::Device;
 use whatsapp_rust::wacore::store::error::Result;
-use whatsapp_rust::wacore::store::traits::{AppStateSyncKey, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
 
 use super::key;
-use super::value::{self, Secret};
+use super::value;
 
 /// Pre-key ids are passed over by so many: more than the gateway can have used since the backup (812 at a time), so that
 /// no id means two keys. Beyond the last id, 2^24 − 1, whatsapp-rust begins again at 1.
@@ -50,47 +48,4 @@ fn restored_device(row: &[u8]) -> Result<Bytes> {
     device.first_unupload_pre_key_id = 0;
     device.next_pre_key_id = device.next_pre_key_id.saturating_add(PREKEY_GAP) % MAX_PREKEY_ID;
     value::device(value::is_paired(row), &device)
-}
-
-/// Whether a row can be read, without keeping anything of it.
-///
-/// # Errors
-/// Says what is wrong with it.
-pub fn check(key: &[u8], value: &[u8]) -> Result<()> {
-    let Some(&table) = key.first() else { return Err(value::unreadable()) };
-    if key == key::DEVICE {
-        return value::from_device::<Device>(value).map(drop);
-    }
-    match table {
-        key::IDENTITY => sized(value, 32),
-        // The library's own records: a record is never empty, and protobuf does not say more.
-        key::SESSION | key::SENDER_KEY | key::SIGNED_PREKEY | key::BASE_KEY => {
-            if value.is_empty() {
-                Err(value::unreadable())
-            } else {
-                Ok(())
-            }
-        }
-        key::PREKEY => {
-            if value.len() > 1 && key::number(key).is_some() {
-                Ok(())
-            } else {
-                Err(value::unreadable())
-            }
-        }
-        key::SYNC_KEY => value::from_json::<AppStateSyncKey>(value).map(drop),
-        key::SYNC_VERSION => value::from_json::<HashState>(value).map(drop),
-        key::LID => value::from_json::<LidPnMappingEntry>(value).map(drop),
-        key::DEVICE_LIST => value::from_json::<DeviceListRecord>(value).map(drop),
-        key::TC_TOKEN => value::from_json::<TcTokenEntry>(value).map(drop),
-        key::PN | key::SENT | key::PENDING => value::from_stamped(value).map(drop),
-        key::SECRET => Secret::from_bytes(value).map(drop),
-        key::SENDER_KEY_DEVICE | key::ASKED => sized(value, 1),
-        key::HANDLED_RING => sized(value, 16),
-        _ => Ok(()),
-    }
-}
-
-fn sized(value: &[u8], len: usize) -> Result<()> {
-    if value.len() == len { Ok(()) } else { Err(value::unreadable()) }
 }

@@ -11,9 +11,9 @@ use super::{
 use crate::event::SessionName;
 
 /// Identity of the credentials, to what became of them.
-const MARKER: &[u8] = b"takeover/";
+pub(super) const MARKER: &[u8] = b"takeover/";
 /// Place where credentials were found, to what it was like when all of them had been looked at.
-const SOURCE: &[u8] = b"takeover-source/";
+pub(super) const SOURCE: &[u8] = b"takeover-source/";
 
 /// A session whose credentials are written under its uid, to be entered.
 #[derive(Clone, Debug)]

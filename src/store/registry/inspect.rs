@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 
-use super::{NAME, RECORD, RecordState, Registry, SEQUENCE, SessionRecord, json, name_key, parse};
+use super::adoption::{MARKER, SOURCE};
+use super::{FAREWELL, NAME, RECORD, RecordState, Registry, SEQUENCE, SessionRecord, json, name_key, parse};
 use crate::event::SessionName;
 use crate::store::{Batch, KeyRange, KvError};
 
@@ -19,6 +20,30 @@ impl Registry {
     pub fn read(rows: &[(Bytes, Bytes)]) -> impl Iterator<Item = Result<SessionRecord, String>> {
         let records = rows.iter().filter(|(key, _)| Self::is_record(key));
         records.map(|(key, row)| parse(row).map_err(|_| uid_of(key)))
+    }
+
+    /// The event that a row keeps of a deleted session.
+    pub fn is_farewell(key: &[u8]) -> bool {
+        key.starts_with(FAREWELL)
+    }
+
+    /// Whether one of the list's own rows can be read, a record and a farewell left out; `None`: it is another's.
+    pub fn check(key: &[u8], value: &[u8]) -> Option<Result<(), &'static str>> {
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok_and(|text| !text.is_empty());
+        let (what, well) = if let Some(name) = key.strip_prefix(NAME) {
+            let is_name = std::str::from_utf8(name).is_ok_and(|name| SessionName::parse(name).is_ok());
+            ("a session's name", is_name && text(value))
+        } else if key == SEQUENCE {
+            ("the counter of sessions", value.len() == 8)
+        } else if key.starts_with(MARKER) {
+            let is_time = std::str::from_utf8(value).is_ok_and(|time| DateTime::parse_from_rfc3339(time).is_ok());
+            ("the note of a takeover", is_time)
+        } else if key.starts_with(SOURCE) {
+            ("the state of a place of a takeover", std::str::from_utf8(key).is_ok() && text(value))
+        } else {
+            return None;
+        };
+        Some(if well { Ok(()) } else { Err(what) })
     }
 
     /// Names among these rows that lead to no session, and sessions that no name leads to.
