@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use wa_gateway::store::Kv as _;
 use wa_gateway::store::sled::SledStore;
 use whatsapp_simulator::{Fault, Options};
@@ -35,6 +37,22 @@ enum Verb {
 }
 
 const VERBS: [Verb; 6] = [Verb::Start, Verb::Start, Verb::Start, Verb::Stop, Verb::Logout, Verb::Delete];
+/// Names below this one are linked again and again while verbs come, and keep their link for some verbs.
+const LINKED: usize = 3;
+/// Each of the names that get one verb alone is linked at least so often.
+const ROUNDS_ALONE: usize = 8;
+const VERBS_OF_LINKED: [Verb; 10] = [
+    Verb::Start,
+    Verb::Start,
+    Verb::Start,
+    Verb::Start,
+    Verb::Stop,
+    Verb::Stop,
+    Verb::Stop,
+    Verb::Stop,
+    Verb::Logout,
+    Verb::Delete,
+];
 
 async fn fire(gateway: &TestGateway, verb: Verb, name: &str) -> Answer {
     let named = json!({ "session": name });
@@ -63,26 +81,87 @@ async fn a_thousand_verbs_on_the_same_names_leave_what_the_last_one_wanted() {
     // A slow server: every answer takes its time.
     let slow = gateway.simulator.inject(Fault::SlowAnswers { delay: Duration::from_millis(40) });
     let mut dice = Dice::new(seed);
-    let drawn: Vec<_> = (0..verbs).map(|_| (*dice.pick(&VERBS), dice.below(NAMES), dice.below(2) == 0)).collect();
-    let answers: Mutex<BTreeMap<(Verb, u16), u32>> = Mutex::default();
-    let scans = Mutex::new(0);
+    let mut draw = || {
+        let n = dice.below(NAMES);
+        let verb = if n < LINKED { dice.pick(&VERBS_OF_LINKED) } else { dice.pick(&VERBS) };
+        (*verb, n, dice.below(2) == 0)
+    };
+    let drawn: Vec<_> = (0..verbs).map(|_| draw()).collect();
+    let (answers, on_linked): (Mutex<BTreeMap<(Verb, u16), u32>>, Mutex<BTreeMap<Verb, u32>>) = Default::default();
+    let (scans, in_storm): (_, Mutex<BTreeMap<Verb, u32>>) = (Mutex::new(0), Mutex::default());
+    let began = tokio::time::Instant::now();
+    // A phone has no chance against four verbs that wait for their turn already: against one it has.
+    let doors: Vec<_> = (0..NAMES).map(|n| Semaphore::new(if n < LINKED { 2 } else { AT_ONCE })).collect();
     let fired = futures::stream::iter(drawn).for_each_concurrent(AT_ONCE, async |(verb, n, scan)| {
+        let _door = doors[n].acquire().await.unwrap();
+        let was_linked = !gateway.simulator.devices(&number(n)).is_empty();
         let answer = fire(&gateway, verb, &name(n)).await;
+        if was_linked && answer.status == 200 {
+            *in_storm.lock().unwrap().entry(verb).or_default() += 1;
+        }
         assert!(may_answer(verb).contains(&answer.status), "{verb:?}: {} {}", answer.status, answer.body);
         *answers.lock().unwrap().entry((verb, answer.status)).or_default() += 1;
-        // Half of the codes are scanned; another verb may have been faster.
-        if scan
+        // The name's next verbs wait at the gateway: one of them may be faster than the phone.
+        if (scan || n < LINKED)
             && let Some(qr) = answer.json()["qr"].as_str()
             && gateway.simulator.scan(qr, &number(n)).await.is_ok()
         {
             *scans.lock().unwrap() += 1;
         }
     });
-    tokio::time::timeout(Duration::from_mins(5), fired).await.expect("no verb hangs");
-    let scans = scans.into_inner().unwrap();
-    println!("seed {seed}: {verbs} verbs, {scans} scans, answers {:?}", answers.into_inner().unwrap());
-    assert!(scans > 0, "no session was ever linked");
+    // Between the verbs of the others: a name that is linked gets one verb alone, so that it is known what that one met.
+    let over = AtomicBool::new(false);
+    let met = async {
+        for round in 0.. {
+            if over.load(Ordering::SeqCst) && round >= ROUNDS_ALONE {
+                return;
+            }
+            for n in NAMES..NAMES + LINKED {
+                let verb = [Verb::Stop, Verb::Logout, Verb::Delete][(round + n) % 3];
+                let answer = gateway.api.start(&name(n)).await;
+                assert!([200, 400].contains(&answer.status), "{} {}", answer.status, answer.body);
+                if let Some(qr) = answer.json()["qr"].as_str() {
+                    gateway.simulator.scan(qr, &number(n)).await.unwrap();
+                }
+                // Some while the first login is under way, some when it is through.
+                if round % 2 == 0 {
+                    gateway.api.wait_status(&name(n), "connected").await;
+                }
+                let name = name(n);
+                let both = tokio::join!(fire(&gateway, verb, &name), fire(&gateway, verb, &name));
+                assert_eq!(both.0.status.min(both.1.status), 200, "{verb:?} {} {}", both.0.body, both.1.body);
+                let left = gateway.simulator.devices(&number(n));
+                // What WhatsApp was told of is gone from the phone; a stop leaves it there, without a connection.
+                match verb {
+                    Verb::Stop => assert!(left.iter().all(|device| !device.online), "{left:?}"),
+                    _ => assert!(left.is_empty(), "{verb:?} left {left:?}"),
+                }
+                *on_linked.lock().unwrap().entry(verb).or_default() += 1;
+            }
+        }
+    };
+    let fired = async {
+        fired.await;
+        over.store(true, Ordering::SeqCst);
+    };
+    let both = async { tokio::join!(fired, met) };
+    tokio::time::timeout(Duration::from_mins(5), both).await.expect("no verb hangs");
+    let (scans, on_linked) = (scans.into_inner().unwrap(), on_linked.into_inner().unwrap());
+    let (answers, in_storm) = (answers.into_inner().unwrap(), in_storm.into_inner().unwrap());
+    let took = began.elapsed();
+    println!("seed {seed}: {verbs} verbs in {took:?}, {scans} scans, answers {answers:?}");
+    println!("on linked sessions: {in_storm:?} in the storm, {on_linked:?} alone");
+    for verb in [Verb::Stop, Verb::Logout, Verb::Delete] {
+        for (met, least) in [(&in_storm, verbs / 100), (&on_linked, ROUNDS_ALONE)] {
+            let count = met.get(&verb).copied().unwrap_or(0);
+            assert!(usize::try_from(count).unwrap() >= least, "{verb:?} of linked sessions: {count} of {least}");
+        }
+    }
     gateway.simulator.clear(slow);
+    for n in NAMES..NAMES + LINKED {
+        let status = gateway.api.delete(&name(n)).await.status;
+        assert!([200, 404].contains(&status), "{status}");
+    }
 
     // The last verb on each name.
     for round in 0..4 {
@@ -130,7 +209,7 @@ async fn a_thousand_verbs_on_the_same_names_leave_what_the_last_one_wanted() {
     }
     assert_eq!(gateway.api.get("/session").await.expect(200).json(), json!({"data": []}));
     eventually("no ghost at the server", || async { (gateway.simulator.connections() == 0).then_some(()) }).await;
-    for n in 0..NAMES {
+    for n in 0..NAMES + LINKED {
         let devices = gateway.simulator.devices(&number(n));
         assert!(devices.is_empty(), "the phone still lists {devices:?}");
     }
