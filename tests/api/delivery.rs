@@ -11,7 +11,7 @@ use wa_gateway::store::registry::Registry;
 use wa_gateway::store::sled::SledStore;
 use whatsapp_simulator::{Fault, Options, Phone, Simulator};
 
-use super::support::{Process, Receiver, Store, TestGateway, base_settings, eventually, over_both};
+use super::support::{Hook, Process, Receiver, Store, TestGateway, base_settings, eventually, over_both};
 
 const NUMBER: &str = "6281234500071";
 const FRIEND: &str = "6281234500072";
@@ -266,15 +266,27 @@ async fn a_full_outbox_sheds_its_oldest_status_events_first() {
         until(&gateway, "its status events", |stats| stats["waiting"].as_u64().unwrap() >= before + 2).await;
         gateway.api.wait_status("shop", "connected").await;
     }
+    let statuses = stats(&gateway).await["waiting"].as_u64().unwrap();
     for n in 0..30 {
         friend.says(NUMBER, &format!("{n:03}")).await.unwrap();
     }
     let full = until(&gateway, "a full outbox", |stats| stats["full"] == true).await;
-    // Those that are left could not make room for one more message.
-    assert!(full["shed"].as_u64().unwrap() > 0, "no status event made room for a message: {full}");
+    let before = gateway.receiver.hooks().len();
     gateway.receiver.answer(200);
     eventually("every message at the receiver", || async { (texts(&gateway.receiver).len() == 30).then_some(()) })
         .await;
+    let taken: Vec<_> = gateway.receiver.hooks().into_iter().skip(before).filter(|hook| hook.answered == 200).collect();
+    // Those that were not shed are older than the messages, and so come first.
+    let kept: Vec<_> = taken.iter().take_while(|hook| hook.path == "/hook/session").collect();
+    let (kept_count, shed) = (kept.len() as u64, full["shed"].as_u64().unwrap());
+    assert!(shed > 0 && shed + kept_count >= statuses, "{shed} shed, {kept_count} kept of {statuses}");
+    // The newest are kept: the last tells how the session was.
+    assert!(kept.last().is_none_or(|hook| hook.body["status"] == "connected"), "{kept:?}");
+    // And they are kept only where even without them there had been no room for one message more.
+    let messages = full["waiting"].as_u64().unwrap() - kept_count;
+    let is_message = |hook: &&Hook| hook.path == "/hook/message";
+    let bytes = taken.iter().filter(is_message).map(|hook| hook.raw.len() as u64).max().unwrap();
+    assert!((messages + 1) * bytes > 4_000, "{kept_count} status events were kept at the cost of a message: {full}");
     gateway.finish().await;
 }
 
