@@ -280,11 +280,16 @@ impl Run {
 
     /// The receiver answered for good: it is there.
     fn decided(&mut self, role: Role) {
+        if !matches!(role, Role::Probe | Role::Blocking) {
+            return;
+        }
+        let Some(block) = self.block.take() else { return };
         if role == Role::Probe {
             tracing::warn!(session = %self.outbox.session(), "a chat whose oldest event fails again and again steps aside");
-        }
-        if matches!(role, Role::Probe | Role::Blocking) {
-            self.block = None;
+            // The receiver may have come back between the two: then the chat goes on in its place.
+            if !block.asked {
+                self.queue.set_aside(&block.chat, Instant::now());
+            }
         }
     }
 

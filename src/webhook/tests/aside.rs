@@ -105,9 +105,9 @@ async fn after_an_outage_everything_comes_oldest_first() {
         bodies.push(arrived.body);
     }
     let last: Vec<String> = bodies.split_off(bodies.len() - 60);
-    // One chat may have been tried at the very moment of the return.
+    // The oldest may have been tried just before the return and another chat's just after: these two change places.
     let late = last.iter().zip(&wanted).filter(|(is, wanted)| is != wanted).count();
-    assert!(late <= 5, "{last:?}");
+    assert!(late <= 2, "{last:?}");
     for chat in 0..5 {
         let of_chat = |all: &[String]| -> Vec<String> {
             all.iter().filter(|body| body.parse::<usize>().unwrap() % 5 == chat).cloned().collect()
