@@ -100,7 +100,7 @@ pub const SETTINGS: &[Setting] = &[
         "WEBHOOK_URL_PRIVATE",
         "allow",
         "allow or deny",
-        "Whether a webhook URL that was set over the API may lead to private addresses, loopback among them. Link-local and cloud metadata addresses never may.",
+        "Whether a webhook URL that was set over the API may lead to private addresses, loopback among them. `WEBHOOK_BASE_URL` always may; link-local and cloud metadata addresses no webhook may.",
     ),
     Setting::new(
         "OUTBOX_MAX_BYTES",

@@ -273,3 +273,39 @@ fn the_readme_holds_the_table() {
     let readme = include_str!("../../README.md");
     assert!(readme.contains(&settings_table()), "print the README's table anew:\n{}", settings_table());
 }
+
+#[test]
+fn the_readme_in_indonesian_holds_every_setting_with_its_default() {
+    let readme = include_str!("../../README.id.md");
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let is_name = |name: &str| name.len() > 2 && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+    let told: Vec<_> = rows
+        .filter(|(name, _)| is_name(name))
+        .map(|(name, rest)| (name, rest.split(" |").next().unwrap().trim_matches('`')))
+        .collect();
+    let nothing = |default: &'static str| if default.is_empty() { "tidak ada" } else { default };
+    let expected: Vec<_> = SETTINGS.iter().map(|setting| (setting.name, nothing(setting.default))).collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn the_container_gets_every_setting_that_is_not_its_own() {
+    const ITS_OWN: &[&str] = &["PORT", "HOST", "CREDENTIALS_DIR", "MEDIA_DIR", "BACKUP_PASSPHRASE"];
+    let compose = include_str!("../../docker-compose.yaml");
+    let (_, list) = compose.split_once("    environment:\n").unwrap();
+    let passed: Vec<_> = list.lines().map_while(|line| line.strip_prefix("      - ")).collect();
+    let is_real =
+        |setting: &&Setting| !setting.effect.starts_with("Only in a build with the cargo feature `simulator`");
+    let expected: Vec<_> = SETTINGS.iter().filter(is_real).map(|setting| setting.name).collect();
+    let expected: Vec<_> = expected.into_iter().filter(|name| !ITS_OWN.contains(name)).collect();
+    assert_eq!(passed, expected);
+}
+
+#[test]
+fn what_needs_no_key_is_told_where_it_is() {
+    let security = include_str!("../../SECURITY.md");
+    // The routes' own test holds which those are; these are the settings that change it.
+    for setting in ["METRICS_PUBLIC=true", "MEDIA_REQUIRE_KEY=true", "ALLOW_NO_KEY=true"] {
+        assert!(security.contains(setting), "SECURITY.md does not tell of {setting}");
+    }
+}

@@ -64,12 +64,12 @@ impl Webhook {
                 Outcome::Retry { wait, asked }
             }
             Verdict::Refused => {
-                tracing::warn!(%session, event_id, kind, attempts, answer, "webhook refused for good: a dead letter");
+                tracing::warn!(%session, event_id, kind, attempts, answer, "webhook refused for good");
                 Outcome::Dead(Cause::Refused, answer)
             }
             Verdict::GivenUp => {
                 let age_secs = age.as_secs();
-                tracing::warn!(%session, event_id, kind, attempts, age_secs, answer, "webhook given up: a dead letter");
+                tracing::warn!(%session, event_id, kind, attempts, age_secs, answer, "webhook given up");
                 Outcome::Dead(Cause::GivenUp, answer)
             }
         }

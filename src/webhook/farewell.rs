@@ -1,5 +1,7 @@
-//! The last word of a deleted session: its outbox is gone, so the registry keeps it until it is delivered.
+//! The last word of a deleted session: its outbox is gone, so the registry keeps it until its delivery is decided.
 //!
+//! It is tried as long as any other event, over restarts, and never becomes a dead letter: a deletion leaves nothing behind that
+//! could be listed or replayed, and what it tells stands in the list of sessions too. One that is dropped is logged.
 //! One task posts them all, each on its own schedule. Which session has one pending is known to the lanes, so that a
 //! new session of that name does not overtake it.
 
@@ -106,10 +108,17 @@ where
             let Farewell { session, event, target, at, .. } = &farewell;
             webhook.try_once(session, event, target.as_ref(), *at, attempts).await
         };
-        // Its session is gone, and with it the place for a dead letter.
-        let Outcome::Retry { wait, .. } = outcome else { break };
-        if webhook.pause(wait).await.is_break() {
-            return;
+        match outcome {
+            Outcome::Retry { wait, .. } => {
+                if webhook.pause(wait).await.is_break() {
+                    return;
+                }
+            }
+            Outcome::Dead(..) => {
+                tracing::warn!(attempts, "a deleted session's last event is dropped: no receiver will take it");
+                break;
+            }
+            Outcome::Delivered | Outcome::NoReceiver => break,
         }
     }
     forget(farewell.key.clone()).await;

@@ -1,13 +1,14 @@
 //! One attempt: a POST with the contract's headers over one shared, pooled client.
 //!
-//! Follows no redirect, asks no proxy, reads at most a little of the answer. Errors are told without the address.
+//! Each goes over a guarded client: link-local and metadata addresses are refused wherever the URL came from. Follows no
+//! redirect, asks no proxy, reads at most a little of the answer. Errors are told without the address.
 
 use std::error::Error as _;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, Response, Url, redirect};
+use reqwest::{Client, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::sign::{SIGNATURE, sign};
@@ -39,7 +40,7 @@ pub struct Receiver {
     pub key: Option<SecretString>,
     /// Signs each attempt, unless the session has a secret of its own.
     pub secret: Option<SecretString>,
-    /// Whether a session's own URL may lead to private addresses.
+    /// Whether a session's own URL may lead to private addresses; the base URL always may.
     pub private_urls: bool,
 }
 
@@ -70,8 +71,9 @@ impl Poster {
         let mut key = HeaderValue::from_bytes(key.as_bytes()).map_err(|_| WebhookError::Key)?;
         key.set_sensitive(true);
         let policy = net::Policy { private: private_urls };
-        let finish = |builder: ClientBuilder, key: HeaderValue| {
-            builder
+        let finish = |policy: net::Policy, key: HeaderValue| {
+            policy
+                .client_builder()
                 .default_headers(headers(key))
                 .connect_timeout(limits.connect_limit)
                 .pool_idle_timeout(IDLE_LIMIT)
@@ -82,14 +84,15 @@ impl Poster {
         let base = match base_url {
             None => None,
             Some(url) => {
-                let builder = Client::builder()
-                    .user_agent(concat!("wa-gateway/", env!("CARGO_PKG_VERSION")))
-                    .no_proxy()
-                    .redirect(redirect::Policy::none());
-                Some(Base { client: finish(builder, key)?, url })
+                // Who sets it up may mean a neighbour, and never the cloud's metadata.
+                let policy = net::Policy { private: true };
+                if !policy.allows_host(&url) {
+                    return Err(WebhookError::Address);
+                }
+                Some(Base { client: finish(policy, key)?, url })
             }
         };
-        let guarded = finish(policy.client_builder(), HeaderValue::from_static(""))?;
+        let guarded = finish(policy, HeaderValue::from_static(""))?;
         Ok(Self { base, guarded, policy, secret, attempt_limit: limits.attempt_limit })
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use super::*;
 use crate::event::{SessionName, Status};
 use crate::outbox::memory::MemoryKv;
-use crate::outbox::{Bounds, Common, Kind, Kinds, NewEvent, Notice};
+use crate::outbox::{Bounds, Common, Kind, Kinds, NewEvent, Notice, Target};
 
 mod aside;
 mod files;
@@ -293,6 +293,65 @@ async fn a_refusal_or_a_redirect_is_final_and_the_next_event_follows() {
 }
 
 #[tokio::test]
+async fn no_webhook_goes_to_link_local_or_metadata_addresses() {
+    let start = |base: &str| {
+        let receiver = super::Receiver { base_url: Some(Url::parse(base).unwrap()), ..super::Receiver::default() };
+        Webhook::start(receiver, quick(), TaskTracker::new(), CancellationToken::new())
+    };
+    for base in [
+        "http://169.254.169.254/latest",
+        "http://2852039166/",
+        "http://[fe80::1]:3000/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[fd00:ec2::254]/",
+        "http://100.100.100.200/",
+        "http://0.0.0.0:3000/",
+    ] {
+        assert!(matches!(start(base), Err(WebhookError::Address)), "{base}");
+        // A session's own receiver, whatever was stored once.
+        let mut receiver = Receiver::start(|_, _| Say::Status(200)).await;
+        let sink = Sink::start(receiver.base(), None, quick());
+        let outbox = outbox(&Arc::default(), "a").await;
+        outbox.set_target(Some(Target { url: base.to_owned(), secret: None, events: None }));
+        let _lane = sink.webhook.attach(outbox.clone());
+        outbox.commit(vec![text("x")]).await.unwrap();
+        within("failures", async {
+            while outbox.head(1).await.unwrap().first().is_none_or(|entry| entry.attempts < 2) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        receiver.assert_silent();
+        sink.end().await;
+    }
+    // Neighbours are what receivers are, by name too.
+    for base in
+        ["http://bot:3000", "http://127.0.0.1:3000/", "http://10.0.0.7/", "http://[fd12::7]/", "http://localhost/"]
+    {
+        assert!(start(base).is_ok(), "{base}");
+    }
+    let mut receiver = Receiver::start(|_, _| Say::Status(200)).await;
+    let by_name = Url::parse(&format!("http://localhost:{}/hook", receiver.addr.port())).unwrap();
+    let denied = super::Receiver { base_url: Some(by_name.clone()), private_urls: false, ..super::Receiver::default() };
+    let sink = Sink::posting(denied, quick());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(vec![text("to the base")]).await.unwrap();
+    assert_eq!(receiver.next().await.body, "to the base");
+    // The same place over the API is denied, at the address that the name stands for.
+    outbox.set_target(Some(Target { url: by_name.to_string(), secret: None, events: None }));
+    outbox.commit(vec![text("to its own")]).await.unwrap();
+    within("a failure", async {
+        while outbox.head(1).await.unwrap().first().is_none_or(|entry| entry.attempts < 2) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    receiver.assert_silent();
+    sink.end().await;
+}
+
+#[tokio::test]
 async fn an_event_that_grew_too_old_is_given_up() {
     let mut receiver = Receiver::start(|_, body| Say::Status(if body == "0" { 503 } else { 200 })).await;
     let policy = RetryPolicy { give_up_after: Duration::from_millis(100), ..quick() };
@@ -544,6 +603,34 @@ async fn a_farewell_is_retried_and_comes_before_the_next_session_of_that_name() 
     bodies.retain(|body| body != "other");
     assert_eq!(bodies.pop().as_deref(), Some("again"));
     assert!(bodies.len() >= 3 && bodies.iter().all(|body| body == bye), "{bodies:?}");
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn a_farewell_that_nobody_takes_is_given_up_and_forgotten() {
+    let mut receiver =
+        Receiver::start(|_, body| Say::Status(if body.contains("disconnected") { 503 } else { 200 })).await;
+    let policy = RetryPolicy { give_up_after: Duration::from_millis(100), ..quick() };
+    let sink = Sink::start(receiver.base(), None, policy);
+    let (forgotten, mut forgets) = mpsc::channel(1);
+    let farewells = sink.webhook.farewells(move |key| send(forgotten.clone(), key));
+    assert!(farewells.say(farewell("a", "bye")));
+    assert_eq!(within("forgetting", forgets.recv()).await.unwrap(), "key of bye");
+    // The next session of that name waits for it no longer.
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(vec![text("again")]).await.unwrap();
+    is_drained(&outbox).await;
+    let mut tries = 0;
+    while receiver.next().await.body != "again" {
+        tries += 1;
+    }
+    assert!(tries >= 2, "{tries}");
+    assert_eq!(
+        (outbox.counts().dead, outbox.dead(None, 9).await.unwrap().len()),
+        (0, 0),
+        "none of a session that is gone"
+    );
     sink.end().await;
 }
 
