@@ -38,6 +38,9 @@ pub enum WebhookError {
     /// The base URL is no `http` or `https` URL.
     #[error("the webhook's base URL must begin with http:// or https://")]
     BaseUrl,
+    /// The base URL names an address that nothing may be posted to.
+    #[error("the webhook's base URL (WEBHOOK_BASE_URL) leads to a link-local, cloud metadata or unspecified address")]
+    Address,
     /// The HTTP client could not be built.
     #[error("the webhook's HTTP client could not be built")]
     Client(#[source] reqwest::Error),

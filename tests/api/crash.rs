@@ -1,7 +1,8 @@
 //! The crash matrix: SIGKILL at seeded moments while five sessions receive a thousand messages and their receiver works,
 //! fails, hangs and comes back. Whatever the moment, every message arrives, in the order of its chat, under one event id.
 //!
-//! `WA_GATEWAY_KILLS` sets the kills that each window must have seen (10 unless told otherwise), `WA_GATEWAY_SEED` the seed.
+//! `WA_GATEWAY_KILLS` sets the kills that each window must have seen (10 unless told otherwise), `WA_GATEWAY_SEED` the seed,
+//! `WA_GATEWAY_LOG` what the gateway logs, which is shown when a pairing fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -130,6 +131,10 @@ impl Matrix {
         {
             settings.push((name.to_owned(), value.to_owned()));
         }
+        #[expect(clippy::disallowed_methods, reason = "a flag of the test run, not a setting of the gateway")]
+        if let Ok(filter) = std::env::var("WA_GATEWAY_LOG") {
+            settings.push(("RUST_LOG".to_owned(), filter));
+        }
         let process = Process::start(&settings, folder.path()).await;
         Self {
             simulator,
@@ -146,7 +151,9 @@ impl Matrix {
 
     async fn pair(&self, name: &str, number: &str) {
         let qr = self.process.api.qr(name).await;
-        self.simulator.scan(&qr, number).await.unwrap();
+        if let Err(error) = self.simulator.scan(&qr, number).await {
+            panic!("{name} can't be paired: {error:#}\n{}", self.process.log());
+        }
         self.process.api.wait_status(name, "connected").await;
     }
 
@@ -382,6 +389,9 @@ async fn no_moment_of_a_kill_loses_a_message_or_its_place() {
         assert!(rounds < most, "seed {seed}: after {rounds} kills not every window was struck: {:?}", matrix.windows);
         matrix.round(usize::try_from(rounds).unwrap()).await;
         rounds += 1;
+        if rounds.is_multiple_of(50) {
+            println!("seed {seed}: {rounds} kills so far, by window {:?}", matrix.windows);
+        }
     }
     println!("seed {seed}: {rounds} kills, {} messages, by window {:?}", matrix.total(), matrix.windows);
     matrix.check().await;
