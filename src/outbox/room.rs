@@ -23,9 +23,10 @@ impl Outbox {
         }
         let need: u64 = fresh.iter().map(|(event, _)| event.body.len() as u64).sum();
         let fits = |meta: &Meta, need: u64| {
-            // What this batch frees is not counted yet by the others.
-            let freed = self.depth().bytes.saturating_sub(meta.depth.bytes);
-            need <= freed || self.inner.common.has_room(meta.depth.bytes, need - freed)
+            // What this batch frees is not counted yet, neither of all outboxes nor of this one.
+            let (held, left) = (self.depth().bytes, meta.depth.bytes);
+            let freed = held.saturating_sub(left);
+            left == 0 || need <= freed || self.inner.common.has_room(held, need - freed)
         };
         if fits(meta, need) {
             return Ok(Some(fresh));

@@ -246,7 +246,8 @@ async fn every_kind_of_row_is_read_and_its_damage_named() {
         assert!(!damaged.is_empty());
         let report = backup::check(&*store).await.unwrap();
         for what in &damaged {
-            let named = report.findings.iter().find(|found| found.what.ends_with(&format!("{what} can't be read")));
+            let text = format!(": {what} can't be read");
+            let named = report.findings.iter().find(|found| found.what.ends_with(&text));
             let named = named.unwrap_or_else(|| panic!("{how} of {what} is not told: {:#?}", report.findings));
             let (table, ..) = KINDS.iter().find(|(_, _, kind)| kind == what).unwrap();
             let session = (*table != "registry").then_some("shop");

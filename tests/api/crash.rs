@@ -149,10 +149,11 @@ impl Matrix {
         }
     }
 
-    async fn pair(&self, name: &str, number: &str) {
+    async fn pair(&mut self, name: &str, number: &str) {
         let qr = self.process.api.qr(name).await;
         if let Err(error) = self.simulator.scan(&qr, number).await {
-            panic!("{name} can't be paired: {error:#}\n{}", self.process.log());
+            let ended = self.process.ended();
+            panic!("{name} can't be paired: {error:#}; the gateway ended: {ended:?}\n{}", self.process.log());
         }
         self.process.api.wait_status(name, "connected").await;
     }

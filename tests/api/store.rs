@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use wa_gateway::store::sled::SledStore;
 use wa_gateway::store::{Batch, KeyRange, Kv, KvError, Namespace, Op};
 use wa_gateway::{Config, Gateway};
@@ -18,6 +18,7 @@ use super::support::{Api, Receiver, STEP, base_settings, eventually};
 
 const NUMBER: &str = "6281234500071";
 const FRIEND: &str = "6281234500072";
+const OTHER: &str = "6281234500073";
 
 /// A sled store whose writes fail on command.
 #[derive(Debug)]
@@ -26,8 +27,10 @@ struct Failing {
     broken: AtomicBool,
     /// Larger values are refused, as on a disk that is nearly full.
     room: AtomicUsize,
-    /// The next pending row of a message waits until the ratchets are stored, and is refused then.
+    /// The next pending row of a message waits until it is let go, and is refused then.
     lose_row: AtomicBool,
+    row_waits: watch::Sender<bool>,
+    let_go: Notify,
     ratchets: Ratchets,
 }
 
@@ -35,6 +38,8 @@ struct Failing {
 #[derive(Debug)]
 struct Ratchets {
     begun: AtomicUsize,
+    /// Those that were begun before the row came that is to be lost.
+    known: AtomicUsize,
     ended: watch::Sender<usize>,
 }
 
@@ -46,23 +51,28 @@ fn puts(ns: &Namespace, batch: &Batch, table: u8) -> bool {
 
 impl Failing {
     fn new(inner: SledStore) -> Self {
-        let ratchets = Ratchets { begun: AtomicUsize::new(0), ended: watch::Sender::new(0) };
+        let ratchets =
+            Ratchets { begun: AtomicUsize::new(0), known: AtomicUsize::new(0), ended: watch::Sender::new(0) };
         let (broken, room, lose_row) = (AtomicBool::new(false), AtomicUsize::new(usize::MAX), AtomicBool::new(false));
-        Self { inner, broken, room, lose_row, ratchets }
+        Self { inner, broken, room, lose_row, row_waits: watch::Sender::new(false), let_go: Notify::new(), ratchets }
     }
 
     fn check(&self) -> Result<(), KvError> {
         if self.broken.load(Ordering::SeqCst) { Err(full()) } else { Ok(()) }
     }
 
-    /// Waits until a write of Signal sessions has ended that is begun from now on: it has what is in memory now.
+    /// Returns when the row that is to be lost has come and waits.
+    async fn row_waits(&self) {
+        let mut waits = self.row_waits.subscribe();
+        tokio::time::timeout(STEP, waits.wait_for(|waits| *waits)).await.expect("the row comes").unwrap();
+    }
+
+    /// Returns when a write of Signal sessions has ended that was begun after that: it has what was in memory by then.
     async fn ratchets_stored(&self) {
-        let begun = self.ratchets.begun.load(Ordering::SeqCst);
+        let known = self.ratchets.known.load(Ordering::SeqCst);
         let mut ended = self.ratchets.ended.subscribe();
-        tokio::time::timeout(STEP, ended.wait_for(|ended| *ended > begun))
-            .await
-            .expect("the library stores a ratchet that has moved")
-            .expect("the store is there");
+        let stored = tokio::time::timeout(STEP, ended.wait_for(|ended| *ended > known)).await;
+        stored.expect("the library stores a ratchet that has moved").unwrap();
     }
 }
 
@@ -88,7 +98,10 @@ impl Kv for Failing {
             return Err(full());
         }
         if puts(ns, &batch, b'Q') && self.lose_row.swap(false, Ordering::SeqCst) {
-            self.ratchets_stored().await;
+            self.ratchets.known.store(self.ratchets.begun.load(Ordering::SeqCst), Ordering::SeqCst);
+            self.row_waits.send_replace(true);
+            self.let_go.notified().await;
+            self.row_waits.send_replace(false);
             return Err(full());
         }
         if !puts(ns, &batch, b'S') {
@@ -148,14 +161,23 @@ fn retries(simulator: &Simulator) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_whose_ratchet_was_stored_ahead_of_it_is_asked_for_again() {
     let Scene { simulator, receiver, api, gateway, kv, _folder } = Scene::new().await;
-    let friend = simulator.phone(FRIEND);
-    friend.says(NUMBER, "before").await.unwrap();
-    receiver.message("a", "before").await;
+    let (friend, other) = (simulator.phone(FRIEND), simulator.phone(OTHER));
+    for (phone, text) in [(&friend, "before"), (&other, "hello")] {
+        phone.says(NUMBER, text).await.unwrap();
+        receiver.message("a", text).await;
+    }
     for round in 0..3 {
         let asked = retries(&simulator);
         kv.lose_row.store(true, Ordering::SeqCst);
         let lost = format!("lost {round}");
         friend.says(NUMBER, &lost).await.unwrap();
+        kv.row_waits().await;
+        // A message of another chat has all ratchets stored that have moved.
+        let passing = format!("passing {round}");
+        other.says(NUMBER, &passing).await.unwrap();
+        receiver.message("a", &passing).await;
+        kv.ratchets_stored().await;
+        kv.let_go.notify_one();
         receiver.message("a", &lost).await;
         assert_eq!(retries(&simulator), asked + 1, "it could be decrypted no more, so it was sent again");
         api.wait_status("a", "connected").await;
@@ -164,9 +186,12 @@ async fn a_message_whose_ratchet_was_stored_ahead_of_it_is_asked_for_again() {
         })
         .await;
     }
-    let bodies: Vec<_> =
-        receiver.messages("a").iter().map(|body| body["message"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(bodies, ["before", "lost 0", "lost 1", "lost 2"]);
+    let told = |start: &str| -> Vec<String> {
+        let bodies = receiver.messages("a").into_iter().map(|body| body["message"].as_str().unwrap().to_owned());
+        bodies.filter(|text| text.starts_with(start)).collect()
+    };
+    assert_eq!(told("lost"), ["lost 0", "lost 1", "lost 2"]);
+    assert_eq!(told("passing"), ["passing 0", "passing 1", "passing 2"]);
     gateway.shutdown(STEP, std::future::pending()).await;
 }
 

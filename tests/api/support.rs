@@ -18,7 +18,7 @@ mod receiver;
 pub(crate) use dice::{Dice, flag};
 pub(crate) use files::{Files, picture, voice};
 pub(crate) use process::Process;
-pub(crate) use receiver::{Hook, Receiver};
+pub(crate) use receiver::Receiver;
 
 /// The longest that any single step of a test may take.
 pub(crate) const STEP: Duration = Duration::from_mins(1);

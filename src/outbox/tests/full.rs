@@ -19,6 +19,27 @@ async fn commit(outbox: &Outbox, event: NewEvent) -> Result<(), CommitError> {
 }
 
 #[tokio::test]
+async fn what_is_shed_makes_room_once() {
+    let outbox = open_in(&Arc::new(MemoryKv::default()), &common(bounds(400))).await;
+    for _ in 0..4 {
+        commit(&outbox, status()).await.unwrap();
+    }
+    let each = outbox.depth().bytes / 4;
+    commit(&outbox, sized("a", usize::try_from(400 - 4 * each).unwrap())).await.unwrap();
+    assert_eq!((outbox.depth().bytes, outbox.counts().shed), (400, 0));
+    // One byte more than one of them has needs two of them to go.
+    commit(&outbox, sized("b", usize::try_from(each + 1).unwrap())).await.unwrap();
+    assert_eq!((outbox.depth().statuses, outbox.counts().shed), (2, 2));
+    commit(&outbox, sized("c", usize::try_from(each).unwrap())).await.unwrap();
+    assert!(outbox.depth().bytes <= 400, "{:?}", outbox.depth());
+    // Whatever goes to make room: an outbox that is empty then takes one body of any size.
+    let outbox = open_in(&Arc::new(MemoryKv::default()), &common(bounds(100))).await;
+    commit(&outbox, status()).await.unwrap();
+    commit(&outbox, sized("large", 500)).await.unwrap();
+    assert_eq!((outbox.depth().statuses, outbox.depth().messages), (0, 1));
+}
+
+#[tokio::test]
 async fn the_oldest_status_events_go_first_and_then_messages_are_refused() {
     let kv = Arc::new(MemoryKv::default());
     let outbox = open_in(&kv, &common(bounds(400))).await;

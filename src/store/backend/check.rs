@@ -48,15 +48,11 @@ fn table_of(table: u8, row: &[u8], value: &Bytes) -> Option<(&'static str, bool)
             && key::split_timed(&Bytes::copy_from_slice(row)).is_some_and(|(_, row)| row.first() == Some(&table))
     };
     Some(match table {
-        key::SESSION => {
-            ("a Signal session", named() && SessionRecord::deserialize(value).is_ok_and(|_| !value.is_empty()))
-        }
+        key::SESSION => ("a Signal session", named() && session(value)),
         key::IDENTITY => ("an identity key", named() && value.len() == KEY),
         key::PREKEY => ("a pre-key", key::number(row).is_some_and(|id| prekey(id, value))),
         key::SIGNED_PREKEY => ("a signed pre-key", key::number(row).is_some_and(|id| signed_prekey(id, value))),
-        key::SENDER_KEY => {
-            ("a sender key", named() && !value.is_empty() && SenderKeyRecord::deserialize(value).is_ok())
-        }
+        key::SENDER_KEY => ("a sender key", named() && sender_key(value)),
         key::SYNC_KEY => ("an app-state key", value::from_json::<AppStateSyncKey>(value).is_ok()),
         key::SYNC_VERSION => ("an app-state version", named() && value::from_json::<HashState>(value).is_ok()),
         key::MUTATION_MAC => ("an app-state code", key::parts(row).is_some() && value.len() == CODE),
@@ -96,6 +92,16 @@ fn device(row: &[u8]) -> bool {
 
 fn is_pair(pair: &KeyPair) -> bool {
     pair.private_key.public_key().is_ok_and(|public| public == pair.public_key)
+}
+
+/// What has become a field that nobody knows reads as a record of nothing, which is never stored.
+fn session(row: &[u8]) -> bool {
+    SessionRecord::deserialize(row)
+        .is_ok_and(|record| record.session_state().is_some() || record.previous_session_count() > 0)
+}
+
+fn sender_key(row: &[u8]) -> bool {
+    SenderKeyRecord::deserialize(row).is_ok_and(|record| !record.is_empty())
 }
 
 fn prekey(id: u32, row: &[u8]) -> bool {

@@ -63,6 +63,11 @@ impl Process {
         process
     }
 
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Everything it has printed.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
