@@ -356,7 +356,7 @@ impl Task {
     /// Writes and removes a row of the session's own namespace, as large as a message's.
     async fn store_works(&self) -> bool {
         let namespace = Namespace::credentials(&self.entry.uid);
-        let write = Batch::new().put(PROBE, bytes::Bytes::from_static(&[b'1'; PROBE_BYTES]));
+        let write = Batch::new().put(PROBE, vec![b'1'; PROBE_BYTES]);
         let written = self.manager.kv.write(&namespace, write).await;
         written.is_ok() && self.manager.kv.write(&namespace, Batch::new().remove(PROBE)).await.is_ok()
     }

@@ -74,103 +74,87 @@ fn may_answer(verb: Verb) -> &'static [u16] {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_verbs_on_the_same_names_leave_what_the_last_one_wanted() {
-    let (verbs, seed) = (usize::try_from(flag("WA_GATEWAY_VERBS", 1000)).unwrap(), flag("WA_GATEWAY_SEED", 4));
-    let mut gateway = TestGateway::start_with(Options::default(), &[("START_TIMEOUT_SECS", "5")]).await;
-    // A slow server: every answer takes its time.
-    let slow = gateway.simulator.inject(Fault::SlowAnswers { delay: Duration::from_millis(40) });
-    let mut dice = Dice::new(seed);
-    let mut draw = || {
-        let n = dice.below(NAMES);
-        let verb = if n < LINKED { dice.pick(&VERBS_OF_LINKED) } else { dice.pick(&VERBS) };
-        (*verb, n, dice.below(2) == 0)
-    };
-    let drawn: Vec<_> = (0..verbs).map(|_| draw()).collect();
-    let (answers, on_linked): (Mutex<BTreeMap<(Verb, u16), u32>>, Mutex<BTreeMap<Verb, u32>>) = Default::default();
-    let (scans, in_storm): (_, Mutex<BTreeMap<Verb, u32>>) = (Mutex::new(0), Mutex::default());
-    let began = tokio::time::Instant::now();
+/// How often each verb met a linked session.
+type Met = BTreeMap<Verb, u32>;
+
+/// What the storm came to.
+#[derive(Debug, Default)]
+struct Storm {
+    answers: BTreeMap<(Verb, u16), u32>,
+    scans: u32,
+    on_linked: Met,
+}
+
+/// Fires the verbs, many at a time, and scans codes between them.
+async fn storm(gateway: &TestGateway, drawn: Vec<(Verb, usize, bool)>) -> Storm {
+    let storm = Mutex::new(Storm::default());
     // A phone has no chance against four verbs that wait for their turn already: against one it has.
     let doors: Vec<_> = (0..NAMES).map(|n| Semaphore::new(if n < LINKED { 2 } else { AT_ONCE })).collect();
     let fired = futures::stream::iter(drawn).for_each_concurrent(AT_ONCE, async |(verb, n, scan)| {
         let _door = doors[n].acquire().await.unwrap();
         let was_linked = !gateway.simulator.devices(&number(n)).is_empty();
-        let answer = fire(&gateway, verb, &name(n)).await;
-        if was_linked && answer.status == 200 {
-            *in_storm.lock().unwrap().entry(verb).or_default() += 1;
-        }
+        let answer = fire(gateway, verb, &name(n)).await;
         assert!(may_answer(verb).contains(&answer.status), "{verb:?}: {} {}", answer.status, answer.body);
-        *answers.lock().unwrap().entry((verb, answer.status)).or_default() += 1;
+        {
+            let mut storm = storm.lock().unwrap();
+            *storm.answers.entry((verb, answer.status)).or_default() += 1;
+            if was_linked && answer.status == 200 {
+                *storm.on_linked.entry(verb).or_default() += 1;
+            }
+        }
         // The name's next verbs wait at the gateway: one of them may be faster than the phone.
         if (scan || n < LINKED)
             && let Some(qr) = answer.json()["qr"].as_str()
             && gateway.simulator.scan(qr, &number(n)).await.is_ok()
         {
-            *scans.lock().unwrap() += 1;
+            storm.lock().unwrap().scans += 1;
         }
     });
-    // Between the verbs of the others: a name that is linked gets one verb alone, so that it is known what that one met.
-    let over = AtomicBool::new(false);
-    let met = async {
-        for round in 0.. {
-            if over.load(Ordering::SeqCst) && round >= ROUNDS_ALONE {
-                return;
-            }
-            for n in NAMES..NAMES + LINKED {
-                let verb = [Verb::Stop, Verb::Logout, Verb::Delete][(round + n) % 3];
-                let answer = gateway.api.start(&name(n)).await;
-                assert!([200, 400].contains(&answer.status), "{} {}", answer.status, answer.body);
-                if let Some(qr) = answer.json()["qr"].as_str() {
-                    gateway.simulator.scan(qr, &number(n)).await.unwrap();
-                }
-                // Some while the first login is under way, some when it is through.
-                if round % 2 == 0 {
-                    gateway.api.wait_status(&name(n), "connected").await;
-                }
-                let name = name(n);
-                let both = tokio::join!(fire(&gateway, verb, &name), fire(&gateway, verb, &name));
-                assert_eq!(both.0.status.min(both.1.status), 200, "{verb:?} {} {}", both.0.body, both.1.body);
-                let left = gateway.simulator.devices(&number(n));
-                // What WhatsApp was told of is gone from the phone; a stop leaves it there, without a connection.
-                match verb {
-                    Verb::Stop => assert!(left.iter().all(|device| !device.online), "{left:?}"),
-                    _ => assert!(left.is_empty(), "{verb:?} left {left:?}"),
-                }
-                *on_linked.lock().unwrap().entry(verb).or_default() += 1;
-            }
-        }
-    };
-    let fired = async {
-        fired.await;
-        over.store(true, Ordering::SeqCst);
-    };
-    let both = async { tokio::join!(fired, met) };
-    tokio::time::timeout(Duration::from_mins(5), both).await.expect("no verb hangs");
-    let (scans, on_linked) = (scans.into_inner().unwrap(), on_linked.into_inner().unwrap());
-    let (answers, in_storm) = (answers.into_inner().unwrap(), in_storm.into_inner().unwrap());
-    let took = began.elapsed();
-    println!("seed {seed}: {verbs} verbs in {took:?}, {scans} scans, answers {answers:?}");
-    println!("on linked sessions: {in_storm:?} in the storm, {on_linked:?} alone");
-    for verb in [Verb::Stop, Verb::Logout, Verb::Delete] {
-        for (met, least) in [(&in_storm, verbs / 100), (&on_linked, ROUNDS_ALONE)] {
-            let count = met.get(&verb).copied().unwrap_or(0);
-            assert!(usize::try_from(count).unwrap() >= least, "{verb:?} of linked sessions: {count} of {least}");
-        }
-    }
-    gateway.simulator.clear(slow);
-    for n in NAMES..NAMES + LINKED {
-        let status = gateway.api.delete(&name(n)).await.status;
-        assert!([200, 404].contains(&status), "{status}");
-    }
+    fired.await;
+    storm.into_inner().unwrap()
+}
 
-    // The last verb on each name.
+/// Meanwhile names of its own are linked and get one verb alone, twice at once, so that it is known what it met.
+async fn alone(gateway: &TestGateway, over: &AtomicBool) -> Met {
+    let mut met = Met::new();
+    for round in 0.. {
+        if over.load(Ordering::SeqCst) && round >= ROUNDS_ALONE {
+            break;
+        }
+        for n in NAMES..NAMES + LINKED {
+            let (verb, name) = ([Verb::Stop, Verb::Logout, Verb::Delete][(round + n) % 3], name(n));
+            let answer = gateway.api.start(&name).await;
+            assert!([200, 400].contains(&answer.status), "{} {}", answer.status, answer.body);
+            if let Some(qr) = answer.json()["qr"].as_str() {
+                gateway.simulator.scan(qr, &number(n)).await.unwrap();
+            }
+            // Some while the first login is under way, some when it is through.
+            if round % 2 == 0 {
+                gateway.api.wait_status(&name, "connected").await;
+            }
+            let both = tokio::join!(fire(gateway, verb, &name), fire(gateway, verb, &name));
+            assert_eq!(both.0.status.min(both.1.status), 200, "{verb:?} {} {}", both.0.body, both.1.body);
+            let left = gateway.simulator.devices(&number(n));
+            // What WhatsApp was told of is gone from the phone; a stop leaves it there, without a connection.
+            match verb {
+                Verb::Stop => assert!(left.iter().all(|device| !device.online), "{left:?}"),
+                _ => assert!(left.is_empty(), "{verb:?} left {left:?}"),
+            }
+            *met.entry(verb).or_default() += 1;
+        }
+    }
+    met
+}
+
+/// One verb on each name, in all combinations: what it wanted is what is there.
+async fn last_verbs(gateway: &TestGateway) {
     for round in 0..4 {
         let mut listed = BTreeSet::new();
         let mut dialling = 0;
         for n in 0..NAMES {
             let before = gateway.api.status(&name(n)).await;
             let verb = [Verb::Stop, Verb::Logout, Verb::Start, Verb::Delete][(n + round) % 4];
-            let answer = fire(&gateway, verb, &name(n)).await;
+            let answer = fire(gateway, verb, &name(n)).await;
             let state = match gateway.api.status(&name(n)).await.as_str() {
                 "absent" => None,
                 _ => gateway.detail(&name(n)).await["state"].as_str().map(str::to_owned),
@@ -202,6 +186,43 @@ async fn a_thousand_verbs_on_the_same_names_leave_what_the_last_one_wanted() {
             list["data"].as_array().unwrap().iter().map(|row| row["session"].as_str().unwrap().to_owned()).collect();
         assert_eq!(rows, listed);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_verbs_on_the_same_names_leave_what_the_last_one_wanted() {
+    let (verbs, seed) = (usize::try_from(flag("WA_GATEWAY_VERBS", 1000)).unwrap(), flag("WA_GATEWAY_SEED", 4));
+    let mut gateway = TestGateway::start_with(Options::default(), &[("START_TIMEOUT_SECS", "5")]).await;
+    // A slow server: every answer takes its time.
+    let slow = gateway.simulator.inject(Fault::SlowAnswers { delay: Duration::from_millis(40) });
+    let mut dice = Dice::new(seed);
+    let mut draw = || {
+        let n = dice.below(NAMES);
+        let verb = if n < LINKED { dice.pick(&VERBS_OF_LINKED) } else { dice.pick(&VERBS) };
+        (*verb, n, dice.below(2) == 0)
+    };
+    let drawn: Vec<_> = (0..verbs).map(|_| draw()).collect();
+    let (began, over) = (tokio::time::Instant::now(), AtomicBool::new(false));
+    let firing = async {
+        let storm = storm(&gateway, drawn).await;
+        over.store(true, Ordering::SeqCst);
+        storm
+    };
+    let both = async { tokio::join!(firing, alone(&gateway, &over)) };
+    let (fired, alone) = tokio::time::timeout(Duration::from_mins(5), both).await.expect("no verb hangs");
+    let took = began.elapsed();
+    println!("seed {seed}: {verbs} verbs in {took:?}, {fired:?}, on linked ones alone {alone:?}");
+    for verb in [Verb::Stop, Verb::Logout, Verb::Delete] {
+        for (met, least) in [(&fired.on_linked, verbs / 100), (&alone, ROUNDS_ALONE)] {
+            let count = met.get(&verb).copied().unwrap_or(0);
+            assert!(usize::try_from(count).unwrap() >= least, "{verb:?} of linked sessions: {count} of {least}");
+        }
+    }
+    gateway.simulator.clear(slow);
+    for n in NAMES..NAMES + LINKED {
+        let status = gateway.api.delete(&name(n)).await.status;
+        assert!([200, 404].contains(&status), "{status}");
+    }
+    last_verbs(&gateway).await;
 
     for n in 0..NAMES {
         let status = gateway.api.delete(&name(n)).await.status;
