@@ -67,13 +67,15 @@ impl Account {
         DeviceAddress { number: self.number.clone(), lid: self.lid.clone(), device }
     }
 
-    /// Number and key index for the next companion; neither is given twice.
+    /// Number and key index for the next companion. No key index is given twice; a number is, once 255 have been given, for
+    /// an address on the wire has one byte for it.
     pub(crate) fn next_companion(&mut self) -> (u16, u32) {
-        if self.next_device == HOSTED {
-            self.next_device += 1;
+        let after = |device: u16| device % u16::from(u8::MAX) + 1;
+        while self.next_device == HOSTED || self.devices.contains_key(&self.next_device) {
+            self.next_device = after(self.next_device);
         }
         let next = (self.next_device, self.next_key_index);
-        self.next_device += 1;
+        self.next_device = after(self.next_device);
         self.next_key_index += 1;
         next
     }
