@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 mod age;
 
+pub use age::is_sealed;
+
 use age::{Opened, Sealed};
 
 /// What the content begins with.

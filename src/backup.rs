@@ -1,6 +1,7 @@
-//! A whole store, taken out and brought back: backup, restore, and the check that reads every row.
+//! A whole store, taken out and brought back: backup, restore, and the check that reads every row. And a single session
+//! that moves to another host (`moving`, `arrival`).
 //!
-//! `http` streams a backup of the running gateway; `cli` restores into a store that nobody uses and checks one. Rows are
+//! `http` streams a backup or an export of the running gateway; `cli` works on a store that nobody uses. Rows are
 //! copied as they are; only what a restored session must not use again is left out (`store::backend::restored`).
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::archive::{ArchiveError, Head, Kind, Reader, Row, Writer};
@@ -19,9 +20,15 @@ use crate::store::backend::restored;
 use crate::store::registry::Registry;
 use crate::store::{Batch, Kv, KvError, Namespace};
 
+mod arrival;
 mod check;
+mod moving;
 
+pub use arrival::{Arrived, Import, Wishes};
 pub use check::{Finding, Report, check};
+pub use moving::{ArriveError, LeaveError, export};
+
+use moving::Traveller;
 
 /// Parts of an archive, of about 64 KiB, that wait for a slow reader.
 const PARTS: usize = 4;
@@ -35,14 +42,20 @@ const BYTES: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// One is under way already.
-    #[error("a backup is under way already")]
+    #[error("a backup or an export is under way already")]
     Busy,
+    /// The session that was to be written is not away, or has been deleted meanwhile.
+    #[error("the session is not here any more")]
+    Gone,
     /// The store can't be read.
     #[error("the session store is not available")]
     Store(#[from] KvError),
 }
 
-/// Makes backups of the store of a running gateway, one at a time; cheap to clone.
+/// What comes by the channel: parts of an archive.
+pub type Parts = mpsc::Receiver<io::Result<Bytes>>;
+
+/// Makes backups and exports of the store of a running gateway, one at a time; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Backup {
     kv: Arc<dyn Kv>,
@@ -64,25 +77,60 @@ impl Backup {
     ///
     /// # Errors
     /// By [`BackupError`].
-    pub async fn begin(&self, passphrase: SecretString) -> Result<mpsc::Receiver<io::Result<Bytes>>, BackupError> {
-        let turn = Arc::clone(&self.one).try_acquire_owned().map_err(|_| BackupError::Busy)?;
+    pub async fn begin(&self, passphrase: SecretString) -> Result<Parts, BackupError> {
+        let turn = self.turn()?;
         // A store that can't be read is told before the first byte.
         let namespaces = self.kv.namespaces().await?;
         self.kv.get(&Namespace::registry(), b"").await?;
-        let (parts, received) = mpsc::channel(PARTS);
         let (kv, runtime) = (Arc::clone(&self.kv), Handle::current());
-        self.tracker.spawn_blocking(move || {
-            let _turn = turn;
-            let pipe = Pipe { parts: parts.clone(), runtime: runtime.clone() };
-            if let Err(error) = write(&*kv, namespaces, &runtime, pipe, &passphrase) {
-                tracing::warn!(%error, "a backup was not finished");
+        Ok(turn.stream("backup", move |pipe| write(&*kv, namespaces, &runtime, pipe, &passphrase)))
+    }
+
+    /// The right to make the next archive, before anything is done for it.
+    ///
+    /// # Errors
+    /// [`BackupError::Busy`].
+    pub fn turn(&self) -> Result<Turn, BackupError> {
+        let permit = Arc::clone(&self.one).try_acquire_owned().map_err(|_| BackupError::Busy)?;
+        Ok(Turn { backup: self.clone(), permit })
+    }
+}
+
+/// The right to make one archive; dropped, it is another's.
+#[derive(Debug)]
+pub struct Turn {
+    backup: Backup,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Turn {
+    /// Begins the export of the session with this uid, which must be away; all of it is taken at one moment. The parts are
+    /// as those of a backup.
+    ///
+    /// # Errors
+    /// [`BackupError::Gone`] and [`BackupError::Store`].
+    pub async fn export(self, uid: &str, passphrase: SecretString) -> Result<Parts, BackupError> {
+        let kv = Arc::clone(&self.backup.kv);
+        let record = Registry::new(Arc::clone(&kv)).record(uid).await?.ok_or(BackupError::Gone)?;
+        let traveller = Traveller::of(&*kv, record).await?.ok_or(BackupError::Gone)?;
+        Ok(self.stream("export", move |pipe| traveller.write(pipe, &passphrase)))
+    }
+
+    fn stream(self, what: &'static str, write: impl FnOnce(Pipe) -> io::Result<()> + Send + 'static) -> Parts {
+        let (parts, received) = mpsc::channel(PARTS);
+        let Self { backup, permit } = self;
+        let runtime = Handle::current();
+        backup.tracker.spawn_blocking(move || {
+            let _turn = permit;
+            if let Err(error) = write(Pipe { parts: parts.clone(), runtime }) {
+                tracing::warn!(%error, what, "an archive was not finished");
                 // Whoever reads shall not take it for the end; somebody who left needs no telling.
                 let _reader_is_gone = parts.try_send(Err(error));
             } else {
-                tracing::info!("a backup was made");
+                tracing::info!(what, "an archive was made");
             }
         });
-        Ok(received)
+        received
     }
 }
 

@@ -12,6 +12,7 @@ use crate::config::{Config, ConfigError, LogFormat};
 
 mod backup;
 mod check;
+mod export;
 mod health;
 #[cfg(feature = "takeover")]
 mod import;
@@ -32,11 +33,12 @@ usage: wa-gateway                        serves
        wa-gateway backup FILE            has the running gateway write an encrypted backup
        wa-gateway restore [--force] FILE brings a backup back into the store of a gateway that is stopped
        wa-gateway check                  reads every row of the store of a gateway that is stopped
+       wa-gateway export SESSION [FILE]  stops a session for good and writes it, for another host to import
        wa-gateway import PATH|URL [--session NAME] [--dry-run] [--force]
-                                         takes sessions of another gateway over
+                                         takes sessions of another gateway over, or an exported one
        wa-gateway --healthcheck          whether the gateway on this machine is well
        wa-gateway --version
-The passphrase of a backup is BACKUP_PASSPHRASE, or asked for. The settings are those of the gateway: the same environment.";
+The passphrase of a backup or an export is BACKUP_PASSPHRASE, or asked for. The settings are those of the gateway: the same environment.";
 
 /// What the arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +65,13 @@ pub enum Command {
     },
     /// The store is read through.
     Check,
+    /// A session leaves for another host.
+    Export {
+        /// Its name.
+        session: String,
+        /// Where it is written; `None`: into the working directory, under its name.
+        file: Option<PathBuf>,
+    },
     /// Sessions of another gateway are taken over; with its own arguments.
     #[cfg(feature = "takeover")]
     Import(Vec<String>),
@@ -90,8 +99,13 @@ impl Command {
             (["backup", file], []) => Ok(Self::Backup { file: file.into() }),
             (["restore", file], [] | ["--force"]) => Ok(Self::Restore { file: file.into(), force }),
             (["check"], []) => Ok(Self::Check),
+            (["export", session], []) => Ok(Self::Export { session: (*session).to_owned(), file: None }),
+            (["export", session, file], []) => {
+                Ok(Self::Export { session: (*session).to_owned(), file: Some(file.into()) })
+            }
+            (["export"], _) => Err("export needs a SESSION".to_owned()),
             (["backup" | "restore"], _) => Err(format!("{} needs a FILE", words[0])),
-            ([known @ ("backup" | "restore" | "check"), rest @ ..], options) => {
+            ([known @ ("backup" | "restore" | "check" | "export"), rest @ ..], options) => {
                 let other = options.first().or(rest.last()).copied().unwrap_or_default();
                 Err(format!("{known} does not know the argument {other:?}"))
             }
@@ -116,6 +130,7 @@ impl Command {
                 ExitCode::SUCCESS
             }
             Self::Backup { file } => ended(backup::save(config, &file)),
+            Self::Export { session, file } => ended(export::export(config, &session, file)),
             Self::Restore { file, force } => ended(backup::restore(config, &file, force)),
             #[cfg(feature = "takeover")]
             Self::Import(arguments) => import(config, &arguments),
@@ -222,12 +237,18 @@ mod tests {
             assert_eq!(parse(line), Ok(Command::Restore { file: "a".into(), force: true }));
         }
         assert_eq!(parse("check"), Ok(Command::Check));
+        let export = |file: Option<&str>| Command::Export { session: "shop".into(), file: file.map(PathBuf::from) };
+        assert_eq!(parse("export shop"), Ok(export(None)));
+        assert_eq!(parse("export shop a/b"), Ok(export(Some("a/b"))));
         for (line, says) in [
             ("backup", "needs a FILE"),
             ("restore --force", "needs a FILE"),
             ("backup a b", "\"b\""),
             ("backup --force a", "\"--force\""),
             ("check it", "\"it\""),
+            ("export", "needs a SESSION"),
+            ("export a b c", "\"c\""),
+            ("export --force a", "\"--force\""),
             ("serve", "\"serve\""),
             ("--frobnicate", "\"--frobnicate\""),
         ] {

@@ -116,6 +116,7 @@ fn routes(state: &AppState) -> Routes {
                 webhook::delete,
             ),
         )
+        .add(Route::new("/session/{session}/export").on(Method::POST, Admin, operate::export))
         .add(Route::new("/webhook/dead").get(Read, webhook::dead))
         .add(Route::new("/webhook/replay").on(Method::POST, Manage, webhook::replay))
         .add(Route::new("/webhook/stats").get(Read, webhook::stats))

@@ -29,6 +29,7 @@ use crate::whatsapp::WhatsApp;
 mod backlog;
 mod end;
 mod entry;
+mod export;
 mod follow;
 mod list;
 mod media;
@@ -42,6 +43,7 @@ mod webhook;
 
 pub use backlog::Backlog;
 pub use end::EndError;
+pub use export::ExportError;
 pub use follow::MessageError;
 pub use once::{Answer, OnceError, Repeat, Spelling};
 pub use send::{ProfileError, SendError};
@@ -113,6 +115,9 @@ pub enum StartError {
     /// The session was deleted, logged out or stopped while we waited.
     #[error("Session was deleted, logged out or stopped while it was starting")]
     Ended,
+    /// An export has moved it to another host.
+    #[error("{MOVED}")]
+    Moved,
     /// What is stored of its device can't be read: it may not log in, and no other takes its place unasked.
     #[error(
         "The stored keys of this session are damaged: stop the gateway and bring a backup back with `wa-gateway restore`, or delete the session and link it again"
@@ -125,6 +130,9 @@ pub enum StartError {
     #[error("The session store is not available")]
     Store(#[from] KvError),
 }
+
+/// What is told of a session that an export has moved.
+const MOVED: &str = "Session was moved to another host by wa-gateway export and runs there; wa-gateway import of its newest export brings it back";
 
 /// How the manager behaves; plain values from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -233,7 +241,7 @@ impl SessionManager {
     /// Finishes deletions that a crash cut short, then brings back every session that a phone has accepted.
     ///
     /// Returns once all are listed; they connect a few at a time. Sessions that were never scanned are forgotten
-    /// (wa-gateway 4.7.1 does not keep them either); logged-out and stopped ones stay listed.
+    /// (wa-gateway 4.7.1 does not keep them either); logged-out, stopped and moved ones stay listed.
     ///
     /// # Errors
     /// When the store can't be read or written.
@@ -245,7 +253,8 @@ impl SessionManager {
         let mut taken = Vec::new();
         for record in manager.registry.deletions().await? {
             let credentials = Namespace::credentials(&record.uid);
-            if SessionBackend::new(Arc::clone(&manager.kv), credentials, None).has_device().await? {
+            let backend = SessionBackend::new(Arc::clone(&manager.kv), credentials, None);
+            if !record.away && backend.has_device().await? {
                 taken.push(record.uid.clone());
                 let finishing = Arc::clone(manager);
                 manager.tracker.spawn(async move { finishing.finish_deletion(&record).await });
@@ -254,6 +263,10 @@ impl SessionManager {
         manager.registry.recover(&taken, |record| manager.farewell_row(record)).await?;
         let mut restored = 0_usize;
         for record in manager.registry.list().await? {
+            if record.away {
+                self.enter(record, State::Moved).await?;
+                continue;
+            }
             let credentials = Namespace::credentials(&record.uid);
             let backend = SessionBackend::new(Arc::clone(&manager.kv), credentials.clone(), None);
             if record.state != RecordState::LoggedOut {
@@ -341,6 +354,9 @@ impl SessionManager {
             return Err(StartError::ShuttingDown);
         }
         let entry = self.create(&name).await?;
+        if entry.record().away {
+            return Err(StartError::Moved);
+        }
         entry.ask();
         let state = entry.view().state.clone();
         if entry.has_task() && !state.is_over() {

@@ -17,6 +17,12 @@ use sha2::Sha256;
 
 use super::ArchiveError;
 
+/// Whether a file that begins so is one of age's, or the beginning of one.
+pub fn is_sealed(begins: &[u8]) -> bool {
+    let len = begins.len().min(VERSION.len());
+    len > 0 && begins[..len] == VERSION.as_bytes()[..len]
+}
+
 const VERSION: &str = "age-encryption.org/v1\n";
 const SCRYPT: &str = "-> scrypt ";
 const SCRYPT_LABEL: &[u8] = b"age-encryption.org/v1/scrypt";

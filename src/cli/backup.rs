@@ -1,4 +1,4 @@
-//! `wa-gateway backup FILE` and `wa-gateway restore FILE`.
+//! `wa-gateway backup FILE` and `wa-gateway restore FILE`, and how an archive comes from a running gateway to its place.
 
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
@@ -19,32 +19,64 @@ use crate::config::Config;
 /// How long the gateway may take for the first byte, and between two of them.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// No gateway answers; nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("no gateway answers at {url} (HOST, PORT)")]
+pub(super) struct Unreached {
+    url: String,
+    source: Option<reqwest::Error>,
+}
+
 /// Has the running gateway write a backup, reads it through, and puts it where it is to be.
 pub(super) fn save(config: &Config, file: &Path) -> anyhow::Result<()> {
     if config.port == 0 {
         bail!("PORT is 0: the port of the running gateway is not known");
     }
-    let folder = match file.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    // Under a name of its own, mode 0600, and gone again if anything fails.
-    let mut draft = tempfile::Builder::new()
-        .prefix(".wa-gateway-backup-")
-        .tempfile_in(folder)
-        .with_context(|| format!("{} can't be written to", folder.display()))?;
-    let passphrase = passphrase(config, true)?;
-    runtime()?.block_on(download(config, &passphrase, &mut draft))?;
+    let mut draft = draft(file)?;
+    let passphrase = passphrase(config, "backup", true)?;
+    runtime()?.block_on(fetch(config, "/backup", &passphrase, &mut draft))?;
     let contents = contents(&mut draft, &passphrase).context("the backup that the gateway sent can't be used")?;
-    draft.as_file().sync_all().with_context(|| format!("{} can't be written", file.display()))?;
-    draft.persist(file).with_context(|| format!("{} can't be written", file.display()))?;
+    keep(draft, file, true)?;
     let Contents { sessions, rows, .. } = contents;
     super::say(format_args!("{}: {sessions} sessions, {rows} rows", file.display()));
     Ok(())
 }
 
-async fn download(config: &Config, passphrase: &SecretString, into: &mut NamedTempFile) -> anyhow::Result<()> {
-    let url = format!("http://{}/backup", std::net::SocketAddr::from((reachable(config.host), config.port)));
+/// A file beside the one that is wanted: under a name of its own, mode 0600, and gone again if anything fails.
+pub(super) fn draft(file: &Path) -> anyhow::Result<NamedTempFile> {
+    let folder = folder(file);
+    let draft = tempfile::Builder::new().prefix(".wa-gateway-backup-").tempfile_in(folder);
+    draft.with_context(|| format!("{} can't be written to", folder.display()))
+}
+
+/// Puts a draft where it is to be, for good.
+pub(super) fn keep(draft: NamedTempFile, file: &Path, replace: bool) -> anyhow::Result<()> {
+    let failed = || format!("{} can't be written", file.display());
+    draft.as_file().sync_all().with_context(failed)?;
+    let kept = if replace { draft.persist(file) } else { draft.persist_noclobber(file) };
+    kept.with_context(failed)?;
+    // The name too.
+    File::open(folder(file)).and_then(|folder| folder.sync_all()).with_context(failed)
+}
+
+fn folder(file: &Path) -> &Path {
+    file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
+}
+
+/// Has the running gateway make an archive, at this path of its API.
+///
+/// # Errors
+/// [`Unreached`] when there is none that could have done anything.
+pub(super) async fn fetch(
+    config: &Config,
+    path: &str,
+    passphrase: &SecretString,
+    into: &mut NamedTempFile,
+) -> anyhow::Result<()> {
+    let url = format!("http://{}{path}", std::net::SocketAddr::from((reachable(config.host), config.port)));
+    if config.port == 0 {
+        return Err(Unreached { url, source: None }.into());
+    }
     // To this machine: past every proxy.
     let client = Client::builder().no_proxy().connect_timeout(PATIENCE).read_timeout(PATIENCE).build()?;
     let body = serde_json::json!({ "passphrase": passphrase.expose_secret() }).to_string();
@@ -52,7 +84,10 @@ async fn download(config: &Config, passphrase: &SecretString, into: &mut NamedTe
     if let Some(key) = key(config)? {
         request = request.header("key", key.expose_secret());
     }
-    let response = request.send().await.with_context(|| format!("no gateway answers at {url} (HOST, PORT)"))?;
+    let response = match request.send().await {
+        Err(source) if source.is_connect() => return Err(Unreached { url, source: Some(source) }.into()),
+        sent => sent.with_context(|| format!("the gateway at {url} does not answer"))?,
+    };
     let status = response.status();
     if !status.is_success() {
         let text = response.text().await.unwrap_or_default();
@@ -76,7 +111,7 @@ fn contents(file: &mut NamedTempFile, passphrase: &SecretString) -> anyhow::Resu
 
 /// Brings a backup back.
 pub(super) fn restore(config: &Config, file: &Path, force: bool) -> anyhow::Result<()> {
-    let passphrase = passphrase(config, false)?;
+    let passphrase = passphrase(config, "backup", false)?;
     let open_file = || File::open(file).with_context(|| format!("{} can't be read", file.display()));
     let named = || format!("{} can't be restored", file.display());
     // All of it before anything in the store is touched.

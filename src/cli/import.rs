@@ -1,6 +1,8 @@
-//! `wa-gateway import PATH|URL [--session NAME] [--dry-run] [--force]`: sessions of another gateway, taken over by hand.
+//! `wa-gateway import PATH|URL [--session NAME] [--dry-run] [--force]`: sessions of another gateway, taken over by hand, or
+//! one that a gateway of this kind has exported.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +10,17 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use reqwest::Url;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
+use super::passphrase::passphrase;
+use super::store::open_store;
+use crate::archive::is_sealed;
+use crate::backup::{self, Arrived, Wishes};
 use crate::config::Config;
 use crate::event::SessionName;
 use crate::net::{FetchError, Guarded, Policy};
 use crate::store::Kv;
-use crate::store::redis::RedisStore;
-use crate::store::sled::SledStore;
 use crate::takeover::{self, Options, Outcome};
 
 /// Downloads of credentials are stopped above this: 1,000 sessions of the original are some hundred MiB.
@@ -26,9 +31,9 @@ const DOWNLOAD: Duration = Duration::from_mins(10);
 /// What `import` was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
-    /// A database, a folder, or an http(s) URL of a database.
+    /// A database, a folder, an export, or an http(s) URL of a database or an export.
     pub from: String,
-    /// The one session that is wanted, or what a folder's session is to be called.
+    /// The one session that is wanted, or what that of a folder or an export is to be called.
     pub session: Option<SessionName>,
     /// Only tell.
     pub dry_run: bool,
@@ -64,7 +69,12 @@ impl Import {
     pub(super) fn run(&self, config: &Config) -> anyhow::Result<()> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads can be made")?;
-        let report = runtime.block_on(self.import(config))?;
+        let scratch = tempfile::tempdir().context("a temporary folder can't be made (TMPDIR)")?;
+        let source = runtime.block_on(self.source(&scratch))?;
+        if let Some(export) = exported(&source) {
+            return self.take_in(config, &runtime, export).with_context(|| format!("{} can't be imported", self.from));
+        }
+        let report = runtime.block_on(self.import(config, &source, scratch.path()))?;
         super::say(&report);
         if report.sessions.is_empty() {
             bail!("{} holds no such session", report.source);
@@ -75,12 +85,30 @@ impl Import {
         Ok(())
     }
 
-    async fn import(&self, config: &Config) -> anyhow::Result<takeover::Report> {
-        let scratch = tempfile::tempdir().context("a temporary folder can't be made (TMPDIR)")?;
-        let source = self.source(&scratch).await?;
+    /// Takes a session in that a gateway of this kind has exported.
+    fn take_in(&self, config: &Config, runtime: &Runtime, export: File) -> anyhow::Result<()> {
+        if self.force {
+            bail!("--force is for a gateway that still runs; an exported session runs nowhere");
+        }
+        let import = backup::Import::read(export, &passphrase(config, "export", false)?)?;
+        let wishes = Wishes { name: self.session.clone(), dry_run: self.dry_run };
+        let Arrived { name, rows, is_back } = runtime.block_on(async {
+            let kv = open(config).await?;
+            let arrived = import.enter(&kv, wishes).await;
+            let closed = kv.close().await;
+            let arrived = arrived?;
+            closed.context("the store can't be used")?;
+            anyhow::Ok(arrived)
+        })?;
+        let (verb, back) = (if self.dry_run { "would be" } else { "is" }, if is_back { "back " } else { "" });
+        super::say(format_args!("session {name} {verb} {back}here, {rows} rows; it connects when the gateway starts"));
+        Ok(())
+    }
+
+    async fn import(&self, config: &Config, source: &Path, scratch: &Path) -> anyhow::Result<takeover::Report> {
         let options = Options { force: self.force, dry_run: self.dry_run, session: self.session.clone() };
         let kv = open(config).await?;
-        let report = takeover::import(&kv, &source, scratch.path(), &options).await;
+        let report = takeover::import(&kv, source, scratch, &options).await;
         let closed = kv.close().await;
         let mut report = report.with_context(|| format!("{} can't be imported", self.from))?;
         closed.context("the store can't be used")?;
@@ -102,6 +130,9 @@ impl Import {
         let client = Guarded::new(Policy { private: true }).context("the client can't be made")?;
         let file = scratch.path().join(takeover::DATABASE);
         download(&client, &url, &file).await.with_context(|| format!("{} can't be fetched", self.from))?;
+        if exported(&file).is_some() {
+            return Ok(file);
+        }
         // The newest rows are in the log beside the file, if the other gateway did not end in order.
         let mut log = url.clone();
         log.set_path(&format!("{}-wal", url.path()));
@@ -117,7 +148,7 @@ impl Import {
 async fn download(client: &Guarded, url: &Url, file: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + DOWNLOAD;
     let mut response = client.get(url, deadline).await?;
-    let mut into = std::fs::File::create_new(file)?;
+    let mut into = File::create_new(file)?;
     let mut bytes = 0;
     while let Some(part) = tokio::time::timeout_at(deadline, response.chunk()).await.context("no answer in time")?? {
         bytes += part.len() as u64;
@@ -129,13 +160,18 @@ async fn download(client: &Guarded, url: &Url, file: &Path) -> anyhow::Result<()
     Ok(())
 }
 
-/// Opens the store for this process alone: refused while a gateway has it.
+/// The file, if it is one that an export writes.
+fn exported(path: &Path) -> Option<File> {
+    let mut file = File::open(path).ok().filter(|_file| path.is_file())?;
+    let mut begins = Vec::new();
+    (&file).take(64).read_to_end(&mut begins).ok()?;
+    file.rewind().ok()?;
+    is_sealed(&begins).then_some(file)
+}
+
+/// Opens the store for this process alone.
 async fn open(config: &Config) -> anyhow::Result<Arc<dyn Kv>> {
-    if let Some(url) = &config.redis_url {
-        return Ok(Arc::new(RedisStore::open(url, config.redis_allow_no_aof).await?));
-    }
-    let opened = SledStore::open(&config.credentials_dir.join("store"));
-    Ok(Arc::new(opened.context("the session store can't be opened; is the gateway running? Stop it first")?))
+    open_store(config).await.context("the session store can't be opened; is the gateway running? Stop it first")
 }
 
 #[cfg(test)]

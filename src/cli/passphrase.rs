@@ -11,13 +11,13 @@ use crate::config::Config;
 /// More than anybody types.
 const MAX_BYTES: u64 = 4096;
 
-/// The setting, else standard input: at a terminal without echo, and twice when `new`; else its first line.
-pub(super) fn passphrase(config: &Config, new: bool) -> anyhow::Result<SecretString> {
+/// For a file of this kind: the setting, else standard input: at a terminal without echo, and twice when `new`; else its first line.
+pub(super) fn passphrase(config: &Config, of: &str, new: bool) -> anyhow::Result<SecretString> {
     let passphrase = match &config.backup_passphrase {
         Some(passphrase) => passphrase.clone(),
         None if std::io::stdin().is_terminal() => {
-            let ask = |prompt| rpassword::prompt_password(prompt).context("the passphrase can't be read");
-            let passphrase = SecretString::from(ask("Passphrase of the backup: ")?);
+            let ask = |prompt: &str| rpassword::prompt_password(prompt).context("the passphrase can't be read");
+            let passphrase = SecretString::from(ask(&format!("Passphrase of the {of}: "))?);
             if new && ask("Once more: ")? != passphrase.expose_secret() {
                 bail!("these are two passphrases");
             }
@@ -31,7 +31,7 @@ pub(super) fn passphrase(config: &Config, new: bool) -> anyhow::Result<SecretStr
         }
     };
     if passphrase.expose_secret().is_empty() {
-        bail!("a backup needs a passphrase: set BACKUP_PASSPHRASE, or write it to standard input");
+        bail!("the {of} needs a passphrase: set BACKUP_PASSPHRASE, or write it to standard input");
     }
     Ok(passphrase)
 }

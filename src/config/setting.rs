@@ -155,7 +155,7 @@ pub const SETTINGS: &[Setting] = &[
         "BACKUP_PASSPHRASE",
         "",
         "text",
-        "For `wa-gateway backup` and `restore`: encrypts and opens the file. Empty: it is asked for.",
+        "For `wa-gateway backup`, `restore`, `export` and the `import` of an export: encrypts and opens the file. Empty: it is asked for.",
     ),
     Setting::new("METRICS_PUBLIC", "false", "true or false", "true: `/metrics` needs no key; it holds totals only."),
     Setting::new(

@@ -25,7 +25,7 @@ use crate::ledger::Record;
 use crate::media::Folder;
 use crate::message::{Outgoing, Profile, Recipient, Sent};
 use crate::session::{
-    Answer, Delivery, EndError, MessageError, OnceError, ProfileError, Repeat, SendError, SessionManager,
+    Answer, Delivery, EndError, ExportError, MessageError, OnceError, ProfileError, Repeat, SendError, SessionManager,
     SessionSummary, SessionWebhook, Spelling, StartError, Started, WebhookError,
 };
 
@@ -182,6 +182,13 @@ impl Sessions {
         let manager = self.of(Scope::Manage, name).ok_or(EndError::NotFound)?;
         self.caller.audit("delete", "session", name);
         manager.delete(name).await
+    }
+
+    /// The uid of a session that has left; whoever has its keys has the account, so this is for the master key.
+    pub(super) async fn export(&self, name: &str) -> Result<String, ExportError> {
+        let manager = self.of(Scope::Admin, name).ok_or(ExportError::NotFound)?;
+        self.caller.audit("export", "session", name);
+        manager.export(name).await
     }
 
     pub(super) fn check_ready(&self, scope: Scope, name: &str) -> Result<(), SendError> {

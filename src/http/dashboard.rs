@@ -89,6 +89,7 @@ pub(super) async fn create(
         // The page tells whatever becomes of it.
         Ok(_) | Err(StartError::AlreadyExists | StartError::TimedOut | StartError::Ended) => {}
         Err(StartError::Damaged) => return again(StatusCode::SERVICE_UNAVAILABLE, words.damaged),
+        Err(StartError::Moved) => return again(StatusCode::CONFLICT, words.moved),
         Err(error @ (StartError::ShuttingDown | StartError::Store(_))) => {
             tracing::warn!(%error, "the dashboard could not start a session");
             return again(StatusCode::SERVICE_UNAVAILABLE, words.store_away);

@@ -18,7 +18,7 @@ use crate::event::SessionNameError;
 use crate::keys::KeyError;
 use crate::media::MediaError;
 use crate::message::RecipientError;
-use crate::session::{Answer, EndError, MessageError, OnceError, ProfileError, SendError, StartError};
+use crate::session::{Answer, EndError, ExportError, MessageError, OnceError, ProfileError, SendError, StartError};
 
 /// wa-gateway 4.7.1, `NODE_ENV=production`: the text of every answer of status 500.
 const HIDDEN: &str = "Something went wrong, please try again later!";
@@ -156,6 +156,7 @@ impl ApiError {
     pub(super) fn from_delete(id: &str, error: EndError) -> Self {
         match error {
             EndError::NotFound => Self::session_not_found(id),
+            EndError::Moved => Self::new(StatusCode::CONFLICT, error.to_string()),
             EndError::Store(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("Failed to delete session: {error}")).because(error)
             }
@@ -166,9 +167,19 @@ impl ApiError {
     pub(super) fn from_stop(id: &str, error: EndError) -> Self {
         match error {
             EndError::NotFound => Self::session_not_found(id),
+            EndError::Moved => Self::new(StatusCode::CONFLICT, error.to_string()),
             EndError::Store(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error)
             }
+        }
+    }
+
+    /// Why this session was not exported.
+    pub(super) fn from_export(id: &str, error: ExportError) -> Self {
+        match error {
+            ExportError::NotFound => Self::session_not_found(id),
+            ExportError::NotLinked | ExportError::Damaged => Self::new(StatusCode::CONFLICT, error.to_string()),
+            ExportError::Store(_) => Self::store(error),
         }
     }
 
@@ -176,6 +187,7 @@ impl ApiError {
     pub(super) fn from_logout(error: EndError) -> Result<(), Self> {
         match error {
             EndError::NotFound => Ok(()),
+            EndError::Moved => Err(Self::new(StatusCode::CONFLICT, error.to_string())),
             EndError::Store(_) => {
                 Err(Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error))
             }
@@ -285,7 +297,7 @@ impl From<StartError> for ApiError {
         let status = match error {
             StartError::AlreadyExists => StatusCode::BAD_REQUEST,
             StartError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            StartError::Ended => StatusCode::CONFLICT,
+            StartError::Ended | StartError::Moved => StatusCode::CONFLICT,
             StartError::Damaged | StartError::ShuttingDown | StartError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string()).because(error)
@@ -295,7 +307,8 @@ impl From<StartError> for ApiError {
 impl From<BackupError> for ApiError {
     fn from(error: BackupError) -> Self {
         match error {
-            BackupError::Busy => Self::new(StatusCode::CONFLICT, "A backup is under way already"),
+            BackupError::Busy => Self::new(StatusCode::CONFLICT, "A backup or an export is under way already"),
+            BackupError::Gone => Self::new(StatusCode::CONFLICT, error.to_string()),
             BackupError::Store(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error)
             }

@@ -1,8 +1,9 @@
-//! What the owner of the machine asks: is it alive, is it ready, its numbers, a backup.
+//! What the owner of the machine asks: is it alive, is it ready, its numbers, a backup, a session for another host.
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
@@ -11,9 +12,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::access::Sessions;
 use super::body::Health;
 use super::error::ApiError;
-use super::extract::Fields;
+use super::extract::{self, Fields};
+use crate::backup;
 use crate::metrics::Page;
 
 /// `GET /livez`: the process answers. A gateway that can't reach its store is alive too: a restart would not help it.
@@ -57,7 +60,7 @@ pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     ([(header::CONTENT_TYPE, Page::CONTENT_TYPE)], state.health.page().await).into_response()
 }
 
-/// What encrypts a backup.
+/// What encrypts a backup or an export.
 #[derive(ToSchema)]
 pub(super) struct BackupBody {
     /// Without it nobody opens the file.
@@ -67,16 +70,51 @@ pub(super) struct BackupBody {
 
 /// `POST /backup`: an encrypted archive of the whole store.
 pub(super) async fn backup(State(state): State<AppState>, mut fields: Fields) -> Result<Response, ApiError> {
+    let passphrase = passphrase(&mut fields)?;
+    Ok(archive(state.backup.begin(passphrase).await?, "attachment; filename=\"wa-gateway.backup\""))
+}
+
+/// The id in `/session/{session}/export`.
+pub(super) struct Of(String);
+
+impl<S: Sync> FromRequestParts<S> for Of {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let raw = parts.uri.path().strip_prefix("/session/").and_then(|rest| rest.strip_suffix("/export"));
+        Ok(Self(extract::decode(raw.ok_or_else(ApiError::route_not_found)?)))
+    }
+}
+
+/// `POST /session/{session}/export`: the session ends here, and all of it is the answer.
+pub(super) async fn export(
+    State(state): State<AppState>,
+    sessions: Sessions,
+    Of(id): Of,
+    mut fields: Fields,
+) -> Result<Response, ApiError> {
+    let passphrase = passphrase(&mut fields)?;
+    // Before the session ends: without a turn it goes on.
+    let turn = state.backup.turn()?;
+    let uid = sessions.export(&id).await.map_err(|error| ApiError::from_export(&id, error))?;
+    let parts = turn.export(&uid, passphrase).await?;
+    Ok(archive(parts, "attachment; filename=\"wa-gateway.session\""))
+}
+
+fn passphrase(fields: &mut Fields) -> Result<SecretString, ApiError> {
     let passphrase = fields.take_string("passphrase")?;
     if passphrase.is_empty() {
         return Err(ApiError::bad_request("passphrase must not be empty"));
     }
-    let parts = state.backup.begin(SecretString::from(passphrase)).await?;
+    Ok(SecretString::from(passphrase))
+}
+
+fn archive(parts: backup::Parts, disposition: &'static str) -> Response {
     let parts = stream::unfold(parts, |mut parts| async move { parts.recv().await.map(|part| (part, parts)) });
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream"),
-        (header::CONTENT_DISPOSITION, "attachment; filename=\"wa-gateway.backup\""),
+        (header::CONTENT_DISPOSITION, disposition),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    Ok((headers, Body::from_stream(parts)).into_response())
+    (headers, Body::from_stream(parts)).into_response()
 }

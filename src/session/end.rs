@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::entry::Entry;
 use super::state::State;
-use super::{END_TIMEOUT, Manager, SessionManager, resume, task, webhook};
+use super::{END_TIMEOUT, MOVED, Manager, SessionManager, resume, task, webhook};
 use crate::event::Status;
 use crate::outbox::{Kind, NewEvent, Notice};
 use crate::store::registry::{Ended, EndedBy, RecordState, SessionRecord};
@@ -25,6 +25,9 @@ pub enum EndError {
     /// No session of that name is listed.
     #[error("no such session")]
     NotFound,
+    /// An export has moved it to another host, and only there can it be logged out.
+    #[error("{MOVED}")]
+    Moved,
     /// The store refused; what was begun is finished at the next try or start.
     #[error("the session store is not available")]
     Store(#[from] KvError),
@@ -48,7 +51,7 @@ impl SessionManager {
         .await
     }
 
-    async fn halt(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
+    pub(super) async fn halt(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
         if entry.view().state.is_over() {
             return Ok(());
         }
@@ -69,7 +72,7 @@ impl SessionManager {
     /// Goes on when the call is cancelled.
     ///
     /// # Errors
-    /// [`EndError::Store`] when the credentials could not be removed.
+    /// [`EndError::Moved`], and [`EndError::Store`] when the credentials could not be removed.
     pub async fn logout(&self, name: &str) -> Result<(), EndError> {
         let (manager, name) = (self.clone(), name.to_owned());
         self.finish(async move {
@@ -84,6 +87,9 @@ impl SessionManager {
 
     async fn log_out(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
         let known = entry.record();
+        if known.away {
+            return Err(EndError::Moved);
+        }
         // First the mark: after a crash from here on, the next start removes the credentials.
         if known.state != RecordState::LoggedOut {
             self.mark(entry, RecordState::LoggedOut).await?;
@@ -124,8 +130,11 @@ impl SessionManager {
     }
 
     /// Ends the task of a session and unlinks it at WhatsApp when reachable, also one that has no task: that logs in once
-    /// more, for a bounded time. `true`: WhatsApp has unlinked it.
+    /// more, for a bounded time. `true`: WhatsApp has unlinked it. One that was moved is linked on its new host, and stays so.
     async fn unlink(&self, entry: &Arc<Entry>) -> bool {
+        if entry.record().away {
+            return false;
+        }
         match entry.end_task(END_TIMEOUT, true).await {
             Some(unlinked) => unlinked,
             None => task::unlink_stored(&self.0, &entry.uid).await,
@@ -188,9 +197,11 @@ impl SessionManager {
     }
 
     /// Runs a verb on a task of its own, so that a client that hangs up does not leave it half done.
-    async fn finish<F>(&self, verb: F) -> Result<(), EndError>
+    pub(super) async fn finish<T, E, F>(&self, verb: F) -> Result<T, E>
     where
-        F: Future<Output = Result<(), EndError>> + Send + 'static,
+        T: Send + 'static,
+        E: Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
     {
         match self.0.tracker.spawn(verb).await {
             Ok(result) => result,

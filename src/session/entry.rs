@@ -193,6 +193,7 @@ impl Entry {
                 standing.reason = record.ended.map(|ended| ended.by.word().into());
                 standing.since = record.ended.map_or(standing.since, |ended| ended.at);
             }
+            (State::Moved, _) => standing.since = record.ended.map_or(standing.since, |ended| ended.at),
             _ => {}
         }
         SessionSummary {
@@ -403,7 +404,7 @@ impl Entry {
                 State::WaitingForScan { code } => return Ok(Started::Qr(code.clone())),
                 State::Connected => return Ok(Started::Connected),
                 State::Damaged => return Err(StartError::Damaged),
-                State::Stopped | State::LoggedOut => return Err(StartError::Ended),
+                State::Stopped | State::Moved | State::LoggedOut => return Err(StartError::Ended),
                 State::StoreFailed { .. } => {
                     return Err(StartError::Store(KvError::Engine("the session waits for its store".into())));
                 }

@@ -35,6 +35,8 @@ pub(super) enum State {
     Damaged,
     /// Keeps its credentials, if it has any, and does nothing until a start.
     Stopped,
+    /// Its device lives on another host: only a delete changes that, or its return by an import.
+    Moved,
     /// Has no credentials any more; only a start or a delete changes that.
     LoggedOut,
 }
@@ -50,7 +52,7 @@ impl State {
             | Self::Held(_)
             | Self::StoreFailed { .. } => Status::Connecting,
             Self::Connected => Status::Connected,
-            Self::Idle | Self::Damaged | Self::Stopped | Self::LoggedOut => Status::Disconnected,
+            Self::Idle | Self::Damaged | Self::Stopped | Self::Moved | Self::LoggedOut => Status::Disconnected,
         }
     }
 
@@ -72,6 +74,7 @@ impl State {
             Self::StoreFailed { .. } => "store_failed",
             Self::Damaged => "damaged",
             Self::Stopped => "stopped",
+            Self::Moved => "moved",
             Self::LoggedOut => "logged_out",
         }
     }
@@ -102,7 +105,7 @@ impl State {
 
     /// Whether it does nothing until a start: it ended by a verb or by WhatsApp's own word, or its keys are damaged.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Damaged | Self::Stopped | Self::LoggedOut)
+        matches!(self, Self::Damaged | Self::Stopped | Self::Moved | Self::LoggedOut)
     }
 }
 
@@ -175,6 +178,7 @@ mod tests {
             State::StoreFailed { paired: true },
             State::Damaged,
             State::Stopped,
+            State::Moved,
             State::LoggedOut,
         ]
     }

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use whatsapp_rust::wacore::store::error::{Result, StoreError};
 
 pub use check::check;
-pub use device::Stored;
+pub use device::{Stored, identity};
 pub use inbound::Lost;
 pub use restore::restored;
 

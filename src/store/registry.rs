@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 mod inspect;
+mod moving;
 
 use super::{Batch, KeyRange, Kv, KvError, Namespace};
 use crate::event::SessionName;
@@ -18,6 +19,7 @@ use crate::event::SessionName;
 mod adoption;
 
 pub use adoption::Adoption;
+pub use moving::{Arrival, Entered};
 
 /// How often a conditional write is tried again: it only meets the few other writes of the same instant.
 const CONFLICT_RETRIES: usize = 64;
@@ -52,6 +54,13 @@ pub struct SessionRecord {
     /// How a session that was logged out or stopped came to it; `None`: it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,
+    /// Its device was moved to another host: it is stopped for good, may not connect, and is not to be unlinked from here.
+    /// Beside the state and no state of its own: a release that knows nothing of it then finds a stopped session.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub away: bool,
+    /// The exports that it went through on any host, oldest first. One for each move: a handful.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<String>,
 }
 
 /// A receiver of a session's own.
@@ -207,6 +216,8 @@ impl Registry {
                 state: RecordState::Live,
                 webhook: None,
                 ended: None,
+                away: false,
+                moves: Vec::new(),
             };
             let batch = Batch::new()
                 .expect(name_key(name), None)
@@ -224,7 +235,8 @@ impl Registry {
     }
 
     /// Changes a record, and returns it as it then is; `None`: this uid is gone or being deleted, nothing was written.
-    /// `change` may be called again when another write came between. It can't rename a session nor begin its deletion.
+    /// `change` may be called again when another write came between. It can't rename a session nor begin its deletion, and
+    /// neither move it nor start one that was moved.
     ///
     /// # Errors
     /// As the engine's `write`.
@@ -247,7 +259,8 @@ impl Registry {
             new.uid.clone_from(&old.uid);
             new.name.clone_from(&old.name);
             new.sequence = old.sequence;
-            if new.state == RecordState::Deleting {
+            (new.away, new.moves) = (old.away, old.moves.clone());
+            if new.state == RecordState::Deleting || old.away {
                 new.state = old.state;
             }
             if new == old {
@@ -317,7 +330,7 @@ impl Registry {
         if parse(&row)?.state != RecordState::Deleting {
             return Ok(None);
         }
-        let mut batch = Batch::new().expect(key.clone(), Some(row)).remove(key);
+        let mut batch = Batch::new().expect(key.clone(), Some(row)).remove(key).remove(moving::away_key(uid));
         let kept = farewell.map(|body| (farewell_key(uid), body));
         if let Some((key, body)) = &kept {
             batch = batch.put(key.clone(), body.clone());

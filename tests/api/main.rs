@@ -23,6 +23,7 @@ mod kill;
 mod library;
 mod many;
 mod media;
+mod moving;
 mod operate;
 mod outgoing;
 mod process;

@@ -10,6 +10,7 @@ mod faulty;
 mod inbound;
 mod kill;
 mod kv;
+mod moving;
 mod poison;
 mod redis;
 #[path = "../redis/server.rs"]

@@ -82,6 +82,7 @@ pub(in crate::http) struct Words {
     pub(in crate::http) state_disconnected: &'static str,
     pub(in crate::http) linked: &'static str,
     pub(in crate::http) stopped: &'static str,
+    pub(in crate::http) moved: &'static str,
     pub(in crate::http) back: &'static str,
     pub(in crate::http) no_script: &'static str,
 }
@@ -164,6 +165,7 @@ pub(in crate::http) static ENGLISH: Words = Words {
     state_disconnected: "Not connected",
     linked: "This account is linked and ready.",
     stopped: "No code is shown at the moment.",
+    moved: "This session was moved to another host and runs there.",
     back: "All sessions",
     no_script: "This page needs JavaScript to show the code.",
 };
@@ -246,6 +248,7 @@ pub(in crate::http) static INDONESIAN: Words = Words {
     state_disconnected: "Tidak terhubung",
     linked: "Akun ini sudah tertaut dan siap.",
     stopped: "Saat ini tidak ada kode.",
+    moved: "Sesi ini sudah dipindahkan ke host lain dan berjalan di sana.",
     back: "Semua sesi",
     no_script: "Halaman ini memerlukan JavaScript untuk menampilkan kode.",
 };

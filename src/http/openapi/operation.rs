@@ -19,7 +19,7 @@ const TEXT: Type = Type::of::<schema::SendText>();
 /// What every send may come to: no connection, no answer from WhatsApp, no store.
 const SEND: &[(u16, Shape)] = &[(200, SENT), (409, FAILURE), (502, FAILURE), (503, FAILURE), (504, FAILURE)];
 const DELETE: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Deleted<'static>>())), (404, FAILURE), (503, FAILURE)];
-const LOGOUT: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Done>())), (503, FAILURE)];
+const LOGOUT: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Done>())), (409, FAILURE), (503, FAILURE)];
 const STOP: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Done>())), (404, FAILURE), (503, FAILURE)];
 const PROFILE: &[(u16, Shape)] = &[
     (200, Shape::Json(Type::of::<schema::Profile>())),
@@ -231,6 +231,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Removes the session's own webhook",
         takes: Takes::Nothing,
         answers: WEBHOOK,
+    },
+    Operation {
+        methods: &[Method::POST],
+        path: "/session/{session}/export",
+        summary: "Moves a session to another host: it stops here for good, and all of it is the answer, as an age file for the passphrase",
+        takes: Takes::Body(Type::of::<BackupBody>()),
+        answers: &[(200, Shape::File), (404, FAILURE), (409, FAILURE), (503, FAILURE)],
     },
     Operation {
         methods: &[Method::GET],

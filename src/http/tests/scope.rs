@@ -31,6 +31,7 @@ const PLACES: &[(&str, Place)] = &[
     ("/session/stop", Place::Member),
     ("/session/{session}", Place::Path),
     ("/session/{session}/webhook", Place::Path),
+    ("/session/{session}/export", Place::Path),
     ("/webhook/dead", Place::Member),
     ("/webhook/replay", Place::Member),
     ("/webhook/stats", Place::Member),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use whatsapp_rust::ClientProfile;
 use whatsapp_rust::wacore::store::Device;
 use whatsapp_rust::wacore::store::device::DEVICE_PROPS;
@@ -38,6 +39,15 @@ impl Stored {
 
     /// The key of the device's row.
     pub const KEY: &[u8] = key::DEVICE;
+}
+
+/// What tells the credentials with this row of a device from all others, as a takeover notes it.
+///
+/// # Errors
+/// When the row can't be read.
+pub fn identity(row: &[u8]) -> Result<String> {
+    let device: Device = value::from_device(row)?;
+    Ok(hex::encode(Sha256::digest(device.identity_key.public_key.public_key_bytes())))
 }
 
 #[async_trait]

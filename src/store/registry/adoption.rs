@@ -60,6 +60,8 @@ impl Registry {
                 state: RecordState::Live,
                 webhook: None,
                 ended: None,
+                away: false,
+                moves: Vec::new(),
             };
             let batch = Batch::new()
                 .expect(name.clone(), None)

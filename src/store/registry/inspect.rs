@@ -6,6 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::adoption::{MARKER, SOURCE};
+use super::moving::away_key;
 use super::{FAREWELL, NAME, RECORD, RecordState, Registry, SEQUENCE, SessionRecord, json, name_key, parse};
 use crate::event::SessionName;
 use crate::store::{Batch, KeyRange, KvError};
@@ -110,8 +111,10 @@ impl Registry {
                         continue;
                     };
                     tracing::error!(session = %name, error = super::source(&error), "a session's record can't be read; made anew");
+                    let away = rows.iter().any(|(key, _)| *key == away_key(&uid));
+                    let state = if away { RecordState::Stopped } else { RecordState::Live };
                     let made = serde_json::json!({
-                        "uid": uid, "name": name, "created_at": Utc::now(), "sequence": next_sequence(&rows), "state": RecordState::Live,
+                        "uid": uid, "name": name, "created_at": Utc::now(), "sequence": next_sequence(&rows), "state": state, "away": away,
                     });
                     let record: SessionRecord = serde_json::from_value(made).map_err(KvError::engine)?;
                     let sequence = Bytes::copy_from_slice(&record.sequence.to_be_bytes());
