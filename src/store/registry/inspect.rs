@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::adoption::{MARKER, SOURCE};
-use super::moving::away_key;
+use super::moving::{AWAY, EXPORT, away_key};
 use super::{FAREWELL, NAME, RECORD, RecordState, Registry, SEQUENCE, SessionRecord, json, name_key, parse};
 use crate::event::SessionName;
 use crate::store::{Batch, KeyRange, KvError};
@@ -41,6 +41,8 @@ impl Registry {
             ("the note of a takeover", is_time)
         } else if key.starts_with(SOURCE) {
             ("the state of a place of a takeover", std::str::from_utf8(key).is_ok() && text(value))
+        } else if key.starts_with(AWAY) || key.starts_with(EXPORT) {
+            ("the note of a move", std::str::from_utf8(key).is_ok())
         } else {
             return None;
         };

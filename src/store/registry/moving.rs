@@ -16,9 +16,9 @@ use super::{
 use crate::event::SessionName;
 
 /// Uid of a session that has left; says the same as its record, for the case that this can't be read.
-const AWAY: &[u8] = b"away/";
+pub(super) const AWAY: &[u8] = b"away/";
 /// Id of an export that was taken in here, or that one which was taken in has outdated.
-const EXPORT: &[u8] = b"export/";
+pub(super) const EXPORT: &[u8] = b"export/";
 
 pub(super) fn away_key(uid: &str) -> Bytes {
     key(AWAY, uid.as_bytes())
