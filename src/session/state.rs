@@ -213,6 +213,7 @@ mod tests {
                 "connecting",
                 "disconnected",
                 "disconnected",
+                "disconnected",
                 "disconnected"
             ]
         );
