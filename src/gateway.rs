@@ -23,6 +23,7 @@ use crate::http::{self, AppState, Auth, Dashboard, Limits, Media, Uploads};
 use crate::keys::{self, Keys};
 use crate::ledger;
 use crate::media::{self, Fetcher, Folder};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::net;
 use crate::outbox::{self, Kinds, NewEvent, Notice};
@@ -137,6 +138,7 @@ impl Gateway {
             tracker.clone(),
             soft.clone(),
         );
+        tracker.spawn(memory::keep_small(sessions.ended(), soft.clone()));
         sessions.restore().await.with_context(|| unreadable(&config))?;
         let auth = auth(&config, Arc::clone(&kv), &tracker, soft.clone()).await?;
         let webhook_urls = net::Policy { private: config.delivery.url_private };

@@ -12,6 +12,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("archive", &[]),
     ("backup", &["archive", "event", "keys", "ledger", "outbox", "store"]),
     ("config", &[]),
+    ("memory", &[]),
     ("metrics", &[]),
     ("health", &["event", "metrics", "session", "store"]),
     ("message", &[]),
@@ -31,8 +32,8 @@ const LAW: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "archive", "backup", "cli", "config", "event", "health", "http", "keys", "ledger", "media", "message",
-            "metrics", "net", "outbox", "session", "store", "takeover", "webhook", "whatsapp",
+            "archive", "backup", "cli", "config", "event", "health", "http", "keys", "ledger", "media", "memory",
+            "message", "metrics", "net", "outbox", "session", "store", "takeover", "webhook", "whatsapp",
         ],
     ),
     ("main", &["config", "gateway", "cli"]),
