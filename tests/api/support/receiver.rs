@@ -84,25 +84,28 @@ impl Receiver {
         self.shared.hooks.lock().unwrap().clone()
     }
 
+    /// The bodies of accepted calls of this kind that are wanted, in order. Copies no others: long runs keep tens of thousands.
+    fn accepted(&self, kind: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let hooks = self.shared.hooks.lock().unwrap();
+        let of_kind =
+            hooks.iter().filter(|hook| hook.answered == 200 && hook.path.strip_prefix("/hook/") == Some(kind));
+        of_kind.map(|hook| &hook.body).filter(|body| wanted(body)).cloned().collect()
+    }
+
     /// The bodies of accepted message calls of a session, in order.
     pub(crate) fn messages(&self, session: &str) -> Vec<Value> {
-        let messages =
-            |hook: &Hook| hook.answered == 200 && hook.path == "/hook/message" && hook.body["session"] == session;
-        self.hooks().into_iter().filter(messages).map(|hook| hook.body).collect()
+        self.accepted("message", |body| body["session"] == session)
     }
 
     /// The bodies of accepted ack calls about a message, in order.
     pub(crate) fn acks(&self, id: &str) -> Vec<Value> {
-        let acks = |hook: &Hook| hook.answered == 200 && hook.path == "/hook/ack" && hook.body["id"] == id;
-        self.hooks().into_iter().filter(acks).map(|hook| hook.body).collect()
+        self.accepted("ack", |body| body["id"] == id)
     }
 
     /// The status words told of a session, in order.
     pub(crate) fn statuses(&self, session: &str) -> Vec<String> {
-        let statuses =
-            |hook: &Hook| hook.answered == 200 && hook.path == "/hook/session" && hook.body["session"] == session;
-        let word = |hook: Hook| hook.body["status"].as_str().unwrap().to_owned();
-        self.hooks().into_iter().filter(statuses).map(word).collect()
+        let told = self.accepted("session", |body| body["session"] == session);
+        told.iter().map(|body| body["status"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Waits for a message call of a session with this text.
