@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::Utc;
+use futures::{StreamExt as _, stream};
 use uuid::Uuid;
 
 mod convert;
@@ -38,7 +39,7 @@ pub const REPORT: &str = "takeover-report.json";
 
 /// A gateway at work writes at least that often: its connections are kept alive, and what they bring moves ratchets.
 const QUIET: Duration = Duration::from_secs(3);
-/// Sessions that are converted and wait to be written.
+/// Sessions that are read and wait to be converted.
 const AHEAD: usize = 4;
 
 /// Why nothing was taken.
@@ -151,17 +152,26 @@ pub async fn import(kv: &Arc<dyn Kv>, path: &Path, scratch: &Path, options: &Opt
     if !options.force && place.is_locked()? {
         return Err(TakeoverError::InUse(place.path));
     }
-    let (found, mut sessions) = tokio::sync::mpsc::channel(AHEAD);
+    let (found, stored) = tokio::sync::mpsc::channel(AHEAD);
     let (reading, scratch, wanted) = (place.clone(), scratch.to_owned(), options.session.clone());
     let reader = tokio::task::spawn_blocking(move || {
-        reading.read(&scratch, wanted.as_ref(), |stored| found.blocking_send(known.judge(&stored)).is_ok())
+        reading.read(&scratch, wanted.as_ref(), |stored| found.blocking_send(stored).is_ok())
     });
+    // Every key is checked, which takes more than reading does: so on every core, and in order all the same.
+    let known = Arc::new(known);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let stored = stream::unfold(stored, |mut stored| async move { stored.recv().await.map(|next| (next, stored)) });
+    let judged = stored.map(|stored| {
+        let known = Arc::clone(&known);
+        tokio::task::spawn_blocking(move || known.judge(&stored))
+    });
+    let mut sessions = std::pin::pin!(judged.buffered(cores));
     // Nothing is entered before it is sure that the other gateway is still: the credentials wait without a record, and a
     // start that ends here leaves them to be swept.
     let mut waiting = Vec::new();
     let mut reports = Vec::new();
-    while let Some(judged) = sessions.recv().await {
-        match judged {
+    while let Some(judged) = sessions.next().await {
+        match judged? {
             Judged::Report(report) => reports.push(Ok(report)),
             Judged::Usable(name, converted) => {
                 let Converted { credentials, details, platform, identity, tally } = *converted;
@@ -190,6 +200,8 @@ pub async fn import(kv: &Arc<dyn Kv>, path: &Path, scratch: &Path, options: &Opt
             if options.dry_run || registry.adopt(&adoption).await? { Outcome::Taken } else { Outcome::TakenBefore };
         entered.push(Some(tally.report(name, outcome)));
     }
+    // Before anybody can use them, and once for all: a thousand sessions would otherwise wait for the disk twice each.
+    kv.flush().await?;
     let sessions = reports.into_iter().filter_map(|report| report.map_or_else(|place| entered[place].take(), Some));
     Ok(Report {
         source: place.path.display().to_string(),

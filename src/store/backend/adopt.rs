@@ -389,7 +389,8 @@ impl Credentials {
         Ok(())
     }
 
-    /// Writes everything into an empty namespace, the device last: what a crash leaves there is no paired session.
+    /// Writes everything into an empty namespace, the device last: what a crash leaves there is no paired session. Not
+    /// flushed; a later write that is flushed takes it along.
     ///
     /// # Errors
     /// As the engine's `write`.
@@ -399,7 +400,7 @@ impl Credentials {
                 page.iter().fold(Batch::new().buffered(), |batch, (key, value)| batch.put(key.clone(), value.clone()));
             kv.write(ns, batch).await?;
         }
-        kv.write(ns, Batch::new().put(Bytes::from_static(key::DEVICE), self.device)).await
+        kv.write(ns, Batch::new().put(Bytes::from_static(key::DEVICE), self.device).buffered()).await
     }
 }
 

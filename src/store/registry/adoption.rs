@@ -34,7 +34,8 @@ pub struct Adoption {
 
 impl Registry {
     /// Enters a session together with the marker of its credentials; `false`: its name or its credentials were here
-    /// already, and nothing was written.
+    /// already, and nothing was written. Not flushed: many are entered one after the other, and a crash loses the last of
+    /// them with their markers.
     ///
     /// # Errors
     /// As the engine's `write`.
@@ -64,6 +65,7 @@ impl Registry {
                 moves: Vec::new(),
             };
             let batch = Batch::new()
+                .buffered()
                 .expect(name.clone(), None)
                 .expect(marker.clone(), None)
                 .expect(SEQUENCE, counter)
