@@ -55,7 +55,8 @@ mod tests {
     #[tokio::test]
     async fn it_ends_with_its_token_also_while_it_waits_for_calm() {
         let (ended, token) = (Arc::new(Notify::new()), CancellationToken::new());
-        let sweeping = tokio::spawn(keep_small(Arc::clone(&ended), token.clone()));
+        let tracker = tokio_util::task::TaskTracker::new();
+        let sweeping = tracker.spawn(keep_small(Arc::clone(&ended), token.clone()));
         for _ in 0..100 {
             ended.notify_one();
             tokio::task::yield_now().await;
