@@ -16,7 +16,7 @@ pub(super) struct Listed {
 
 impl SessionManager {
     /// The whole list as `spell` writes it. That is called only when a row has changed since the last time, so every
-    /// caller must spell it the same way, and from nothing but what a [`Mark`] knows of.
+    /// caller must spell it the same way, and from nothing but what an entry's mark knows of.
     pub fn spelled(&self, spell: impl FnOnce(&[SessionSummary]) -> Bytes) -> Bytes {
         let last = self.0.listed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let sessions = self.lock();
