@@ -82,10 +82,7 @@ fn plain(session: &str) -> String {
 
 /// Percent-encoded as one segment of a path.
 fn encoded(name: &str) -> String {
-    let byte = |byte: u8| {
-        if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-    };
-    name.bytes().map(byte).collect()
+    percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use whatsapp_simulator::{Options, Simulator};
 
+use super::support::output::{failed, succeeded};
 use super::support::{Process, Receiver, base_settings, eventually};
 
 const NUMBER: &str = "6281234500311";
@@ -30,20 +31,6 @@ fn run(settings: &[(String, String)], folder: &Path, arguments: &[&str], port: O
         command.env("PORT", port);
     }
     command.stdin(std::process::Stdio::null()).output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn succeeded(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}", said(output));
-    said(output)
-}
-
-fn failed(output: &Output, with: &str) {
-    assert_eq!(output.status.code(), Some(1), "{}", said(output));
-    assert!(said(output).contains(with), "{:?} is not in: {}", with, said(output));
 }
 
 struct Scene {

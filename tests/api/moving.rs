@@ -12,6 +12,7 @@ use wa_gateway::store::registry::Registry;
 use wa_gateway::store::sled::SledStore;
 use whatsapp_simulator::{Counters, Options, Simulator};
 
+use super::support::output::{failed, succeeded};
 use super::support::{Process, Receiver, base_settings, eventually};
 
 const NUMBER: &str = "6281234500911";
@@ -85,20 +86,6 @@ impl Host {
         api.text(name, FRIEND, "x").await.expect(409);
         assert_eq!(self.state(name).await.1, "moved");
     }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
-fn succeeded(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}", said(output));
-    said(output)
-}
-
-fn failed(output: &Output, with: &str) {
-    assert_eq!(output.status.code(), Some(1), "{}", said(output));
-    assert!(said(output).contains(with), "{with:?} is not in: {}", said(output));
 }
 
 /// The file goes to the other host.

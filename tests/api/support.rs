@@ -12,6 +12,7 @@ use crate::redis_server::RedisServer;
 
 mod dice;
 mod files;
+pub(crate) mod output;
 mod process;
 mod receiver;
 

@@ -139,6 +139,12 @@ async fn batches(kv: &Arc<dyn Kv>) {
     assert_eq!(kv.snapshot(&ns).await.unwrap(), pairs(&[("a", "2"), ("c", "4")]), "applied in order");
     kv.write(&ns, Batch::new()).await.unwrap();
     assert_eq!(kv.snapshot(&ns).await.unwrap(), pairs(&[("a", "2"), ("c", "4")]));
+    let loose = Batch::new().remove("a").put("c", "5").put("d", "6").put("d", "7").put("e", "8").remove("e").loose();
+    kv.write(&ns, loose).await.unwrap();
+    assert_eq!(kv.snapshot(&ns).await.unwrap(), pairs(&[("c", "5"), ("d", "7")]), "loose, and in order all the same");
+    let half = Batch::new().expect("c", Some(bytes("5"))).expect("d", None).put("c", "6").put("f", "9").loose();
+    assert!(matches!(kv.write(&ns, half).await, Err(KvError::Conflict)));
+    assert_eq!(kv.snapshot(&ns).await.unwrap(), pairs(&[("c", "5"), ("d", "7")]), "conditions hold for all of it");
 }
 
 async fn conditions(kv: &Arc<dyn Kv>) {
