@@ -6,6 +6,7 @@
 
 mod error;
 mod flusher;
+mod journal;
 mod marker;
 mod opened;
 mod table;

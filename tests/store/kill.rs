@@ -95,6 +95,13 @@ fn flushed_rows_survive_a_kill() {
                     let twin_of = twin.slice("twin-".len()..);
                     assert_eq!(kv.get(&ns, &twin_of).await.unwrap(), Some(value), "round {round}: half a batch");
                 }
+                for (key, value) in kv.range(&ns, KeyRange::prefix("run")).await.unwrap() {
+                    let row = key.rsplit(|&byte| byte == b'-').next().unwrap();
+                    let row: usize = std::str::from_utf8(row).unwrap().parse().unwrap();
+                    let twin = [b"twin-", key.as_ref()].concat();
+                    let expected = row.is_multiple_of(2).then_some(value);
+                    assert_eq!(kv.get(&ns, &twin).await.unwrap(), expected, "round {round}: half a batch");
+                }
             }
             drop(kv);
         });

@@ -9,11 +9,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use sled::Error;
 use tokio::sync::oneshot;
 
 use super::opened::Marks;
+
+/// Where many wait, flushes begin so far apart: each wakes all threads of sled's pool, and more writers share one.
+const PACE: Duration = Duration::from_millis(1);
+/// So many have waited for one flush: there will be more.
+const CROWD: usize = 3;
 
 type Waiter = oneshot::Sender<Result<(), Error>>;
 
@@ -77,7 +83,9 @@ impl Drop for Flusher {
 }
 
 fn run(shared: &Shared, db: &sled::Db, syncing: Option<&Syncing>, marks: Option<&Marks>) {
+    let mut due = Instant::now();
     loop {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let waiters = {
             let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
             while queue.waiters.is_empty() && !queue.closed {
@@ -88,6 +96,8 @@ fn run(shared: &Shared, db: &sled::Db, syncing: Option<&Syncing>, marks: Option<
             }
             std::mem::take(&mut queue.waiters)
         };
+        let began = Instant::now();
+        due = if waiters.len() >= CROWD { began + PACE } else { began };
         let flushed = catch_unwind(AssertUnwindSafe(|| {
             let flushed = db.flush()?;
             syncing.map_or(Ok(flushed), |syncing| syncing.sync().map(|()| flushed).map_err(Error::Io))

@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use bytes::Bytes;
 use sled::{Error, Tree};
 
+use super::journal;
 use crate::store::{Batch, KeyRange, KvError, Op, RESERVED_PREFIX};
 
 /// Where the highest fencing token of the namespace lives.
@@ -19,7 +20,8 @@ pub(super) struct Table {
     fence: AtomicU64,
     /// Number of the last write: tells whether a flush covers it.
     pub(super) last_write: AtomicU64,
-    /// Shared by plain writes; held alone while a condition is checked and applied, a snapshot is read, or the tree dropped.
+    /// Shared by readers and by writes of one key; held alone while a batch is checked and applied, a snapshot is read, or the
+    /// tree dropped.
     gate: RwLock<Live>,
 }
 
@@ -33,6 +35,7 @@ pub(super) enum Live {
 
 impl Table {
     pub(super) fn open(tree: Tree) -> Result<Self, Error> {
+        finish(&tree)?;
         let fence = match tree.get(FENCE_KEY)? {
             Some(token) => match token.as_ref().try_into() {
                 Ok(token) => u64::from_be_bytes(token),
@@ -47,6 +50,7 @@ impl Table {
         if key.starts_with(RESERVED_PREFIX) {
             return Ok(None);
         }
+        let _shared = self.shared();
         match self.tree.get(key) {
             Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
             Err(Error::CollectionNotFound(_)) => Ok(None),
@@ -55,6 +59,11 @@ impl Table {
     }
 
     pub(super) fn range(&self, range: &KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+        let _shared = self.shared();
+        self.read(range)
+    }
+
+    fn read(&self, range: &KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
         let start = as_slice(&range.start);
         let end = match as_slice(&range.end) {
             Bound::Included(end) | Bound::Excluded(end) if end >= RESERVED_PREFIX => Bound::Excluded(RESERVED_PREFIX),
@@ -70,12 +79,14 @@ impl Table {
 
     pub(super) fn snapshot(&self) -> Result<Vec<(Bytes, Bytes)>, KvError> {
         let _alone = self.alone();
-        self.range(&KeyRange::all())
+        self.read(&KeyRange::all())
     }
 
     /// Applies a batch, or says that the table was dropped meanwhile.
     pub(super) fn apply(&self, batch: &Batch) -> Result<Live, KvError> {
-        if batch.conditions.is_empty() {
+        // Each of its operations stands for itself.
+        let single = batch.loose || batch.ops.len() <= 1;
+        if single && batch.conditions.is_empty() {
             let live = self.shared();
             if *live == Live::Dropped {
                 return Ok(Live::Dropped);
@@ -83,8 +94,7 @@ impl Table {
             match batch.fence.map_or(std::cmp::Ordering::Equal, |token| token.cmp(&self.fence.load(Ordering::Acquire)))
             {
                 std::cmp::Ordering::Less => return Err(KvError::Fenced),
-                std::cmp::Ordering::Equal if batch.loose => return self.put_each(&batch.ops),
-                std::cmp::Ordering::Equal => return self.put(&batch.ops, None),
+                std::cmp::Ordering::Equal => return self.put_each(&batch.ops).map_err(KvError::engine),
                 std::cmp::Ordering::Greater => {}
             }
         }
@@ -102,11 +112,14 @@ impl Table {
                 return Err(KvError::Conflict);
             }
         }
-        let raised = batch.fence.filter(|&token| token > seen);
-        let live = self.put(&batch.ops, raised)?;
-        if let Some(token) = raised {
-            self.fence.store(token, Ordering::Release);
-        }
+        let Some(raised) = batch.fence.filter(|&token| token > seen) else {
+            let put = if single { self.put_each(&batch.ops) } else { self.put_all(&batch.ops) };
+            return put.map_err(KvError::engine);
+        };
+        let fence = Op::Put(Bytes::from_static(FENCE_KEY), Bytes::copy_from_slice(&raised.to_be_bytes()));
+        let ops: Vec<Op> = batch.ops.iter().cloned().chain([fence]).collect();
+        let live = self.put_all(&ops).map_err(KvError::engine)?;
+        self.fence.store(raised, Ordering::Release);
         Ok(live)
     }
 
@@ -119,37 +132,47 @@ impl Table {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// sled 0.34 closes its log buffer before and after each batch and has its pool of threads write both, flushed or not:
-    /// some 0.3 ms of CPU that single operations don't cost.
-    fn put_each(&self, ops: &[Op]) -> Result<Live, KvError> {
-        ops.iter().try_fold(Live::Yes, |_, op| self.put(std::slice::from_ref(op), None))
+    fn put_each(&self, ops: &[Op]) -> Result<Live, Error> {
+        ops.iter().try_for_each(|op| put(&self.tree, op)).map(|()| Live::Yes)
     }
 
-    /// One key goes in directly: that spares sled's process-wide batch lock and the batch's log record.
-    fn put(&self, ops: &[Op], fence: Option<u64>) -> Result<Live, KvError> {
-        match (ops, fence) {
-            ([], None) => Ok(Live::Yes),
-            ([Op::Put(key, value)], None) => done(self.tree.insert(key, value.as_ref())),
-            ([Op::Remove(key)], None) => done(self.tree.remove(key)),
-            _ => {
-                let mut batch = sled::Batch::default();
-                for op in ops {
-                    match op {
-                        Op::Put(key, value) => batch.insert(key.as_ref(), value.as_ref()),
-                        Op::Remove(key) => batch.remove(key.as_ref()),
-                    }
-                }
-                if let Some(token) = fence {
-                    batch.insert(FENCE_KEY, &token.to_be_bytes());
-                }
-                done(self.tree.apply_batch(batch))
-            }
+    /// All or none of them, whenever the process ends; the gate is held alone.
+    fn put_all(&self, ops: &[Op]) -> Result<Live, Error> {
+        if ops.len() <= 1 {
+            return self.put_each(ops);
         }
+        if journal::size(ops) > journal::MAX_BYTES {
+            let mut batch = sled::Batch::default();
+            for op in ops {
+                match op {
+                    Op::Put(key, value) => batch.insert(key.as_ref(), value.as_ref()),
+                    Op::Remove(key) => batch.remove(key.as_ref()),
+                }
+            }
+            return self.tree.apply_batch(batch).map(|()| Live::Yes);
+        }
+        self.tree.insert(journal::KEY, journal::encode(ops).as_ref())?;
+        self.put_each(ops)?;
+        self.tree.insert(journal::KEY, &[]).map(|_| Live::Yes)
     }
 }
 
-fn done<T>(result: Result<T, Error>) -> Result<Live, KvError> {
-    result.map(|_| Live::Yes).map_err(KvError::engine)
+fn put(tree: &Tree, op: &Op) -> Result<(), Error> {
+    match op {
+        Op::Put(key, value) => tree.insert(key, value.as_ref()),
+        Op::Remove(key) => tree.remove(key),
+    }
+    .map(drop)
+}
+
+/// Does what a batch was about to do when the process ended.
+fn finish(tree: &Tree) -> Result<(), Error> {
+    let Some(left) = tree.get(journal::KEY)?.filter(|left| !left.is_empty()) else { return Ok(()) };
+    let Some(ops) = journal::decode(Bytes::copy_from_slice(&left)) else {
+        return Err(Error::ReportableBug("a journal can't be read".into()));
+    };
+    ops.iter().try_for_each(|op| put(tree, op))?;
+    tree.insert(journal::KEY, &[]).map(drop)
 }
 
 fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
@@ -179,4 +202,50 @@ fn collect(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(tree: &Tree) -> Vec<(Vec<u8>, Vec<u8>)> {
+        tree.iter().map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_batch_that_was_cut_short_is_finished_once() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let ops = [
+            Op::Put("a".into(), "new".into()),
+            Op::Remove("b".into()),
+            Op::Put("c".into(), "new".into()),
+            Op::Put(Bytes::from_static(FENCE_KEY), Bytes::copy_from_slice(&7_u64.to_be_bytes())),
+        ];
+        for done in 0..=ops.len() {
+            let tree = db.open_tree(format!("cut after {done}")).unwrap();
+            for (key, value) in [("a", "old"), ("b", "old"), ("d", "old")] {
+                tree.insert(key, value).unwrap();
+            }
+            tree.insert(journal::KEY, journal::encode(&ops).as_ref()).unwrap();
+            ops[..done].iter().for_each(|op| put(&tree, op).unwrap());
+            let table = Table::open(tree.clone()).unwrap();
+            let pair = |key: &str, value: &str| {
+                (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
+            };
+            assert_eq!(table.snapshot().unwrap(), [pair("a", "new"), pair("c", "new"), pair("d", "old")], "{done}");
+            assert!(matches!(table.apply(&Batch::new().remove("a").fenced(6)), Err(KvError::Fenced)), "{done}");
+            table.apply(&Batch::new().put("a", "later")).unwrap();
+            drop(table);
+            let after = rows(&tree);
+            drop(Table::open(tree.clone()).unwrap());
+            assert_eq!(rows(&tree), after, "{done}: not a second time");
+        }
+    }
+
+    #[test]
+    fn a_journal_that_is_damaged_is_an_error() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        db.insert(journal::KEY, b"torn").unwrap();
+        assert!(Table::open(Tree::clone(&db)).is_err());
+    }
 }
