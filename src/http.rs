@@ -4,11 +4,10 @@
 //! no state of their own. An endpoint is one line of `routes` and one handler.
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::Method;
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::ServiceExt as _;
 
 use crate::backup::Backup;
 use crate::health::Health;
@@ -45,7 +44,6 @@ pub use serve::{Limits, serve};
 pub use upload::Uploads;
 pub use webhook::UrlRule;
 
-use error::ApiError;
 use route::{Route, Routes};
 
 /// What handlers and layers need; cheap to clone.
@@ -172,29 +170,33 @@ pub fn router(state: AppState) -> Router {
         .layer(DefaultBodyLimit::disable())
         .fallback(dashboard::unknown)
         .with_state(state);
-    // Layers of a router run after it has chosen a route, but dot segments must go before: hence a second one around it.
-    let mut router = Router::new()
-        .fallback_service(any(move |request| tower::ServiceExt::oneshot(table.clone(), layer::without_dots(request))))
-        .layer(axum::middleware::from_fn(layer::time_limit))
-        .layer(axum::middleware::from_fn(layer::head_limit))
-        .layer(axum::middleware::from_fn(layer::guarded))
-        .layer(CatchPanicLayer::custom(panicked));
-    if development {
-        router = router.layer(axum::middleware::map_response(error::reveal));
-    }
-    router
-        .layer(axum::middleware::from_fn(layer::observe))
-        // Outside everything, so that refusals and panics carry it too.
-        .layer(axum::middleware::from_fn(layer::cors))
+    within_layers(table, development)
+}
+
+/// The table within what happens to every request. Dot segments must go before the table chooses a route, so the layers are a
+/// router of their own around it.
+fn within_layers(table: Router, development: bool) -> Router {
+    Router::new().fallback(move |request: Request| {
+        let table = table.clone();
+        // The innermost first; CORS is outside everything, so that refusals and panics carry it too.
+        let routed = |request| async {
+            table.oneshot(layer::without_dots(request)).await.unwrap_or_else(|never| match never {})
+        };
+        let timed = |request| layer::time_limit(request, routed);
+        let limited = |request| layer::head_limit(request, timed);
+        let guarded = |request| layer::guarded(request, limited);
+        let caught = |request| layer::caught(request, guarded);
+        let revealed = move |request| async move {
+            let response = caught(request).await;
+            if development { error::reveal(response) } else { response }
+        };
+        let observed = |request| layer::observe(request, revealed);
+        layer::cors(request, observed)
+    })
 }
 
 async fn health() -> Response {
     axum::Json(body::Health { status: "ok" }).into_response()
-}
-
-fn panicked(_panic: Box<dyn std::any::Any + Send>) -> Response {
-    // The panic's text went to standard error by the hook; it may hold what was asked for, so it is not repeated here.
-    ApiError::internal("the handler panicked").into_response()
 }
 
 #[cfg(test)]

@@ -263,7 +263,7 @@ impl IntoResponse for ApiError {
 }
 
 /// In development: a 500 tells its inner text.
-pub(super) async fn reveal(mut response: Response) -> Response {
+pub(super) fn reveal(mut response: Response) -> Response {
     if let Some(Inner(text)) = response.extensions_mut().remove::<Inner>() {
         let body = json!({ "message": text }).to_string();
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -532,10 +532,10 @@ mod tests {
     #[tokio::test]
     async fn development_shows_the_inner_text_of_a_500_only() {
         let inner = ApiError::internal(store_failure()).into_response();
-        let shown = axum::body::to_bytes(reveal(inner).await.into_body(), 1000).await.unwrap();
+        let shown = axum::body::to_bytes(reveal(inner).into_body(), 1000).await.unwrap();
         assert_eq!(shown, r#"{"message":"the store failed: disk full at sector 7"}"#);
         let safe = ApiError::from(StartError::Store(store_failure())).into_response();
-        let shown = axum::body::to_bytes(reveal(safe).await.into_body(), 1000).await.unwrap();
+        let shown = axum::body::to_bytes(reveal(safe).into_body(), 1000).await.unwrap();
         assert_eq!(shown, r#"{"message":"The session store is not available"}"#);
     }
 }

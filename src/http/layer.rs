@@ -1,12 +1,16 @@
-//! What happens to every request, whatever its route: CORS, log, size of the head, time.
+//! What happens to every request, whatever its route: CORS, log, panics, size of the head, time.
+//!
+//! Functions around the next one and no layers of axum's: each of those clones and boxes all that is within it for every
+//! request.
 
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
 use axum::http::uri::{PathAndQuery, Uri};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
@@ -22,9 +26,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Contract section 2: every answer is open to every origin, and OPTIONS is answered here for every path.
-pub(super) async fn cors(request: Request, next: Next) -> Response {
+pub(super) async fn cors<F: Future<Output = Response>>(request: Request, next: impl FnOnce(Request) -> F) -> Response {
     let mut response =
-        if request.method() == Method::OPTIONS { preflight(request.headers()) } else { next.run(request).await };
+        if request.method() == Method::OPTIONS { preflight(request.headers()) } else { next(request).await };
     response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
 }
@@ -48,11 +52,14 @@ fn preflight(asked: &header::HeaderMap) -> Response {
 
 /// Opens the span of a request and logs its end. Neither the path nor the query is written: they hold ids and keys.
 /// `key` is the name of the caller's key.
-pub(super) async fn observe(request: Request, next: Next) -> Response {
+pub(super) async fn observe<F: Future<Output = Response>>(
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     let id = uuid::Uuid::new_v4().to_string();
     let span = tracing::info_span!("request", %id, method = %request.method(), route = Empty, key = Empty);
     let started = Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = next(request).instrument(span.clone()).await;
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     span.in_scope(|| {
         tracing::debug!(status = response.status().as_u16(), duration_ms, "request answered");
@@ -63,9 +70,22 @@ pub(super) async fn observe(request: Request, next: Next) -> Response {
     response
 }
 
+/// Answers for a handler that panics.
+pub(super) async fn caught<F: Future<Output = Response>>(
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    // The panic's text went to standard error by the hook; it may hold what was asked for, so it is not repeated here.
+    let panicked = |_panic| ApiError::internal("the handler panicked").into_response();
+    AssertUnwindSafe(next(request)).catch_unwind().await.unwrap_or_else(panicked)
+}
+
 /// What every answer says to browsers, unless it says so itself.
-pub(super) async fn guarded(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+pub(super) async fn guarded<F: Future<Output = Response>>(
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    let mut response = next(request).await;
     for (name, value) in [(header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::REFERRER_POLICY, "no-referrer")] {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
@@ -79,7 +99,10 @@ pub(super) fn not_kept(mut response: Response) -> Response {
 }
 
 /// Refuses large heads ourselves, so that the refusal is JSON and carries CORS; hyper's own limit lies above.
-pub(super) async fn head_limit(request: Request, next: Next) -> Response {
+pub(super) async fn head_limit<F: Future<Output = Response>>(
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     // wa-gateway 4.7.1: its parser refuses raw bytes in the request line, without a word.
     if request.uri().path_and_query().is_some_and(|target| !target.as_str().is_ascii()) {
         return StatusCode::BAD_REQUEST.into_response();
@@ -92,19 +115,26 @@ pub(super) async fn head_limit(request: Request, next: Next) -> Response {
         return ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request header fields too large")
             .into_response();
     }
-    next.run(request).await
+    next(request).await
 }
 
 /// Ends requests that take too long; the handler is dropped where it waits.
-pub(super) async fn time_limit(request: Request, next: Next) -> Response {
+pub(super) async fn time_limit<F: Future<Output = Response>>(
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
     // Files come over slow lines; the handler has a deadline of its own once they are there.
     let limit =
         if request.uri().path().starts_with("/message/send-") { upload::REQUEST_TIMEOUT } else { REQUEST_TIMEOUT };
     within(limit, request, next).await
 }
 
-pub(super) async fn within(limit: Duration, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
+pub(super) async fn within<F: Future<Output = Response>>(
+    limit: Duration,
+    request: Request,
+    next: impl FnOnce(Request) -> F,
+) -> Response {
+    match tokio::time::timeout(limit, next(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "The request took too long").into_response(),
     }

@@ -2,6 +2,8 @@
 //!
 //! A handler can't be registered without a scope, and is reached through the guard only.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
@@ -64,7 +66,8 @@ impl Route {
         let filter = MethodFilter::try_from(method.clone()).expect("the table holds axum's methods only");
         self.endpoints.push(Endpoint { path, method, scope });
         self.methods.push(Box::new(move |state| {
-            on(filter, handler).route_layer(from_fn_with_state(Guard { state: state.clone(), scope, path }, guard))
+            on(filter, handler)
+                .route_layer(from_fn_with_state(Arc::new(Guard { state: state.clone(), scope, path }), guard))
         }));
         self
     }
@@ -121,7 +124,6 @@ impl Routes {
     }
 }
 
-#[derive(Clone)]
 struct Guard {
     state: AppState,
     scope: Scope,
@@ -129,7 +131,7 @@ struct Guard {
 }
 
 /// Lets a request through to its handler when its caller may.
-async fn guard(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
     tracing::Span::current().record("route", guard.path);
     if guard.scope == Scope::Public {
         return next.run(request).await;

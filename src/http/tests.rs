@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, header};
+use axum::routing::any;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -446,12 +447,7 @@ async fn panics() -> Response {
 
 #[tokio::test]
 async fn a_panic_is_a_500_that_tells_nothing() {
-    let router = Router::new()
-        .route("/", any(panics))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(axum::middleware::from_fn(layer::observe))
-        .layer(axum::middleware::from_fn(layer::cors));
-    let answer = ask_router(router, request("GET", "/")).await;
+    let answer = ask_router(within_layers(Router::new().route("/", any(panics)), false), request("GET", "/")).await;
     let hidden = r#"{"message":"Something went wrong, please try again later!"}"#;
     assert_eq!((answer.status, answer.body.as_str()), (500, hidden));
 }
@@ -466,11 +462,8 @@ async fn a_body_that_never_ends_is_given_up() {
 
 #[tokio::test]
 async fn a_handler_that_never_ends_is_given_up() {
-    let limit = axum::middleware::from_fn(|request, next| layer::within(Duration::from_millis(20), request, next));
-    let router = Router::new()
-        .route("/", any(std::future::pending::<Response>))
-        .layer(limit)
-        .layer(axum::middleware::from_fn(layer::cors));
+    let given_up = |request| layer::within(Duration::from_millis(20), request, |_| std::future::pending());
+    let router = Router::new().route("/", any(move |request: Request<Body>| layer::cors(request, given_up)));
     let answer = ask_router(router, request("GET", "/")).await;
     assert_eq!((answer.status, answer.body.as_str()), (504, r#"{"message":"The request took too long"}"#));
 }

@@ -98,7 +98,7 @@ impl Outbox {
                 Err(error) => return Err(error),
                 Ok(()) => {
                     self.waiting().remove(&entry.seq);
-                    state.recent.push(entry.event.event_id.clone());
+                    state.recent.push(&entry.event.event_id);
                     return Ok(());
                 }
             }

@@ -1,12 +1,12 @@
 //! What the task does while it has a connection: follows its signals, watches its link, keeps what it reports.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::Instrument as _;
 
 use super::super::entry::{Command, Loss};
@@ -130,10 +130,7 @@ impl Task {
     ) -> Outcome {
         let mut clocks = Clocks::new();
         let limits = Limits::new(self.manager.settings.watchdog);
-        let mut tick = tokio::time::interval(limits.tick);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut watch = tokio::time::interval(limits.look);
-        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut tick, mut watch) = (together(limits.tick), together(limits.look));
         let token = self.token.clone();
         let mut files = media::Fetching::default();
         loop {
@@ -372,6 +369,18 @@ impl Task {
             Err(error) => tracing::warn!(%error, "the account's name was not stored"),
         }
     }
+}
+
+/// Ticks at times that many sessions share, so that a thousand of them don't wake a thread each: of an idle gateway's CPU that
+/// was most. Tenths of a second apart, they don't all come at once either.
+fn together(period: Duration) -> Interval {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    const GRID: Duration = Duration::from_millis(100);
+    let now = Instant::now();
+    let steps = now.duration_since(*ORIGIN).div_duration_f64(GRID).ceil();
+    let mut interval = tokio::time::interval_at((*ORIGIN + GRID.mul_f64(steps)).max(now), period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    interval
 }
 
 /// The time so long from now; `None`: beyond all calendars.
