@@ -12,8 +12,8 @@ use crate::store::Op;
 /// Where the batch stands that is being applied; empty between two.
 pub(super) const KEY: &[u8] = b"\xff\xffjournal";
 
-/// Larger batches are rare, and cheaper as sled's own than written twice.
-pub(super) const MAX_BYTES: usize = 64 * 1024;
+/// Larger batches are rare, and cheaper as sled's own: the page with the journal is written anew, batch and all, every few writes.
+pub(super) const MAX_BYTES: usize = 4 * 1024;
 
 const PUT: u8 = 0;
 const REMOVE: u8 = 1;
