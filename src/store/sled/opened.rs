@@ -109,7 +109,7 @@ impl Opened {
             match std::str::from_utf8(&name) {
                 Ok(name) if name != META && name != "__sled__default" => {
                     let tree = db.open_tree(name).map_err(named)?;
-                    tables.insert(Namespace::from_name(name), Arc::new(Table::open(tree).map_err(named)?));
+                    tables.insert(Namespace::from_name(name), Arc::new(Table::new(tree)));
                 }
                 _ => {}
             }
@@ -240,7 +240,7 @@ impl Opened {
             return Ok(Arc::clone(table));
         }
         let tree = self.db.open_tree(ns.as_str()).map_err(KvError::engine)?;
-        let table = Arc::new(Table::open(tree).map_err(KvError::engine)?);
+        let table = Arc::new(Table::new(tree));
         tables.insert(ns.clone(), Arc::clone(&table));
         Ok(table)
     }

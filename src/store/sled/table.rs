@@ -16,13 +16,16 @@ const FENCE_KEY: &[u8] = b"\xff\xfffence";
 #[derive(Debug)]
 pub(super) struct Table {
     tree: Tree,
-    /// The highest token that has written here; zero: none. Kept in step with `FENCE_KEY`.
+    /// The highest token that has written here; zero: none. Kept in step with `FENCE_KEY` once the rows are whole.
     fence: AtomicU64,
     /// Number of the last write: tells whether a flush covers it.
     pub(super) last_write: AtomicU64,
-    /// Shared by readers and by writes of one key; held alone while a batch is checked and applied, a snapshot is read, or the
-    /// tree dropped.
+    /// Shared by plain writes; held alone while a batch is checked and applied, a snapshot is read, or the tree dropped. Taken
+    /// before `rows`.
     gate: RwLock<Live>,
+    /// Whether the rows are whole: no batch is half done. Shared by readers, held alone while a batch is applied. Tables are
+    /// looked at when they are used first: so damage of one is no other's trouble, and a thousand are opened at once.
+    rows: RwLock<bool>,
 }
 
 /// What became of a table since it was looked up.
@@ -34,24 +37,50 @@ pub(super) enum Live {
 }
 
 impl Table {
-    pub(super) fn open(tree: Tree) -> Result<Self, Error> {
-        finish(&tree)?;
-        let fence = match tree.get(FENCE_KEY)? {
-            Some(token) => match token.as_ref().try_into() {
-                Ok(token) => u64::from_be_bytes(token),
-                Err(_) => return Err(Error::ReportableBug("a fencing token has the wrong size".into())),
-            },
-            None => 0,
-        };
-        Ok(Self { tree, fence: AtomicU64::new(fence), last_write: AtomicU64::new(0), gate: RwLock::new(Live::Yes) })
+    pub(super) fn new(tree: Tree) -> Self {
+        let (fence, last_write) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { tree, fence, last_write, gate: RwLock::new(Live::Yes), rows: RwLock::new(false) }
+    }
+
+    /// Finishes the batch that a killed process, an error or a panic left half done, before anybody reads or writes.
+    fn make_whole(&self) -> Result<(), Error> {
+        if *self.rows.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(());
+        }
+        let mut is_whole = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        if !*is_whole {
+            finish(&self.tree)?;
+            let fence = match self.tree.get(FENCE_KEY)? {
+                Some(token) => match token.as_ref().try_into() {
+                    Ok(token) => u64::from_be_bytes(token),
+                    Err(_) => return Err(Error::ReportableBug("a fencing token has the wrong size".into())),
+                },
+                None => 0,
+            };
+            self.fence.store(fence, Ordering::Release);
+            *is_whole = true;
+        }
+        Ok(())
+    }
+
+    /// Reads while no batch is half done.
+    fn reading<T>(&self, read: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            {
+                let is_whole = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+                if *is_whole {
+                    return read();
+                }
+            }
+            self.make_whole()?;
+        }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         if key.starts_with(RESERVED_PREFIX) {
             return Ok(None);
         }
-        let _shared = self.shared();
-        match self.tree.get(key) {
+        match self.reading(|| self.tree.get(key)) {
             Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
             Err(Error::CollectionNotFound(_)) => Ok(None),
             Err(error) => Err(KvError::engine(error)),
@@ -59,11 +88,6 @@ impl Table {
     }
 
     pub(super) fn range(&self, range: &KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
-        let _shared = self.shared();
-        self.read(range)
-    }
-
-    fn read(&self, range: &KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
         let start = as_slice(&range.start);
         let end = match as_slice(&range.end) {
             Bound::Included(end) | Bound::Excluded(end) if end >= RESERVED_PREFIX => Bound::Excluded(RESERVED_PREFIX),
@@ -73,13 +97,19 @@ impl Table {
         if is_empty(start, end) {
             return Ok(Vec::new());
         }
-        let pairs = self.tree.range::<&[u8], _>((start, end));
-        if range.reverse { collect(pairs.rev(), range.limit) } else { collect(pairs, range.limit) }
+        let read = || {
+            let pairs = self.tree.range::<&[u8], _>((start, end));
+            if range.reverse { collect(pairs.rev(), range.limit) } else { collect(pairs, range.limit) }
+        };
+        match self.reading(read) {
+            Err(Error::CollectionNotFound(_)) => Ok(Vec::new()),
+            read => read.map_err(KvError::engine),
+        }
     }
 
     pub(super) fn snapshot(&self) -> Result<Vec<(Bytes, Bytes)>, KvError> {
         let _alone = self.alone();
-        self.read(&KeyRange::all())
+        self.range(&KeyRange::all())
     }
 
     /// Applies a batch, or says that the table was dropped meanwhile.
@@ -91,6 +121,7 @@ impl Table {
             if *live == Live::Dropped {
                 return Ok(Live::Dropped);
             }
+            self.make_whole().map_err(KvError::engine)?;
             match batch.fence.map_or(std::cmp::Ordering::Equal, |token| token.cmp(&self.fence.load(Ordering::Acquire)))
             {
                 std::cmp::Ordering::Less => return Err(KvError::Fenced),
@@ -102,6 +133,7 @@ impl Table {
         if *live == Live::Dropped {
             return Ok(Live::Dropped);
         }
+        self.make_whole().map_err(KvError::engine)?;
         let seen = self.fence.load(Ordering::Acquire);
         if batch.fence.is_some_and(|token| token < seen) {
             return Err(KvError::Fenced);
@@ -151,9 +183,18 @@ impl Table {
             }
             return self.tree.apply_batch(batch).map(|()| Live::Yes);
         }
+        // A page that can't be read fails the batch here, with nothing written; the next lines need the pages anyway.
+        for op in ops {
+            let (Op::Put(key, _) | Op::Remove(key)) = op;
+            self.tree.get(key)?;
+        }
+        let mut is_whole = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        *is_whole = false;
         self.tree.insert(journal::KEY, journal::encode(ops).as_ref())?;
         self.put_each(ops)?;
-        self.tree.insert(journal::KEY, &[]).map(|_| Live::Yes)
+        self.tree.insert(journal::KEY, &[])?;
+        *is_whole = true;
+        Ok(Live::Yes)
     }
 }
 
@@ -192,13 +233,13 @@ fn is_empty(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
 fn collect(
     pairs: impl Iterator<Item = Result<(sled::IVec, sled::IVec), Error>>,
     limit: usize,
-) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+) -> Result<Vec<(Bytes, Bytes)>, Error> {
     let mut found = Vec::new();
     for pair in pairs.take(limit) {
         match pair {
             Ok((key, value)) => found.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))),
             Err(Error::CollectionNotFound(_)) => break,
-            Err(error) => return Err(KvError::engine(error)),
+            Err(error) => return Err(error),
         }
     }
     Ok(found)
@@ -228,7 +269,7 @@ mod tests {
             }
             tree.insert(journal::KEY, journal::encode(&ops).as_ref()).unwrap();
             ops[..done].iter().for_each(|op| put(&tree, op).unwrap());
-            let table = Table::open(tree.clone()).unwrap();
+            let table = Table::new(tree.clone());
             let pair = |key: &str, value: &str| {
                 (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
             };
@@ -237,15 +278,35 @@ mod tests {
             table.apply(&Batch::new().put("a", "later")).unwrap();
             drop(table);
             let after = rows(&tree);
-            drop(Table::open(tree.clone()).unwrap());
+            Table::new(tree.clone()).get(b"a").unwrap();
             assert_eq!(rows(&tree), after, "{done}: not a second time");
         }
+    }
+
+    #[test]
+    fn what_a_failed_batch_left_is_finished_before_the_next_write() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let table = Table::new(Tree::clone(&db));
+        table.apply(&Batch::new().put("a", "old")).unwrap();
+        // As `put_all` leaves it when an operation fails or panics in the middle.
+        let ops = [Op::Put("a".into(), "batch".into()), Op::Put("b".into(), "batch".into())];
+        *table.rows.write().unwrap() = false;
+        db.insert(journal::KEY, journal::encode(&ops).as_ref()).unwrap();
+        table.apply(&Batch::new().put("a", "later")).unwrap();
+        let value = |key: &[u8]| table.get(key).unwrap().unwrap();
+        assert_eq!((value(b"a"), value(b"b")), ("later".into(), "batch".into()));
+        drop(table);
+        let table = Table::new(Tree::clone(&db));
+        assert_eq!(table.get(b"a").unwrap().unwrap(), "later", "an old batch comes back over nothing newer");
     }
 
     #[test]
     fn a_journal_that_is_damaged_is_an_error() {
         let db = sled::Config::new().temporary(true).open().unwrap();
         db.insert(journal::KEY, b"torn").unwrap();
-        assert!(Table::open(Tree::clone(&db)).is_err());
+        let table = Table::new(Tree::clone(&db));
+        assert!(table.get(b"a").is_err());
+        assert!(table.snapshot().is_err());
+        assert!(table.apply(&Batch::new().put("a", "1")).is_err(), "nothing is built on half a batch");
     }
 }
