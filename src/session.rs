@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -172,7 +173,9 @@ struct Manager {
     metrics: Metrics,
     sessions: Mutex<Sessions>,
     /// Held to take or to replace it, never while the list is made.
-    listed: Mutex<Option<Arc<list::Listed>>>,
+    listed: Mutex<Option<list::Listed>>,
+    /// Counts whatever changes a row of the list, or which rows there are.
+    changes: Arc<AtomicU64>,
     turns: Turns,
     /// Held while a name is reserved: names reserved at once would meet at the registry's counter.
     reserving: tokio::sync::Mutex<()>,
@@ -231,6 +234,7 @@ impl SessionManager {
             metrics,
             sessions: Mutex::default(),
             listed: Mutex::default(),
+            changes: Arc::default(),
             turns: Turns::default(),
             reserving: tokio::sync::Mutex::new(()),
             restoring,
@@ -432,10 +436,13 @@ impl SessionManager {
         let follow = Follow::new(ledger, self.0.tracker.clone(), self.0.token.clone());
         let is_ended = matches!(state, State::Stopped | State::LoggedOut);
         let since = record.ended.filter(|_ended| is_ended).map_or_else(Utc::now, |ended| ended.at);
-        let entry = Arc::new(Entry::new(record, View::new(state, since), outbox, follow, &self.0.settings));
+        let changes = Arc::clone(&self.0.changes);
+        let entry = Entry::new(record, View::new(state, since), outbox, follow, &self.0.settings, changes);
+        let entry = Arc::new(entry);
         let mut sessions = self.lock();
         sessions.by_name.insert(name, Arc::clone(&entry));
         sessions.in_order.insert(sequence, Arc::clone(&entry));
+        self.0.changes.fetch_add(1, Ordering::AcqRel);
         Ok(entry)
     }
 

@@ -202,7 +202,7 @@ struct DetailData<'a> {
     status: &'static str,
     details: DetailsBody,
     connection: Connection,
-    metadata: Metadata<'a>,
+    metadata: Metadata,
     /// What the session is doing, or why it does nothing; the README lists the words.
     state: &'static str,
     /// Why, where the state alone does not tell.
@@ -211,6 +211,8 @@ struct DetailData<'a> {
     since: String,
     /// When the state ends by itself, where that is known.
     until: Option<String>,
+    /// The account's primary device as its phone names it, where it does: `android`, `iphone`, `smba` and so on.
+    platform: Option<&'a str>,
 }
 
 /// The state of its connection.
@@ -222,11 +224,11 @@ struct Connection {
     last_update: String,
 }
 
-/// The account's primary device; `unknown` where WhatsApp does not tell.
+/// wa-gateway 4.7.1 says `unknown` in all three members; what is known stands in `platform` behind.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Metadata<'a> {
-    platform: &'a str,
+struct Metadata {
+    platform: &'static str,
     device_manufacturer: &'static str,
     device_model: &'static str,
 }
@@ -242,15 +244,12 @@ impl<'a> Detail<'a> {
                 is_connected: summary.status == Status::Connected,
                 last_update: iso8601(summary.since),
             },
-            metadata: Metadata {
-                platform: summary.platform.as_deref().unwrap_or(unknown),
-                device_manufacturer: unknown,
-                device_model: unknown,
-            },
+            metadata: Metadata { platform: unknown, device_manufacturer: unknown, device_model: unknown },
             state: summary.standing.state,
             reason: summary.standing.reason.as_deref(),
             since: iso8601(summary.standing.since),
             until: summary.standing.until.map(iso8601),
+            platform: summary.platform.as_deref(),
         };
         Self { success: true, data }
     }

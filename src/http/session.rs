@@ -186,17 +186,17 @@ mod tests {
         let fresh = summary(Status::Connecting, None, None);
         assert_eq!(
             json_of(&Detail::new(&fresh)),
-            r#"{"success":true,"data":{"session":"ok 1","status":"connecting","details":{"name":"","phoneNumber":""},"connection":{"isConnected":false,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"unknown","deviceManufacturer":"unknown","deviceModel":"unknown"},"state":"connecting","reason":"connection_lost","since":"2026-02-03T04:52:39.123Z","until":null}}"#
+            r#"{"success":true,"data":{"session":"ok 1","status":"connecting","details":{"name":"","phoneNumber":""},"connection":{"isConnected":false,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"unknown","deviceManufacturer":"unknown","deviceModel":"unknown"},"state":"connecting","reason":"connection_lost","since":"2026-02-03T04:52:39.123Z","until":null,"platform":null}}"#
         );
         let known = summary(Status::Connected, Some(("Budi", "628")), Some("android"));
         assert_eq!(
             json_of(&Detail::new(&known)),
-            r#"{"success":true,"data":{"session":"ok 1","status":"connected","details":{"name":"Budi","phoneNumber":"628"},"connection":{"isConnected":true,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"android","deviceManufacturer":"unknown","deviceModel":"unknown"},"state":"connected","reason":null,"since":"2026-02-03T04:52:39.123Z","until":null}}"#
+            r#"{"success":true,"data":{"session":"ok 1","status":"connected","details":{"name":"Budi","phoneNumber":"628"},"connection":{"isConnected":true,"lastUpdate":"2026-02-03T04:52:38.123Z"},"metadata":{"platform":"unknown","deviceManufacturer":"unknown","deviceModel":"unknown"},"state":"connected","reason":null,"since":"2026-02-03T04:52:39.123Z","until":null,"platform":"android"}}"#
         );
         let gone = summary(Status::Disconnected, Some(("Budi", "628")), None);
         let gone = json_of(&Detail::new(&gone));
         assert!(gone.contains(r#""status":"disconnected""#), "{gone}");
-        assert!(gone.ends_with(r#","until":"2026-02-03T05:00:00.000Z"}}"#), "{gone}");
+        assert!(gone.ends_with(r#","until":"2026-02-03T05:00:00.000Z","platform":null}}"#), "{gone}");
     }
 
     #[test]

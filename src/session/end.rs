@@ -165,6 +165,7 @@ impl SessionManager {
             let mut sessions = self.lock();
             sessions.by_name.remove(name);
             sessions.in_order.remove(&entry.sequence);
+            self.0.changes.fetch_add(1, Ordering::AcqRel);
         }
         entry.gone.store(true, Ordering::Release);
         entry.touch();

@@ -103,6 +103,7 @@ pub(super) struct Entry {
     record: Mutex<SessionRecord>,
     /// Counts what changed in the record and in the view.
     changes: AtomicU64,
+    all_changes: Arc<AtomicU64>,
     view: watch::Sender<View>,
     /// The longest silence over which it still counts as connected.
     watchdog: Duration,
@@ -125,7 +126,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Entry {
-    pub(super) fn new(record: SessionRecord, view: View, outbox: Outbox, follow: Follow, settings: &Settings) -> Self {
+    /// `all_changes` counts the changes of every row of the list.
+    pub(super) fn new(
+        record: SessionRecord,
+        view: View,
+        outbox: Outbox,
+        follow: Follow,
+        settings: &Settings,
+        all_changes: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             name: record.name.clone(),
             uid: record.uid.clone(),
@@ -136,6 +145,7 @@ impl Entry {
             under_way: UnderWay::default(),
             record: Mutex::new(record),
             changes: AtomicU64::new(0),
+            all_changes,
             view: watch::Sender::new(view),
             watchdog: settings.watchdog,
             resuming: AtomicBool::new(false),
@@ -158,6 +168,7 @@ impl Entry {
 
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
+        self.all_changes.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn view(&self) -> watch::Ref<'_, View> {

@@ -230,7 +230,7 @@ async fn what_ended_a_session_is_told_also_after_a_restart() {
     assert_eq!(gateway.detail("a").await["state"], "connected");
     let members: Vec<_> = gateway.detail("a").await.as_object().unwrap().keys().cloned().collect();
     let contract = ["session", "status", "details", "connection", "metadata"];
-    assert_eq!(members, [&contract[..], &["state", "reason", "since", "until"]].concat());
+    assert_eq!(members, [&contract[..], &["state", "reason", "since", "until", "platform"]].concat());
     gateway.kick_it(Kick::Replaced).await;
     assert_eq!(gateway.wait_state("a", "replaced").await["reason"], "other_connection");
     gateway.wait_state("a", "connected").await;

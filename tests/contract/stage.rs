@@ -15,6 +15,8 @@ mod dashboard;
 
 /// The group that the recorded requests name.
 const GROUP: &str = "120363012345678901";
+/// The hidden identity that they name.
+const HIDDEN: &str = "123456@lid";
 
 /// Recorded numbers that are too short for an account, and the ones that take their place.
 const NUMBERS: [(&str, &str); 9] = [
@@ -37,6 +39,8 @@ pub(crate) struct Stage {
     pub(crate) world: World,
     script: String,
     group: Option<String>,
+    /// The hidden identity of the account that takes the place of the recorded one.
+    hidden: Option<String>,
     /// The address of a group that the session is not in.
     foreign: Option<String>,
     cookie: Option<String>,
@@ -56,6 +60,7 @@ impl Stage {
             world,
             script: script.to_owned(),
             group: None,
+            hidden: None,
             foreign: None,
             cookie: None,
             genuine: None,
@@ -89,6 +94,9 @@ impl Stage {
         if ["send", "profile", "dashboard"].contains(&self.script.as_str()) {
             text = NUMBERS.iter().fold(text, |text, (recorded, ours)| text.replace(recorded, ours));
         }
+        if let Some(hidden) = &self.hidden {
+            text = text.replace(HIDDEN, hidden);
+        }
         if let Some(cookie) = &self.cookie {
             let whole = ["key=secret.<signature>", "key=secret.<signature, not percent-encoded>"];
             text = whole.iter().fold(text, |text, recorded| text.replace(recorded, cookie));
@@ -100,6 +108,9 @@ impl Stage {
     pub(crate) fn generalize(&self, mut answer: Answer) -> Answer {
         if ["send", "profile", "dashboard"].contains(&self.script.as_str()) {
             answer.body = NUMBERS.iter().fold(answer.body, |text, (recorded, ours)| text.replace(ours, recorded));
+        }
+        if let Some(hidden) = &self.hidden {
+            answer.body = answer.body.replace(hidden, HIDDEN);
         }
         answer.body = answer.body.replace(&format!("http://{}", self.media_server), "<media-server>");
         answer.body = answer.body.replace(&self.media_server, "<media-server-host>");
@@ -277,6 +288,7 @@ impl Stage {
             self.world.simulator.phone(contact);
         }
         self.group = Some(self.found(&["6281234567890"]));
+        self.hidden = Some(format!("{}@lid", self.world.simulator.phone("123456").address().lid));
     }
 
     /// A group of the connected account and these numbers: its id.
