@@ -288,6 +288,11 @@ impl Stage {
             self.world.simulator.phone(contact);
         }
         self.group = Some(self.found(&["6281234567890"]));
+        // Groups that the recorded requests name by ids of their own: old ones, and numbers taken for ids.
+        let own = number("ok1");
+        for id in ["6281234567890-1600000000", "6281200", "62800", "6281234567890"] {
+            self.world.simulator.create_group_as(id, "Old friends", &[own.as_str(), "6281234567890"]);
+        }
         self.hidden = Some(format!("{}@lid", self.world.simulator.phone("123456").address().lid));
     }
 

@@ -97,9 +97,10 @@ impl Phones {
         self.get("/counters").await
     }
 
-    /// Stanzas that companions have not acknowledged.
-    pub(crate) async fn queued(&self) -> anyhow::Result<u64> {
-        self.get("/queued").await?["queued"].as_u64().context("an odd answer to /queued")
+    /// Stanzas that companions have not acknowledged, and how many of each kind.
+    pub(crate) async fn queued(&self) -> anyhow::Result<(u64, String)> {
+        let queued = self.get("/queued").await?;
+        Ok((queued["queued"].as_u64().context("an odd answer to /queued")?, queued.to_string()))
     }
 
     pub(crate) async fn root(&self) -> anyhow::Result<Vec<u8>> {

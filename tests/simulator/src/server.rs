@@ -293,6 +293,17 @@ impl Simulator {
         self.0.with(|state| crate::iq::group::create(state, subject, members, lid_mode))
     }
 
+    /// The same with an id of the caller's: old groups have their creator's number, a dash and a time.
+    ///
+    /// # Panics
+    /// As [`Self::create_group`].
+    pub fn create_group_as(&self, id: &str, subject: &str, members: &[&str]) -> String {
+        for member in members {
+            self.phone(member);
+        }
+        self.0.with(|state| crate::iq::group::create_as(state, id.to_owned(), subject, members, false))
+    }
+
     /// Removes a companion as its phone does: `device_removed` when online, failure 401 at its next login.
     pub fn unlink(&self, phone: &str, device: u16) {
         self.0.with(|state| crate::control::unlink(state, phone, device));

@@ -203,9 +203,13 @@ async fn messages_in(bench: &Bench) -> anyhow::Result<u64> {
 /// Whether everything came through once. `dropped`: connections were cut, so asking again is no fault.
 pub(crate) async fn check(bench: &mut Bench, dropped: bool) -> anyhow::Result<()> {
     let begun = Instant::now();
-    while bench.phones.queued().await? > 0 {
+    loop {
+        let (queued, kinds) = bench.phones.queued().await?;
+        if queued == 0 {
+            break;
+        }
         if begun.elapsed() > LIMIT {
-            bench.report.fail("the gateway did not acknowledge everything");
+            bench.report.fail(format!("the gateway did not acknowledge everything: {kinds}"));
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

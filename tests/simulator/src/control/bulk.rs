@@ -97,11 +97,16 @@ async fn heard(State(core): Shared, Json(asked): Json<Phones>) -> Answer {
 }
 
 async fn queued(State(core): Shared) -> Answer {
-    let queued: usize = core.with(|state| {
+    let [messages, receipts, notifications] = core.with(|state| {
         let devices = state.accounts.values().flat_map(|account| account.devices.values());
-        devices.map(|device| device.queue.len()).sum()
+        devices
+            .map(|device| device.queue.unacknowledged())
+            .fold([0; 3], |sum, more| std::array::from_fn(|class| sum[class] + more[class]))
     });
-    Ok(Json(json!({"queued": queued})))
+    let queued: usize = messages + receipts + notifications;
+    Ok(Json(json!({
+        "queued": queued, "messages": messages, "receipts": receipts, "notifications": notifications,
+    })))
 }
 
 /// Microseconds since 1970: what another process on this machine can compare with its own.

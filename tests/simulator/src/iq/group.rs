@@ -68,6 +68,17 @@ impl Group {
 
 /// Makes a group of accounts that exist; the first becomes its creator.
 pub(crate) fn create(state: &mut State, subject: &str, members: &[&str], lid_mode: bool) -> String {
+    let id = new_id(state);
+    create_as(state, id, subject, members, lid_mode)
+}
+
+/// An id of today's form.
+fn new_id(state: &mut State) -> String {
+    format!("1203{:014}", 63_000_000_000_u64 + state.serial())
+}
+
+/// The same under an id of any form.
+pub(crate) fn create_as(state: &mut State, id: String, subject: &str, members: &[&str], lid_mode: bool) -> String {
     let creator = members.first().copied().unwrap_or_default().to_owned();
     let roles = members
         .iter()
@@ -75,16 +86,21 @@ pub(crate) fn create(state: &mut State, subject: &str, members: &[&str], lid_mod
         .map(|(place, number)| ((*number).to_owned(), if place == 0 { Role::Creator } else { Role::Member }));
     let roles: BTreeMap<String, Role> = roles.collect();
     let address = state.accounts.get(&creator).map(|account| account.address(0));
-    let id = found(state, subject, &creator, roles, lid_mode);
+    let id = found(state, id, subject, &creator, roles, lid_mode);
     if let Some(address) = address {
         announce_creation(state, &id, &Sender { address, client: ClientKind::Phone }, false);
     }
     format!("{id}@g.us")
 }
 
-fn found(state: &mut State, subject: &str, creator: &str, members: BTreeMap<String, Role>, lid_mode: bool) -> String {
-    let serial = state.serial();
-    let id = format!("1203{:014}", 63_000_000_000_u64 + serial);
+fn found(
+    state: &mut State,
+    id: String,
+    subject: &str,
+    creator: &str,
+    members: BTreeMap<String, Role>,
+    lid_mode: bool,
+) -> String {
     let invite: [u8; 8] = rand::random();
     let group = Group {
         id: id.clone(),
@@ -158,7 +174,8 @@ fn server_wide(state: &mut State, sender: &Sender, id: &str, asked: &Node) -> No
                 }
             }
             state.note("group-create", sender.client);
-            let group = found(state, &attr(asked, "subject").unwrap_or_default(), &own, members, true);
+            let fresh = new_id(state);
+            let group = found(state, fresh, &attr(asked, "subject").unwrap_or_default(), &own, members, true);
             announce_creation(state, &group, sender, true);
             state
                 .groups

@@ -63,6 +63,12 @@ impl Queue {
             .map(|class| self.0.iter().filter(|kept| !kept.sent && kept.class == class).count())
     }
 
+    /// How many are not acknowledged, sent or not, by class: messages, receipts, notifications.
+    pub(crate) fn unacknowledged(&self) -> [usize; 3] {
+        [Class::Message, Class::Receipt, Class::Notification]
+            .map(|class| self.0.iter().filter(|kept| kept.class == class).count())
+    }
+
     /// The next stanzas that were not sent yet, now taken as sent.
     pub(crate) fn take(&mut self, most: usize) -> Vec<Node> {
         let unsent = self.0.iter_mut().filter(|kept| !kept.sent).take(most);
