@@ -34,9 +34,9 @@ const LISTS: usize = 50;
 /// to some; others find a page that was just written.
 const FIFTHS: usize = 5;
 /// What an average may be above its baseline: one more allocation in each operation is more.
-const TOLERANCE: f64 = 0.7;
-/// An average above is measured once more: only what stays there is the code's.
-const TRIES: usize = 2;
+const TOLERANCE: f64 = 0.5;
+/// An average above is measured anew: only what stays there is the code's.
+const TRIES: usize = 3;
 /// By then nothing of an operation is under way any more: receipts, acknowledgements, records.
 const CALM: Duration = Duration::from_millis(15);
 const BASELINE: &str = include_str!("baseline.json");
