@@ -104,7 +104,10 @@ async fn many_phones_are_told_and_asked_at_once() {
     let told = |texts: Value| json!({"texts": texts, "repeated_ids": 0, "repeated_keys": 0, "unproven": 0});
     let texts = json!([[said[0]["id"], "one"], [said[2]["id"], "two"]]);
     assert_eq!(heard["phones"], json!([told(texts), told(json!([]))]));
-    assert_eq!(call(&base, "GET", "/queued", Value::Null).await, json!({"queued": 0}));
+    assert_eq!(
+        call(&base, "GET", "/queued", Value::Null).await,
+        json!({"queued": 0, "messages": 0, "receipts": 0, "notifications": 0})
+    );
     let (status, _) = request(&base, "POST", "/say-all", Some(&json!({"lines": [], "per_second": 0}))).await;
     assert_eq!(status, 400);
     simulator.shutdown().await;
