@@ -149,7 +149,8 @@ impl Batch {
     }
 
     /// Lets each operation stand for itself, in their order: for rows that don't need each other, or of which an earlier one
-    /// without the later is harmless. An engine may be much faster with it.
+    /// without the later is harmless. Conditions and the fence hold for the whole all the same. An engine may be much faster with
+    /// it.
     #[must_use]
     pub fn loose(mut self) -> Self {
         self.loose = true;

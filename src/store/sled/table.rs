@@ -164,6 +164,7 @@ impl Table {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// In their order; a process that ends in between leaves the first of them.
     fn put_each(&self, ops: &[Op]) -> Result<Live, Error> {
         ops.iter().try_for_each(|op| put(&self.tree, op)).map(|()| Live::Yes)
     }
