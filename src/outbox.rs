@@ -55,6 +55,11 @@ pub const RECENT_IDS: usize = 1_000;
 /// How often a batch is tried anew after another write came between: only a cancelled call's late write can.
 const CONFLICT_TRIES: usize = 8;
 
+/// The counters of an outbox are there, and make no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("the counters of an outbox are unreadable")]
+struct Unreadable;
+
 /// Why events were not committed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
@@ -146,17 +151,8 @@ impl Drop for Inner {
 type WithFile = (NewEvent, Option<Attachment>);
 
 impl Outbox {
-    /// Opens the outbox of the session with this uid, with what waits in it from earlier runs.
-    ///
-    /// # Errors
-    /// When the store can't be read.
-    pub async fn open(
-        common: &Arc<Common>,
-        kv: Arc<dyn Kv>,
-        uid: &str,
-        session: SessionName,
-        target: Option<Target>,
-    ) -> Result<Self, KvError> {
+    /// The outbox of the session with this uid, with what waits in it from earlier runs; read at first use.
+    pub fn new(common: &Arc<Common>, kv: Arc<dyn Kv>, uid: &str, session: SessionName, target: Option<Target>) -> Self {
         common.enter();
         let inner = Inner {
             session,
@@ -175,9 +171,34 @@ impl Outbox {
             shedding: AtomicBool::new(false),
             state: tokio::sync::Mutex::new(State::default()),
         };
-        let outbox = Self { inner: Arc::new(inner) };
-        outbox.load(&mut *outbox.inner.state.lock().await).await?;
-        Ok(outbox)
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Reads it, if that was not done yet; the depth is told only after it. `false`: what is stored makes no sense.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn make_ready(&self) -> Result<bool, KvError> {
+        match self.make_sound(&mut *self.inner.state.lock().await).await {
+            Ok(()) => Ok(true),
+            Err(KvError::Engine(source)) if source.is::<Unreadable>() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same as [`Outbox::new`], and reads it.
+    ///
+    /// # Errors
+    /// When the store can't be read, or what it holds makes no sense.
+    pub async fn open(
+        common: &Arc<Common>,
+        kv: Arc<dyn Kv>,
+        uid: &str,
+        session: SessionName,
+        target: Option<Target>,
+    ) -> Result<Self, KvError> {
+        let outbox = Self::new(common, kv, uid, session, target);
+        if outbox.make_ready().await? { Ok(outbox) } else { Err(KvError::engine(Unreadable)) }
     }
 
     /// The session whose events wait here.

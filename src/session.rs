@@ -1,7 +1,7 @@
 //! The live sessions: who they are, what state they are in, and the verbs on them.
 //!
 //! `SessionManager` is the registry that HTTP handlers ask; each session has one owner task (`task`). `send` is the one
-//! way of every message, `end` has stop, logout and delete; `turn` puts the verbs on one name in order.
+//! way of every message, `end` has stop, logout and delete, `restore` what a start of the gateway does; `turn` puts the verbs on one name in order.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +22,7 @@ use crate::ledger::{Ledger, Limits};
 use crate::media::{Fetcher, Folder};
 use crate::metrics::Metrics;
 use crate::outbox::{self, Notice, Outbox};
-use crate::store::backend::{SessionBackend, Stored};
+use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
 use crate::store::{Kv, KvError, Namespace};
 use crate::whatsapp::WhatsApp;
@@ -36,6 +36,7 @@ mod list;
 mod media;
 mod once;
 mod poll;
+mod restore;
 mod send;
 mod state;
 mod task;
@@ -121,7 +122,7 @@ pub enum StartError {
     Moved,
     /// What is stored of its device can't be read: it may not log in, and no other takes its place unasked.
     #[error(
-        "The stored keys of this session are damaged: stop the gateway and bring a backup back with `wa-gateway restore`, or delete the session and link it again"
+        "Stored data of this session is damaged: stop the gateway and bring a backup back with `wa-gateway restore`, or delete the session and link it again"
     )]
     Damaged,
     /// The gateway is shutting down.
@@ -245,80 +246,6 @@ impl SessionManager {
         }))
     }
 
-    /// Finishes deletions that a crash cut short, then brings back every session that a phone has accepted.
-    ///
-    /// Returns once all are listed; they connect a few at a time. Sessions that were never scanned are forgotten
-    /// (wa-gateway 4.7.1 does not keep them either); logged-out, stopped and moved ones stay listed.
-    ///
-    /// # Errors
-    /// When the store can't be read or written.
-    pub async fn restore(&self) -> Result<(), KvError> {
-        let manager = &self.0;
-        if let Err(error) = manager.registry.mend().await {
-            tracing::warn!(%error, "damaged rows of the list of sessions could not be mended");
-        }
-        let mut taken = Vec::new();
-        for record in manager.registry.deletions().await? {
-            let credentials = Namespace::credentials(&record.uid);
-            let backend = SessionBackend::new(Arc::clone(&manager.kv), credentials, None);
-            if !record.away && backend.has_device().await? {
-                taken.push(record.uid.clone());
-                let finishing = Arc::clone(manager);
-                manager.tracker.spawn(async move { finishing.finish_deletion(&record).await });
-            }
-        }
-        manager.registry.recover(&taken, |record| manager.farewell_row(record)).await?;
-        let mut restored = 0_usize;
-        for record in manager.registry.list().await? {
-            if record.away {
-                self.enter(record, State::Moved).await?;
-                continue;
-            }
-            let credentials = Namespace::credentials(&record.uid);
-            let backend = SessionBackend::new(Arc::clone(&manager.kv), credentials.clone(), None);
-            if record.state != RecordState::LoggedOut {
-                // Damage of one session is no other's trouble, and never a reason to make it a new identity.
-                let stored = backend.stored().await;
-                if !matches!(stored, Ok(Stored::Absent | Stored::Unpaired | Stored::Paired)) {
-                    let error = stored.err().map(|error| error.to_string());
-                    tracing::error!(
-                        session = %record.name,
-                        error,
-                        "the stored keys of this session are damaged: restore a backup, or delete it and link it again"
-                    );
-                    self.enter(record, State::Damaged).await?;
-                    continue;
-                }
-            }
-            let paired = record.state != RecordState::LoggedOut && backend.has_device().await?;
-            if !paired {
-                manager.kv.drop_namespace(&credentials).await?;
-                if record.state != RecordState::LoggedOut && record.details.is_none() {
-                    manager.registry.mark_deleting(&record.uid).await?;
-                    manager.registry.erase(&record.uid).await?;
-                    manager.registry.forget(&record.uid, None).await?;
-                    continue;
-                }
-            }
-            let stopped = record.state == RecordState::Stopped;
-            let state = match (paired, stopped) {
-                (true, false) => State::Connecting,
-                (true, true) => State::Stopped,
-                (false, _) => State::LoggedOut,
-            };
-            let runs = state == State::Connecting;
-            let entry = self.enter(record, state).await?;
-            if runs {
-                restored += 1;
-                task::spawn(manager, &entry, Some(Arc::clone(&manager.restoring)));
-            }
-        }
-        if restored > 0 {
-            tracing::info!(restored, "bringing sessions back");
-        }
-        Ok(())
-    }
-
     /// Told each time that a session has been deleted; for one listener.
     pub fn ended(&self) -> Arc<Notify> {
         Arc::clone(&self.0.ended)
@@ -383,16 +310,14 @@ impl SessionManager {
         // One that WhatsApp logged out may be at its last steps.
         entry.end_task(END_TIMEOUT, false).await;
         let credentials = Namespace::credentials(&entry.uid);
-        let backend = SessionBackend::new(Arc::clone(&self.0.kv), credentials.clone(), None);
-        if entry.record().state != RecordState::LoggedOut {
-            match backend.stored().await {
-                Ok(Stored::Absent | Stored::Unpaired | Stored::Paired) => {}
-                Err(error) if state != State::Damaged => return Err(error.into()),
-                Ok(Stored::Damaged) | Err(_) => {
-                    entry.set_state(State::Damaged).await;
-                    return Err(StartError::Damaged);
-                }
+        match self.damage_of(&entry).await {
+            Ok(None) => {}
+            Ok(Some(damage)) => {
+                entry.set_state(State::Damaged(damage)).await;
+                return Err(StartError::Damaged);
             }
+            Err(_) if matches!(state, State::Damaged(_)) => return Err(StartError::Damaged),
+            Err(error) => return Err(error.into()),
         }
         if state == State::LoggedOut || entry.record().state == RecordState::LoggedOut {
             // A logout that could not remove the credentials leaves them void.
@@ -420,30 +345,48 @@ impl SessionManager {
             let _reserving = self.0.reserving.lock().await;
             self.0.registry.reserve(name).await?
         };
-        self.enter(record, State::LoggedOut).await
+        let entry = self.make(record, State::LoggedOut);
+        // Nothing is listed that could not be delivered.
+        if !self.deliver(&entry).await? {
+            return Err(KvError::engine("a new outbox can't be read"));
+        }
+        self.enlist(&entry);
+        Ok(entry)
     }
 
-    /// Lists a session and attaches its delivery.
-    async fn enter(&self, record: SessionRecord, state: State) -> Result<Arc<Entry>, KvError> {
-        let name = record.name.clone();
+    /// An entry over what is stored of a session, of which nothing is read yet.
+    fn make(&self, record: SessionRecord, state: State) -> Arc<Entry> {
         let (kv, target) = (Arc::clone(&self.0.kv), webhook::target(&record));
-        let outbox = Outbox::open(&self.0.outboxes, kv, &record.uid, name.clone(), target).await?;
-        // A sink that has ended is a gateway that stops; what is in the outbox is delivered after the next start.
-        let opened = Notice::Opened { uid: record.uid.clone(), outbox: outbox.clone() };
-        let _stopping = self.0.notices.send(opened).await;
-        let sequence = record.sequence;
+        let outbox = Outbox::new(&self.0.outboxes, kv, &record.uid, record.name.clone(), target);
         let ledger = Ledger::new(Arc::clone(&self.0.kv), &record.uid, self.0.settings.sent);
         let follow = Follow::new(ledger, self.0.tracker.clone(), self.0.token.clone());
         let is_ended = matches!(state, State::Stopped | State::LoggedOut);
         let since = record.ended.filter(|_ended| is_ended).map_or_else(Utc::now, |ended| ended.at);
         let changes = Arc::clone(&self.0.changes);
-        let entry = Entry::new(record, View::new(state, since), outbox, follow, &self.0.settings, changes);
-        let entry = Arc::new(entry);
+        Arc::new(Entry::new(record, View::new(state, since), outbox, follow, &self.0.settings, changes))
+    }
+
+    fn enlist(&self, entry: &Arc<Entry>) {
         let mut sessions = self.lock();
-        sessions.by_name.insert(name, Arc::clone(&entry));
-        sessions.in_order.insert(sequence, Arc::clone(&entry));
+        sessions.by_name.insert(entry.name.clone(), Arc::clone(entry));
+        sessions.in_order.insert(entry.sequence, Arc::clone(entry));
         self.0.changes.fetch_add(1, Ordering::AcqRel);
-        Ok(entry)
+    }
+
+    /// Reads a session's outbox, if that was not done yet, and attaches its delivery. `false`: what it holds makes no sense.
+    /// Call while it is the name's turn.
+    async fn deliver(&self, entry: &Arc<Entry>) -> Result<bool, KvError> {
+        if entry.is_delivered.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        if !entry.outbox.make_ready().await? {
+            return Ok(false);
+        }
+        entry.is_delivered.store(true, Ordering::Release);
+        // A sink that has ended is a gateway that stops; what is in the outbox is delivered after the next start.
+        let opened = Notice::Opened { uid: entry.uid.clone(), outbox: entry.outbox.clone() };
+        let _stopping = self.0.notices.send(opened).await;
+        Ok(true)
     }
 
     fn entry(&self, name: &str) -> Option<Arc<Entry>> {

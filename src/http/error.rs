@@ -417,7 +417,7 @@ mod tests {
             (
                 StartError::Damaged.into(),
                 503,
-                r#"{"message":"The stored keys of this session are damaged: stop the gateway and bring a backup back with `wa-gateway restore`, or delete the session and link it again"}"#,
+                r#"{"message":"Stored data of this session is damaged: stop the gateway and bring a backup back with `wa-gateway restore`, or delete the session and link it again"}"#,
             ),
             (StartError::ShuttingDown.into(), 503, r#"{"message":"The gateway is shutting down"}"#),
             (StartError::Store(store_failure()).into(), 503, r#"{"message":"The session store is not available"}"#),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use super::event::Meta;
-use super::{Inner, Outbox, RECENT_IDS, key, lock, prefix};
+use super::{Inner, Outbox, RECENT_IDS, Unreadable, key, lock, prefix};
 use crate::store::{Batch, KvError};
 
 #[derive(Debug, Default)]
@@ -49,9 +49,7 @@ impl Outbox {
         state.stored = kv.get(ns, key::META_KEY).await?;
         state.meta = match &state.stored {
             None => Meta::default(),
-            Some(bytes) => {
-                Meta::decode(bytes).ok_or_else(|| KvError::Engine("outbox counters are unreadable".into()))?
-            }
+            Some(bytes) => Meta::decode(bytes).ok_or_else(|| KvError::engine(Unreadable))?,
         };
         let ring = kv.range(ns, prefix(b'd', RECENT_IDS)).await?;
         let mut ring: Vec<_> = ring.iter().filter_map(|(_, value)| key::recent_of(value)).collect();

@@ -96,6 +96,8 @@ pub(super) struct Entry {
     /// Taken off the list by a delete.
     pub(super) gone: AtomicBool,
     pub(super) outbox: Outbox,
+    /// Whether its outbox is read and has a lane.
+    pub(super) is_delivered: AtomicBool,
     /// What became of its sent messages.
     pub(super) follow: Follow,
     /// Keyed requests that are being carried out.
@@ -141,6 +143,7 @@ impl Entry {
             sequence: record.sequence,
             gone: AtomicBool::new(false),
             outbox,
+            is_delivered: AtomicBool::new(false),
             follow,
             under_way: UnderWay::default(),
             record: Mutex::new(record),
@@ -414,7 +417,7 @@ impl Entry {
             match &views.borrow_and_update().state {
                 State::WaitingForScan { code } => return Ok(Started::Qr(code.clone())),
                 State::Connected => return Ok(Started::Connected),
-                State::Damaged => return Err(StartError::Damaged),
+                State::Damaged(_) => return Err(StartError::Damaged),
                 State::Stopped | State::Moved | State::LoggedOut => return Err(StartError::Ended),
                 State::StoreFailed { .. } => {
                     return Err(StartError::Store(KvError::Engine("the session waits for its store".into())));

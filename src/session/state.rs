@@ -31,14 +31,36 @@ pub(super) enum State {
         /// Whether a phone has accepted the session.
         paired: bool,
     },
-    /// What is stored of its device can't be read: it may not log in, and no other device takes its place unasked.
-    Damaged,
+    /// What is stored of it can't be read: it may not log in, and no other device takes its place unasked.
+    Damaged(Damage),
     /// Keeps its credentials, if it has any, and does nothing until a start.
     Stopped,
     /// Its device lives on another host: only a delete changes that, or its return by an import.
     Moved,
     /// Has no credentials any more; only a start or a delete changes that.
     LoggedOut,
+}
+
+/// What of a session can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// Its device.
+    Device,
+    /// The counters of its outbox: what it would commit could overwrite what waits.
+    Outbox,
+    /// The store itself fails over its rows.
+    Rows,
+}
+
+impl Damage {
+    /// The reason as it stands in answers.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Device => "device_unreadable",
+            Self::Outbox => "outbox_unreadable",
+            Self::Rows => "rows_unreadable",
+        }
+    }
 }
 
 impl State {
@@ -52,7 +74,7 @@ impl State {
             | Self::Held(_)
             | Self::StoreFailed { .. } => Status::Connecting,
             Self::Connected => Status::Connected,
-            Self::Idle | Self::Damaged | Self::Stopped | Self::Moved | Self::LoggedOut => Status::Disconnected,
+            Self::Idle | Self::Damaged(_) | Self::Stopped | Self::Moved | Self::LoggedOut => Status::Disconnected,
         }
     }
 
@@ -72,7 +94,7 @@ impl State {
             // A logout is never held.
             Self::Held(Verdict::Refused(_) | Verdict::LoggedOut) => "refused",
             Self::StoreFailed { .. } => "store_failed",
-            Self::Damaged => "damaged",
+            Self::Damaged(_) => "damaged",
             Self::Stopped => "stopped",
             Self::Moved => "moved",
             Self::LoggedOut => "logged_out",
@@ -90,7 +112,7 @@ impl State {
             Self::Held(Verdict::Locked) => "account_locked".into(),
             Self::Held(Verdict::Refused(code)) => format!("code_{code}").into(),
             Self::StoreFailed { .. } => "write_refused".into(),
-            Self::Damaged => "device_unreadable".into(),
+            Self::Damaged(damage) => damage.word().into(),
             _ => return None,
         })
     }
@@ -105,7 +127,7 @@ impl State {
 
     /// Whether it does nothing until a start: it ended by a verb or by WhatsApp's own word, or its keys are damaged.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self, Self::Damaged | Self::Stopped | Self::Moved | Self::LoggedOut)
+        matches!(self, Self::Damaged(_) | Self::Stopped | Self::Moved | Self::LoggedOut)
     }
 }
 
@@ -176,7 +198,7 @@ mod tests {
             State::Connected,
             State::Held(Verdict::Replaced),
             State::StoreFailed { paired: true },
-            State::Damaged,
+            State::Damaged(Damage::Device),
             State::Stopped,
             State::Moved,
             State::LoggedOut,

@@ -24,7 +24,7 @@ use super::Manager;
 use super::entry::{Command, Owner};
 use super::media;
 use super::poll;
-use super::state::{State, pause};
+use super::state::{Damage, State, pause};
 use crate::message::Attachment;
 use crate::outbox::{CommitError, NewEvent, event_id};
 use crate::store::backend::{Lost, PROBE, SessionBackend, Stored};
@@ -141,7 +141,7 @@ impl Task {
         loop {
             if self.is_damaged().await {
                 tracing::error!("the stored keys of this session are damaged: it is not dialled");
-                return self.entry.set_state(State::Damaged).await;
+                return self.entry.set_state(State::Damaged(Damage::Device)).await;
             }
             let began = Instant::now();
             let outcome = match self.connect().await {

@@ -110,11 +110,15 @@ impl Scene {
 
 /// `GET /session/{name}` says that its keys can't be read.
 pub(crate) async fn is_shown_as_damaged(api: &Api, name: &str) {
+    is_damaged_by(api, name, "device_unreadable").await;
+}
+
+async fn is_damaged_by(api: &Api, name: &str, reason: &str) {
     let shown = api.get(&format!("/session/{name}")).await.expect(200).json();
     let data = &shown["data"];
     assert_eq!(
         (&data["status"], &data["state"], &data["reason"]),
-        (&json!("disconnected"), &json!("damaged"), &json!("device_unreadable")),
+        (&json!("disconnected"), &json!("damaged"), &json!(reason)),
         "{shown}"
     );
 }
@@ -157,6 +161,32 @@ async fn a_device_that_cannot_be_read_is_told_and_never_replaced() {
         process.api.delete("a").await.expect(200);
         process.api.qr("a").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outbox_that_cannot_be_read_harms_its_own_session_only() {
+    let scene = Scene::with_two().await;
+    let credentials = scene.credentials("a").await;
+    let outbox = Namespace::outbox(credentials.as_str().split_once(':').unwrap().1);
+    let counters = scene.meddle(&outbox, |key, _| (key == b"m").then(|| b"none".to_vec())).await;
+    assert_eq!(counters, 1);
+
+    let process = scene.start().await;
+    process.api.wait_status("b", "connected").await;
+    process.api.wait_status("a", "disconnected").await;
+    is_damaged_by(&process.api, "a", "outbox_unreadable").await;
+    assert!(process.log().contains("are damaged"), "{}", process.log());
+    process.api.start("a").await.expect(503);
+    is_damaged_by(&process.api, "a", "outbox_unreadable").await;
+    // The other one receives and sends.
+    let friend = scene.simulator.phone(FRIEND);
+    friend.says(OTHER, "hello b").await.unwrap();
+    scene.receiver.message("b", "hello b").await;
+    process.api.text("b", FRIEND, "hello from b").await.expect(200);
+    assert_eq!(scene.simulator.counters().pairings, 2);
+    // It can be had anew.
+    process.api.delete("a").await.expect(200);
+    process.api.qr("a").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

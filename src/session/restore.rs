@@ -1,0 +1,166 @@
+//! Brings the stored sessions back when the gateway starts.
+//!
+//! All are listed first, by what the registry knows of them; what else is stored of each is read after that, one session
+//! after the other, so that a thousand of them do not keep the gateway from serving. Damage of one session is no other's
+//! trouble: it is listed as damaged, and the others go on.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+
+use super::entry::Entry;
+use super::state::{Damage, State};
+use super::{SessionManager, task};
+use crate::store::backend::{SessionBackend, Stored};
+use crate::store::registry::{RecordState, SessionRecord};
+use crate::store::{KvError, Namespace};
+
+/// Sessions whose rows are read at the same time: two hide the way to a store, more only crowd it.
+const READERS: usize = 2;
+
+/// How often a store that did not answer is asked, before a session counts as damaged.
+const TRIES: usize = 3;
+
+/// The pause before it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+impl SessionManager {
+    /// Finishes deletions that a crash cut short, then brings back every session that a phone has accepted.
+    ///
+    /// Returns once all are listed; they are looked through in the background and connect a few at a time. Sessions that
+    /// were never scanned are forgotten (wa-gateway 4.7.1 does not keep them either); logged-out, stopped and moved ones
+    /// stay listed.
+    ///
+    /// # Errors
+    /// When the store can't be read or written.
+    pub async fn restore(&self) -> Result<(), KvError> {
+        let manager = &self.0;
+        if let Err(error) = manager.registry.mend().await {
+            tracing::warn!(%error, "damaged rows of the list of sessions could not be mended");
+        }
+        let mut taken = Vec::new();
+        for record in manager.registry.deletions().await? {
+            if !record.away && self.backend(&record.uid).has_device().await? {
+                taken.push(record.uid.clone());
+                let finishing = Arc::clone(manager);
+                manager.tracker.spawn(async move { finishing.finish_deletion(&record).await });
+            }
+        }
+        manager.registry.recover(&taken, |record| manager.farewell_row(record)).await?;
+        let mut listed = Vec::new();
+        for record in manager.registry.list().await? {
+            if self.was_never_scanned(&record).await? {
+                manager.kv.drop_namespace(&Namespace::credentials(&record.uid)).await?;
+                manager.registry.mark_deleting(&record.uid).await?;
+                manager.registry.erase(&record.uid).await?;
+                manager.registry.forget(&record.uid, None).await?;
+                continue;
+            }
+            let state = match record.state {
+                _ if record.away => State::Moved,
+                RecordState::LoggedOut | RecordState::Deleting => State::LoggedOut,
+                RecordState::Stopped => State::Stopped,
+                RecordState::Live => State::Connecting,
+            };
+            let entry = self.make(record, state);
+            self.enlist(&entry);
+            listed.push(entry);
+        }
+        let restored = listed.iter().filter(|entry| entry.view().state == State::Connecting).count();
+        if restored > 0 {
+            tracing::info!(restored, "bringing sessions back");
+        }
+        let looking = self.clone();
+        // Held until all are looked through: until then not everything is restored.
+        let permit = Arc::clone(&manager.restoring).try_acquire_owned();
+        manager.tracker.spawn(async move {
+            let _until_done = permit;
+            let through = futures::stream::iter(listed).for_each_concurrent(READERS, async |entry| {
+                looking.bring_back(&entry).await;
+            });
+            tokio::select! {
+                () = looking.0.token.cancelled() => {}
+                () = through => {}
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether nobody ever scanned its code. An account in the record, or a device that can't be read, says that somebody did.
+    async fn was_never_scanned(&self, record: &SessionRecord) -> Result<bool, KvError> {
+        if record.away || record.state == RecordState::LoggedOut || record.details.is_some() {
+            return Ok(false);
+        }
+        match self.backend(&record.uid).stored().await {
+            Ok(Stored::Absent | Stored::Unpaired) => Ok(true),
+            Ok(Stored::Paired | Stored::Damaged) => Ok(false),
+            Err(error) => {
+                tracing::warn!(session = %record.name, %error, "the keys of a session can't be read");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads what is stored of a listed session, and goes on with it as it was left.
+    async fn bring_back(&self, entry: &Arc<Entry>) {
+        for left in (0..TRIES).rev() {
+            {
+                let _turn = self.0.turns.take(entry.name.as_str()).await;
+                match self.look_through(entry).await {
+                    Ok(()) => return,
+                    Err(error) if left == 0 => {
+                        tracing::error!(session = %entry.name, %error, "the rows of this session can't be read");
+                        return entry.set_state(State::Damaged(Damage::Rows)).await;
+                    }
+                    Err(error) => tracing::warn!(session = %entry.name, %error, "reading a session's rows again"),
+                }
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// Call while it is the name's turn. Verbs may have come first: what they made of the session stays.
+    async fn look_through(&self, entry: &Arc<Entry>) -> Result<(), KvError> {
+        if entry.gone.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Some(damage) = self.damage_of(entry).await? {
+            tracing::error!(
+                session = %entry.name,
+                damage = damage.word(),
+                "stored rows of this session are damaged: restore a backup, or delete it and link it again"
+            );
+            entry.end_task(super::END_TIMEOUT, false).await;
+            entry.set_state(State::Damaged(damage)).await;
+            return Ok(());
+        }
+        let record = entry.record();
+        if record.away || record.state == RecordState::LoggedOut || entry.has_task() {
+            return Ok(());
+        }
+        let credentials = Namespace::credentials(&entry.uid);
+        if !self.backend(&entry.uid).has_device().await? {
+            self.0.kv.drop_namespace(&credentials).await?;
+            entry.set_state(State::LoggedOut).await;
+        } else if record.state == RecordState::Live {
+            task::spawn(&self.0, entry, Some(Arc::clone(&self.0.restoring)));
+        }
+        Ok(())
+    }
+
+    /// What of a session is damaged; a sound one's events are delivered from now on. Never a reason for a new identity.
+    pub(super) async fn damage_of(&self, entry: &Arc<Entry>) -> Result<Option<Damage>, KvError> {
+        if !self.deliver(entry).await? {
+            return Ok(Some(Damage::Outbox));
+        }
+        let record = entry.record();
+        let has_keys = !record.away && record.state != RecordState::LoggedOut;
+        Ok((has_keys && self.backend(&entry.uid).stored().await? == Stored::Damaged).then_some(Damage::Device))
+    }
+
+    fn backend(&self, uid: &str) -> Arc<SessionBackend> {
+        SessionBackend::new(Arc::clone(&self.0.kv), Namespace::credentials(uid), None)
+    }
+}
