@@ -84,6 +84,42 @@ for (const [kind, { path = kind, bytes: make, mimetype, extra, seen }] of Object
   })
 }
 
+then.also('stickers, a place, cards and polls to a group of both', async () => {
+  const to = { session, to: group, is_group: true }
+  const made = await gateway.message('send-sticker', { ...to, image_url: files.offer(png(600, 300), 'image/png') })
+  const [first] = await Promise.all(clients.map((client) => client.attachment(made.key.id)))
+  const webp = await clients[0].download(first)
+  assert.equal(webp.toString('latin1', 0, 4) + webp.toString('latin1', 8, 12), 'RIFFWEBP')
+  const still = await gateway.message('send-sticker', { ...to, image_base64: webp.toString('base64') })
+  const moving = await gateway.message('send-sticker', { ...to, image_base64: gif().toString('base64') })
+  const place = await gateway.message('send-location', { ...to, latitude: -6.2, longitude: 106.8, name: 'Monas' })
+  const card = await gateway.message('send-contact', { ...to, contact_name: 'Budi', contact_phone: '+62 811-1' })
+  const cards = await gateway.message('send-contact', { ...to, contacts: [{ name: 'Budi', phone: '628111' }, { name: 'Ani', phone: 628112 }] })
+  const poll = await gateway.message('send-poll', { ...to, question: 'Lunch?', options: ['yes', 'no'], max_selections: 1 })
+
+  for (const client of clients) {
+    for (const { key } of [made, still]) {
+      const got = await arrived(client, key.id, 'sticker', webp)
+      assert.equal(got.chat, group)
+      same({ mimetype: 'image/webp', width: 512, height: 512 }, got.media)
+    }
+    const animated = await client.attachment(moving.key.id)
+    same({ mimetype: 'image/webp', isAnimated: true }, animated.media)
+    assert.equal((await client.download(animated)).toString('latin1').split('ANMF').length, 1 + 4)
+
+    const seen = async ({ key }, kind) => {
+      const got = await client.other(key.id)
+      assert.deepEqual([got.chat, got.kind], [group, kind])
+      return got.content
+    }
+    same({ degreesLatitude: -6.2, degreesLongitude: 106.8, name: 'Monas' }, await seen(place, 'locationMessage'))
+    assert.match((await seen(card, 'contactMessage')).vcard, /^BEGIN:VCARD\n[^]*waid=628111:\+628111\nEND:VCARD$/)
+    assert.deepEqual((await seen(cards, 'contactsArrayMessage')).contacts.map((one) => one.displayName), ['Budi', 'Ani'])
+    const { name, options } = await seen(poll, 'pollCreationMessageV3')
+    assert.deepEqual([name, options.map((option) => option.optionName)], ['Lunch?', ['yes', 'no']])
+  }
+})
+
 for (const client of clients) {
   const to = { session, to: numbers.get(client) }
 
