@@ -139,7 +139,7 @@ impl Gateway {
             soft.clone(),
         );
         tracker.spawn(memory::keep_small(sessions.ended(), soft.clone()));
-        sessions.restore().await.with_context(|| unreadable(&config))?;
+        let restoring = sessions.restore().await.with_context(|| unreadable(&config))?;
         let auth = auth(&config, Arc::clone(&kv), &tracker, soft.clone()).await?;
         let webhook_urls = net::Policy { private: config.delivery.url_private };
         let router = http::router(AppState {
@@ -162,6 +162,7 @@ impl Gateway {
             serving.await;
             drop(ended);
         });
+        restoring.begin();
         tracing::info!("Server is running on port {}", addr.port());
         Ok(Self { addr, failed, hard, soft, sink, tracker, sink_tracker, kv })
     }

@@ -48,6 +48,7 @@ pub use end::EndError;
 pub use export::ExportError;
 pub use follow::MessageError;
 pub use once::{Answer, OnceError, Repeat, Spelling};
+pub use restore::Restoring;
 pub use send::{ProfileError, SendError};
 pub use webhook::{Delivery, SessionWebhook, WebhookError};
 

@@ -4,11 +4,13 @@
 //! after the other, so that a thousand of them do not keep the gateway from serving. Damage of one session is no other's
 //! trouble: it is listed as damaged, and the others go on.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::entry::Entry;
 use super::state::{Damage, State};
@@ -26,16 +28,48 @@ const TRIES: usize = 3;
 /// The pause before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Sessions that are listed, and of which nothing else is read yet.
+#[must_use = "they stay as they are until it begins"]
+pub struct Restoring {
+    manager: SessionManager,
+    listed: Vec<Arc<Entry>>,
+    /// Held until all are looked through: until then not everything is restored.
+    until_done: Option<OwnedSemaphorePermit>,
+}
+
+impl fmt::Debug for Restoring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Restoring").field("listed", &self.listed.len()).finish_non_exhaustive()
+    }
+}
+
+impl Restoring {
+    /// Goes through them on a task of its own. To be called when the gateway serves: it takes all that the cores have.
+    pub fn begin(self) {
+        let Self { manager, listed, until_done } = self;
+        manager.0.tracker.clone().spawn(async move {
+            let _until_done = until_done;
+            let through = futures::stream::iter(listed).for_each_concurrent(READERS, async |entry| {
+                manager.bring_back(&entry).await;
+            });
+            tokio::select! {
+                () = manager.0.token.cancelled() => {}
+                () = through => {}
+            }
+        });
+    }
+}
+
 impl SessionManager {
     /// Finishes deletions that a crash cut short, then brings back every session that a phone has accepted.
     ///
-    /// Returns once all are listed; they are looked through in the background and connect a few at a time. Sessions that
-    /// were never scanned are forgotten (wa-gateway 4.7.1 does not keep them either); logged-out, stopped and moved ones
-    /// stay listed.
+    /// Returns once all are listed; [`Restoring::begin`] looks them through in the background, and they connect a few at a
+    /// time. Sessions that were never scanned are forgotten (wa-gateway 4.7.1 does not keep them either); logged-out,
+    /// stopped and moved ones stay listed.
     ///
     /// # Errors
     /// When the store can't be read or written.
-    pub async fn restore(&self) -> Result<(), KvError> {
+    pub async fn restore(&self) -> Result<Restoring, KvError> {
         let manager = &self.0;
         if let Err(error) = manager.registry.mend().await {
             tracing::warn!(%error, "damaged rows of the list of sessions could not be mended");
@@ -72,20 +106,8 @@ impl SessionManager {
         if restored > 0 {
             tracing::info!(restored, "bringing sessions back");
         }
-        let looking = self.clone();
-        // Held until all are looked through: until then not everything is restored.
-        let permit = Arc::clone(&manager.restoring).try_acquire_owned();
-        manager.tracker.spawn(async move {
-            let _until_done = permit;
-            let through = futures::stream::iter(listed).for_each_concurrent(READERS, async |entry| {
-                looking.bring_back(&entry).await;
-            });
-            tokio::select! {
-                () = looking.0.token.cancelled() => {}
-                () = through => {}
-            }
-        });
-        Ok(())
+        let until_done = Arc::clone(&manager.restoring).try_acquire_owned().ok();
+        Ok(Restoring { manager: self.clone(), listed, until_done })
     }
 
     /// Whether nobody ever scanned its code. An account in the record, or a device that can't be read, says that somebody did.

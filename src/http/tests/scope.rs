@@ -83,7 +83,7 @@ async fn stage() -> AppState {
         registry.update(&record.uid, |record| record.state = RecordState::LoggedOut).await.unwrap();
     }
     let sessions = sessions_over(Arc::clone(&kv));
-    sessions.restore().await.unwrap();
+    sessions.restore().await.unwrap().begin();
     let mut keys = Vec::new();
     for (name, scopes) in KEYS {
         let all = Spec { name: (*name).to_owned(), sessions: SessionSet::All, scopes: *scopes };
