@@ -38,6 +38,8 @@ use crate::whatsapp::{self, WhatsApp};
 
 /// Sessions and farewells that wait to be taken by the sink; each is taken at once.
 const NOTICES: usize = 256;
+/// How often a delivered farewell is removed again that the store did not let go of.
+const FORGET_AGAIN: Duration = Duration::from_secs(2);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -97,7 +99,7 @@ impl Gateway {
         };
         let webhook = Webhook::start(receiver, retry_policy(&config.delivery), sink_tracker.clone(), sink.clone())?;
         let (notices, to_post) = mpsc::channel(NOTICES);
-        let forgetting = registry.clone();
+        let forgetting = (registry.clone(), sink.clone());
         webhook.serve(to_post, move |key| forget_farewell(forgetting.clone(), key));
         repeat_farewells(&registry, &notices).await?;
         let outboxes = Arc::new(outboxes(&config));
@@ -345,8 +347,16 @@ struct Named {
     session: String,
 }
 
-async fn forget_farewell(registry: Registry, key: Bytes) {
-    if let Err(error) = registry.remove_farewell(key).await {
-        tracing::warn!(%error, "a delivered farewell stays stored and is posted again after the next start");
+/// Removes a farewell that was delivered or given up. A store that is away is asked again until the sink ends.
+async fn forget_farewell((registry, ending): (Registry, CancellationToken), key: Bytes) {
+    while let Err(error) = registry.remove_farewell(key.clone()).await {
+        if ending.is_cancelled() {
+            tracing::warn!(%error, "a delivered farewell stays stored and is posted again after the next start");
+            return;
+        }
+        tokio::select! {
+            () = ending.cancelled() => {}
+            () = tokio::time::sleep(FORGET_AGAIN) => {}
+        }
     }
 }

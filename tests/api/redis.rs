@@ -10,6 +10,8 @@ use whatsapp_simulator::{Options, Simulator};
 use super::support::{Process, Receiver, STEP, Store, TestGateway, base_settings, eventually};
 use crate::redis_server::RedisServer;
 
+mod window;
+
 const NUMBER: &str = "6281234500091";
 const FRIEND: &str = "6281234500092";
 const ROUNDS: usize = 2;
