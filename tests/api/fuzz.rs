@@ -1,5 +1,5 @@
-//! Requests that nobody would write, on every route of `/openapi.json`: each is answered in time, with a documented status
-//! and a body of the documented shape.
+//! Requests that nobody would write, on every route: each is answered in time, with a documented status and a body of the
+//! documented shape. Routes and statuses stand in `/openapi.json`; those of the dashboard's pages in [`dashboard`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,7 +8,19 @@ use futures::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::support::{KEY, TestGateway, encode};
+use wa_gateway::http::Endpoint;
+
+use super::support::{TestGateway, encode};
+
+mod caller;
+mod dashboard;
+mod dice;
+mod schema;
+mod table;
+
+use caller::{Caller, DOOMED, PLACES, Ring};
+use dice::Dice;
+use schema::{is_of, members};
 
 /// Fixed, so that a failure comes again.
 const SEED: u64 = 0x5EED_0047_1A7E_57A9;
@@ -23,7 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 
 /// What must succeed at least once: else the rest says little.
-const SUCCEED: [&str; 13] = [
+const SUCCEED: [&str; 22] = [
+    "/backup",
+    "/keys",
+    "/keys/{name}",
+    "/message/send-audio",
     "/message/send-contact",
     "/message/send-text",
     "/message/send-image",
@@ -31,77 +47,18 @@ const SUCCEED: [&str; 13] = [
     "/message/send-sticker",
     "/message/send-location",
     "/message/send-poll",
+    "/message/send-video",
+    "/metrics",
     "/profile",
     "/session",
+    "/session/{session}",
+    "/session/{session}/webhook",
     "/session/start",
     "/session/stop",
     "/session/logout",
+    "/webhook/dead",
     "/webhook/stats",
 ];
-
-/// xorshift64*: enough to choose by.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let value = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
-        usize::try_from(value).unwrap() % sides
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
-        from[self.roll(from.len())]
-    }
-
-    fn text(&mut self) -> String {
-        let texts = [
-            "",
-            " ",
-            "ok",
-            "ghost",
-            "start",
-            "logout",
-            "6281234567890",
-            "+62 812-3456",
-            "120363012345678901@g.us",
-            "a@b@c",
-            "\u{0}",
-            "caf\u{e9} \u{1f600}",
-            "\u{202e}rtl",
-            "../../etc/passwd",
-            "%00%ff",
-            "<script>",
-            "'; --",
-            "true",
-            "1",
-            "null",
-            "http://127.0.0.1:1/x",
-            "data:text/plain;base64,aGk=",
-            "ftp://x/y",
-            "x.pdf",
-            "-",
-        ];
-        match self.roll(20) {
-            0 => "x".repeat(self.roll(3000)),
-            1 => "\u{1f600}".repeat(self.roll(500)),
-            _ => self.pick(&texts).to_owned(),
-        }
-    }
-
-    fn value(&mut self, depth: usize) -> Value {
-        match self.roll(if depth > 2 { 5 } else { 8 }) {
-            0 => Value::Null,
-            1 => json!(self.roll(2) == 0),
-            2 => json!([0, -1, 1, 6_281_234_567_890_i64, i64::MIN, i64::MAX][self.roll(6)]),
-            3 => json!([0.5, -0.0, 1e300][self.roll(3)]),
-            5 => json!([self.value(depth + 1)]),
-            6 => json!({ self.text(): self.value(depth + 1) }),
-            _ => json!(self.text()),
-        }
-    }
-}
 
 /// One request, ready to be sent.
 struct Shot {
@@ -110,6 +67,9 @@ struct Shot {
     target: String,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
+    /// `None`: no key, a wrong one, or several.
+    caller: Option<Caller>,
+    has_repeat: bool,
 }
 
 /// A value of this member with which a request can succeed.
@@ -120,6 +80,9 @@ fn sound(name: &str) -> Option<Value> {
         "image_url" => json!(format!("data:image/png;base64,{PIXEL}")),
         "document_url" => json!("data:application/pdf;base64,JVBERi0xLjQK"),
         "document_name" => json!("x.pdf"),
+        "video_url" => json!("data:video/mp4;base64,AAAAGGZ0eXBtcDQyAAAAAG1wNDJpc29tAAAACG1kYXQ="),
+        "audio_url" => json!("data:audio/mpeg;base64,SUQzAwAAAAAAAA=="),
+        "passphrase" => json!("correct horse battery staple"),
         "latitude" | "longitude" => json!(1.5),
         "text" | "question" | "contact_name" => json!("fine"),
         "options" => json!(["a", "b"]),
@@ -129,7 +92,16 @@ fn sound(name: &str) -> Option<Value> {
     })
 }
 
-fn aim(dice: &mut Dice, method: &Method, template: &str, members: &[String]) -> Shot {
+/// What a part of a path can be so that the request succeeds.
+fn sound_part(name: &str, session: &str) -> Option<String> {
+    match name {
+        "session" => Some(session.to_owned()),
+        "name" => Some(DOOMED.to_owned()),
+        _ => None,
+    }
+}
+
+fn aim(dice: &mut Dice, ring: &Ring, method: &Method, template: &str, members: &[String]) -> Shot {
     // One session is ended again and again, so that the other stays linked for the rest.
     let ends = method == Method::DELETE
         || ["/session/start", "/session/logout", "/session/stop", "/session/{session}/export"].contains(&template);
@@ -138,9 +110,9 @@ fn aim(dice: &mut Dice, method: &Method, template: &str, members: &[String]) -> 
     let is_sound = dice.roll(4) == 0;
     let mut target = template.to_owned();
     while let Some((before, after)) = target.split_once('{').map(|(a, b)| (a.to_owned(), b.to_owned())) {
-        let after = after.split_once('}').unwrap().1;
+        let (name, after) = after.split_once('}').unwrap();
         let text: String = dice.text().chars().take(80).collect();
-        let text = spared(text);
+        let text = sound_part(name, session).filter(|_| is_sound).unwrap_or_else(|| spared(text));
         // A path segment is there; an empty one is another path.
         target = format!("{before}{}{after}", encode(if text.is_empty() || text == "." { "x" } else { &text }));
     }
@@ -193,60 +165,14 @@ fn aim(dice: &mut Dice, method: &Method, template: &str, members: &[String]) -> 
         6 if kind.contains("form") => query.join("&").into_bytes(),
         _ => Value::Object(object).to_string().into_bytes(),
     };
-    let mut headers = vec![("content-type", kind.to_owned())];
-    match if is_sound { 9 } else { dice.roll(10) } {
-        0 => {}
-        1 => headers.push(("key", "wrong".to_owned())),
-        _ => headers.push(("key", KEY.to_owned())),
+    let mut headers = Vec::new();
+    if !kind.is_empty() {
+        headers.push(("content-type", kind.to_owned()));
     }
-    Shot { method: method.clone(), template: template.to_owned(), target, headers, body }
-}
-
-/// Whether a value is what a schema says; as much of JSON Schema as the description uses.
-fn is_of(value: &Value, schema: &Value, document: &Value) -> bool {
-    if let Some(reference) = schema["$ref"].as_str() {
-        return is_of(value, document.pointer(reference.trim_start_matches('#')).unwrap(), document);
-    }
-    for word in ["oneOf", "anyOf"] {
-        if let Some(choices) = schema[word].as_array() {
-            return choices.iter().any(|choice| is_of(value, choice, document));
-        }
-    }
-    if let Some(parts) = schema["allOf"].as_array() {
-        return parts.iter().all(|part| is_of(value, part, document));
-    }
-    let is_type = |name: &str| match name {
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "string" => value.is_string(),
-        "boolean" => value.is_boolean(),
-        "integer" => value.is_i64() || value.is_u64(),
-        "number" => value.is_number(),
-        "null" => value.is_null(),
-        other => panic!("the description uses the type {other}"),
-    };
-    let is_type = match &schema["type"] {
-        Value::String(name) => is_type(name),
-        Value::Array(names) => names.iter().any(|name| is_type(name.as_str().unwrap())),
-        _ => true,
-    };
-    let required = schema["required"].as_array().into_iter().flatten();
-    let properties = schema["properties"].as_object().into_iter().flatten();
-    is_type
-        && required.into_iter().all(|name| value.get(name.as_str().unwrap()).is_some())
-        && properties.into_iter().all(|(name, schema)| value.get(name).is_none_or(|part| is_of(part, schema, document)))
-        && value.as_array().into_iter().flatten().all(|item| is_of(item, &schema["items"], document))
-}
-
-/// The names of the members that an operation takes, in its query or body.
-fn members(operation: &Value, document: &Value) -> Vec<String> {
-    let query = operation["parameters"].as_array().into_iter().flatten().filter(|parameter| parameter["in"] == "query");
-    let mut names: Vec<String> = query.map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect();
-    if let Some(reference) = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].as_str() {
-        let schema = document.pointer(reference.trim_start_matches('#')).unwrap();
-        names.extend(schema["properties"].as_object().unwrap().keys().cloned());
-    }
-    names
+    let caller = ring.sign(dice, is_sound, &mut target, &mut headers);
+    let has_repeat = (caller::is_send(method, template) || dice.roll(8) == 0)
+        && caller::repeat(dice, is_sound, template, &mut headers);
+    Shot { method: method.clone(), template: template.to_owned(), target, headers, body, caller, has_repeat }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -256,6 +182,9 @@ async fn every_answer_is_a_documented_one() {
     gateway.pair("spare", "6281234500002").await;
     gateway.simulator.phone("6281234567890");
     let document = gateway.api.get("/openapi.json").await.expect(200).json();
+    let folder = tempfile::tempdir().unwrap();
+    let table = table::served(folder.path()).await;
+    let ring = Ring::make(&gateway.api).await;
     let mut dice = Dice(SEED);
     let mut shots = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -264,39 +193,78 @@ async fn every_answer_is_a_documented_one() {
             let operation = &item[method.as_str().to_ascii_lowercase()];
             let members = members(operation, &document);
             let count = if operation.is_null() { REQUESTS / 12 } else { REQUESTS };
-            shots.extend((0..count).map(|_| aim(&mut dice, &method, path, &members)));
+            shots.extend((0..count).map(|_| aim(&mut dice, &ring, &method, path, &members)));
         }
     }
     // What changes sessions goes through their whole life; its order is the dice's too.
     for last in (1..shots.len()).rev() {
         shots.swap(last, dice.roll(last + 1));
     }
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let described = Described { document, table };
+    let client = client();
     let started = Instant::now();
     let count = shots.len();
-    let fire = shots.into_iter().map(|shot| fire(&client, gateway.api.base(), shot, &document));
+    let fire = shots.into_iter().map(|shot| fire(&client, gateway.api.base(), shot, &described));
     let answers: Vec<Answered> = futures::stream::iter(fire).buffer_unordered(SIDE_BY_SIDE).collect().await;
-    let mut statuses: BTreeMap<(String, u16), usize> = BTreeMap::new();
-    for (template, status, _) in &answers {
-        *statuses.entry((template.clone(), *status)).or_default() += 1;
+    let mut statuses: BTreeMap<(&str, u16), usize> = BTreeMap::new();
+    for answer in &answers {
+        *statuses.entry((&answer.template, answer.status)).or_default() += 1;
     }
     println!("{count} requests in {:?}: {statuses:?}", started.elapsed());
-    let faults: Vec<String> = answers.into_iter().filter_map(|(_, _, fault)| fault).collect();
+    let faults: Vec<&str> = answers.iter().filter_map(|answer| answer.fault.as_deref()).collect();
     assert!(faults.is_empty(), "{} of {count}:\n{}", faults.len(), faults.join("\n"));
     for path in SUCCEED {
-        assert!(statuses.contains_key(&(path.to_owned(), 200)), "{path} never succeeds: {statuses:?}");
+        assert!(statuses.contains_key(&(path, 200)), "{path} never succeeds: {statuses:?}");
     }
+    let succeeded = |wanted: &dyn Fn(&Answered) -> bool| answers.iter().any(|one| one.status == 200 && wanted(one));
+    let called = |wanted: &dyn Fn(Caller) -> bool| succeeded(&|one| one.is_guarded && one.caller.is_some_and(wanted));
+    for name in ring.names() {
+        assert!(called(&|caller| caller.name == name), "the key {name} never opens anything");
+    }
+    for place in PLACES {
+        assert!(called(&|caller| caller.place == place), "a key in {place} never opens anything");
+    }
+    let is_repeated_send = |one: &Answered| one.has_repeat && one.template.starts_with("/message/send-");
+    assert!(succeeded(&is_repeated_send), "no send with an Idempotency-Key succeeds");
     assert_eq!(gateway.api.get("/health").await.status, 200);
     gateway.finish().await;
 }
 
-/// The path, the status (0: none came), and what is wrong with the answer.
-type Answered = (String, u16, Option<String>);
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
 
-async fn fire(client: &reqwest::Client, base: &str, shot: Shot, document: &Value) -> Answered {
-    let (template, mut status) = (shot.template.clone(), 0);
-    let fault = fault(client, base, shot, document, &mut status).await;
-    (template, status, fault)
+/// What is known of the routes.
+struct Described {
+    document: Value,
+    table: Vec<Endpoint>,
+}
+
+/// What came of a request.
+struct Answered {
+    template: String,
+    /// 0: none came.
+    status: u16,
+    caller: Option<Caller>,
+    /// It asks for a key.
+    is_guarded: bool,
+    has_repeat: bool,
+    fault: Option<String>,
+}
+
+async fn fire(client: &reqwest::Client, base: &str, shot: Shot, described: &Described) -> Answered {
+    let mut answered = Answered {
+        template: shot.template.clone(),
+        status: 0,
+        caller: shot.caller,
+        is_guarded: described.document["paths"][&shot.template][shot.method.as_str().to_ascii_lowercase()]["security"]
+            .as_array()
+            .is_some_and(|schemes| !schemes.is_empty()),
+        has_repeat: shot.has_repeat,
+        fault: None,
+    };
+    answered.fault = fault(client, base, shot, described, &mut answered.status).await;
+    answered
 }
 
 /// Sends one; what is wrong with its answer.
@@ -304,15 +272,15 @@ async fn fault(
     client: &reqwest::Client,
     base: &str,
     shot: Shot,
-    document: &Value,
+    Described { document, table }: &Described,
     answered: &mut u16,
 ) -> Option<String> {
-    let Shot { method, template, target, headers, body } = shot;
+    let Shot { method, template, target, headers, body, caller, .. } = shot;
     let mut request = client.request(method.clone(), format!("{base}{target}")).timeout(PATIENCE);
-    for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+    for (name, value) in &headers {
         request = request.header(*name, value.as_bytes());
     }
-    let told = format!("{method} {} {headers:?} {}", short(&target), short(&String::from_utf8_lossy(&body)));
+    let told = format!("{method} {} {headers:?} {caller:?} {}", short(&target), short(&String::from_utf8_lossy(&body)));
     let response = match request.body(body).send().await {
         Ok(response) => response,
         Err(error) => return Some(format!("{told}: {error:?}")),
@@ -337,6 +305,10 @@ async fn fault(
     // Nothing is wrong with WhatsApp or the store here: a failure would be the gateway's own.
     if status >= 500 {
         return Some(format!("{told}: {status} {}", short(&text)));
+    }
+    let endpoint = table.iter().find(|endpoint| endpoint.path == path && endpoint.method == method).unwrap();
+    if let Some(objection) = caller.and_then(|caller| caller.objection(endpoint, status)) {
+        return Some(format!("{told}: {status}, but {objection}: {}", short(&text)));
     }
     let content = &answer["content"]["application/json"];
     if method == Method::HEAD || !kind.starts_with("application/json") || content["schema"].is_null() {
