@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::decision::{self, Class};
+use super::decision::{self, Class, Hooks};
 use super::golden::SETTINGS;
 use super::world::World;
 
@@ -27,24 +27,14 @@ fn is_current(path: &str, made: &str) {
 fn the_page_of_differences_is_current() {
     let mut classes: BTreeMap<Class, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
     let table = decision::table();
-    for decision in table.decisions {
-        let entries = classes.entry(decision.class).or_default().entry(decision.why).or_default();
-        entries.extend(decision.entries);
+    for (class, why, entry) in table.differences() {
+        classes.entry(class).or_default().entry(why.to_owned()).or_default().insert(entry.to_owned());
     }
     let mut page = String::from(
-        "# Deliberate differences from wa-gateway 4.7.1\n\nMade from `tests/contract/decisions.toml`; a test replays every recorded exchange of the original and checks each\nanswer below. What is not listed is answered as the original answers it.\n",
+        "# Deliberate differences from wa-gateway 4.7.1\n\nMade from `tests/contract/decisions.toml`; a test replays every recorded exchange of the original and checks each\nanswer below; what no request replays, as a start of the process, has tests of its own. What is not listed is done as\nthe original does it.\n",
     );
     for (class, reasons) in classes {
-        let (title, about) = match class {
-            Class::Ordered => {
-                ("Better on purpose", "Failures have a status of their own, and what was documented works.")
-            }
-            Class::StandIn => (
-                "Where the recording could not be real",
-                "The original was recorded over an engine that stood in for WhatsApp; these answers were that engine's.",
-            ),
-            Class::Security => ("Safer on purpose", "The original's answer could harm."),
-        };
+        let (title, about) = heading(class);
         write!(page, "\n## {title}\n\n{about}\n\n").unwrap();
         for (why, entries) in reasons {
             let mut why = why;
@@ -56,17 +46,26 @@ fn the_page_of_differences_is_current() {
             writeln!(page, "  {}", entries.join(", ")).unwrap();
         }
     }
-    let mut hooks: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (hook, why) in table.hooks {
-        hooks.entry(why).or_default().push(format!("`{hook}`"));
-    }
     page.push_str(
         "\n## What the pages do not have any more\n\nPrograms that read the dashboard's pages may miss these.\n\n",
     );
-    for (why, hooks) in hooks {
-        writeln!(page, "- **{why}**\n  {}", hooks.join(", ")).unwrap();
+    for Hooks { class, why, lacks } in &table.hooks {
+        let lacks: Vec<String> = lacks.iter().map(|hook| format!("`{hook}`")).collect();
+        writeln!(page, "- **{why}** ({})\n  {}", heading(*class).0, lacks.join(", ")).unwrap();
     }
     is_current("docs/differences.md", &page);
+}
+
+/// The title of a class, and a sentence about it.
+fn heading(class: Class) -> (&'static str, &'static str) {
+    match class {
+        Class::Ordered => ("Better on purpose", "Failures have a status of their own, and what was documented works."),
+        Class::StandIn => (
+            "Where the recording could not be real",
+            "The original was recorded over an engine that stood in for WhatsApp; these answers were that engine's.",
+        ),
+        Class::Security => ("Safer on purpose", "The original's answer could harm."),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,12 +17,23 @@ pub(crate) struct Entry {
     pub(crate) optional_members: Vec<String>,
     #[serde(default)]
     pub(crate) webhook_bodies: Vec<String>,
+    /// The files of `/media` that a received message left.
+    #[serde(default)]
+    pub(crate) files_written: Vec<String>,
+    /// What was seen of the process where no answer was taken down.
+    #[serde(default)]
+    pub(crate) observed: Map<String, Value>,
 }
 
 impl Entry {
     /// Whether something is to be sent to the gateway.
     pub(crate) fn is_asked(&self) -> bool {
         self.request.is_some() && self.direction.is_none() && self.response.is_some()
+    }
+
+    /// Whether something is to be sent, and what becomes of it was taken down instead of the answer.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.request.is_some() && self.direction.is_none() && self.response.is_none()
     }
 }
 

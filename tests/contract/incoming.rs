@@ -9,7 +9,7 @@ use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_simulator::Phone;
 
 use super::golden::Entry;
-use super::pattern::{body_matches, text_matches};
+use super::pattern::{body_matches, text_matches, texts_match};
 use super::replay::Outcome;
 use super::stage::Stage;
 use super::wire::Answer;
@@ -17,6 +17,8 @@ use super::world::{Hook, number};
 
 /// Who writes in the recorded messages.
 const SENDER: &str = "6281111111111";
+/// What every received file holds.
+const FILE: &[u8] = b"some bytes of a file";
 /// Where the receiver gets messages, and where status events.
 const MESSAGES: &str = "/webhook/message";
 const SESSIONS: &str = "/webhook/session";
@@ -27,6 +29,7 @@ pub(crate) fn knows(entry: &Entry) -> bool {
         && (entry.name.starts_with("webhook-session/")
             || entry.group == "restart"
             || ["group message", "fromMe", "own API send", "lid sender", "batch of three"].contains(&kind(entry))
+            || chosen(kind(entry), None).is_some()
             || sent(kind(entry), None).is_some())
 }
 
@@ -36,6 +39,17 @@ fn kind(entry: &Entry) -> &str {
 
 /// Lets it arrive. An entry without a request is one that must not be reported: what is reported is a text sent after it.
 pub(crate) async fn receive(stage: &Stage, entry: &Entry) -> Outcome {
+    let before = stage.world.files(FILE);
+    let (mut outcome, id) = report(stage, entry).await;
+    let files = stage.world.files(FILE);
+    let new = files.into_iter().filter(|name| !before.contains(name));
+    outcome.files = new.map(|name| own_id(&name, id.as_deref())).collect();
+    outcome.is_as_recorded &= texts_match(&entry.files_written, &outcome.files);
+    outcome
+}
+
+/// What is reported, and the id that the sender's phone gave it.
+async fn report(stage: &Stage, entry: &Entry) -> (Outcome, Option<String>) {
     let Some(request) = &entry.request else {
         let before = stage.world.hooks(MESSAGES).len();
         arrive(stage, entry).await;
@@ -57,15 +71,26 @@ pub(crate) async fn receive(stage: &Stage, entry: &Entry) -> Outcome {
     outcome(stage, entry, hook, is_as_recorded, format!("{:?} {body}", request.headers))
 }
 
-fn outcome(stage: &Stage, entry: &Entry, hook: Option<Hook>, is_as_recorded: bool, recorded: String) -> Outcome {
+fn outcome(
+    stage: &Stage,
+    entry: &Entry,
+    hook: Option<Hook>,
+    is_as_recorded: bool,
+    recorded: String,
+) -> (Outcome, Option<String>) {
+    let id = hook
+        .as_ref()
+        .and_then(|hook| serde_json::from_str::<Value>(&hook.body).unwrap()["id"].as_str().map(str::to_owned));
     let answer = hook.map_or(Answer { status: 0, headers: Vec::new(), body: String::new() }, |hook| {
         let headers = hook.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-        // Ids of phones differ in shape: here stands one as this gateway makes them.
-        let id = serde_json::from_str::<Value>(&hook.body).unwrap()["id"].as_str().map(str::to_owned);
-        let body = id.map_or(hook.body.clone(), |id| hook.body.replace(&id, "3EB0000000000000000000"));
-        Answer { status: 200, headers: headers.collect(), body }
+        Answer { status: 200, headers: headers.collect(), body: own_id(&hook.body, id.as_deref()) }
     });
-    Outcome::new(entry, stage, is_as_recorded, stage.generalize(answer), recorded)
+    (Outcome::new(entry, stage, is_as_recorded, stage.generalize(answer), recorded), id)
+}
+
+/// Ids of phones differ in shape: here stands one as this gateway makes them.
+fn own_id(text: &str, id: Option<&str>) -> String {
+    id.map_or_else(|| text.to_owned(), |id| text.replace(id, "3EB0000000000000000000"))
 }
 
 fn text_of(hook: &Hook) -> Value {
@@ -89,6 +114,10 @@ async fn arrive(stage: &Stage, entry: &Entry) {
     let simulator = &stage.world.simulator;
     let sender = simulator.account(SENDER, "Sari").unwrap();
     let own = number("ok1");
+    if let Some((id, message)) = chosen(kind(entry), Some(stage)) {
+        sender.sends_as(id, &own, message).await.unwrap();
+        return;
+    }
     match kind(entry) {
         "group message" => {
             let group = format!("{}@g.us", stage.group().unwrap());
@@ -120,6 +149,24 @@ async fn arrive(stage: &Stage, entry: &Entry) {
 
 fn some<T: Default>(value: T) -> MessageField<T> {
     MessageField::some(value)
+}
+
+/// The messages whose sender has chosen an id that leads out of the folder; without a stage, media are left out.
+fn chosen(name: &str, stage: Option<&Stage>) -> Option<(&'static str, wa::Message)> {
+    let upload = |kind: MediaType| stage.map(|stage| Uploaded::new(stage, kind)).unwrap_or_default();
+    let mut message = wa::Message::default();
+    let id = match name {
+        "sender-chosen id with path" => {
+            message.image_message = some(upload(MediaType::Image).image(None));
+            "../assets/pwn"
+        }
+        "sender-chosen id and file name" => {
+            message.document_message = some(upload(MediaType::Document).document(Some("x.js".to_owned()), None));
+            "../assets/js/evil"
+        }
+        _ => return None,
+    };
+    Some((id, message))
 }
 
 /// The message that the entries of this name are about; without a stage, media are left out.
@@ -251,7 +298,7 @@ macro_rules! fields_of {
 
 impl Uploaded {
     fn new(stage: &Stage, kind: MediaType) -> Self {
-        let sealed = encrypt_media(b"some bytes of a file", kind).unwrap();
+        let sealed = encrypt_media(FILE, kind).unwrap();
         let place = match kind {
             MediaType::Image | MediaType::Sticker => "image",
             MediaType::Video => "video",
@@ -265,7 +312,7 @@ impl Uploaded {
             key: Some(sealed.media_key.to_vec()),
             plain: Some(sealed.file_sha256.to_vec()),
             sealed: Some(sealed.file_enc_sha256.to_vec()),
-            length: Some(20),
+            length: Some(FILE.len() as u64),
         }
     }
 

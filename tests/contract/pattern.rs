@@ -20,6 +20,11 @@ pub(crate) fn text_matches(pattern: &str, text: &str) -> bool {
     rest.strip_prefix('<').is_some_and(|rest| text_matches(&pattern[1..], rest))
 }
 
+/// Whether these are the texts that the patterns say, in their order.
+pub(crate) fn texts_match(patterns: &[String], texts: &[String]) -> bool {
+    patterns.len() == texts.len() && patterns.iter().zip(texts).all(|(pattern, text)| text_matches(pattern, text))
+}
+
 /// Writes out every `<c*N>`.
 pub(crate) fn expand(text: &str) -> String {
     let Some(start) = text.find('<') else { return text.to_owned() };
@@ -59,6 +64,8 @@ fn kind(name: &str) -> Option<fn(&str) -> bool> {
         "signature" => {
             |text| text.len() >= 44 && all(text, |byte| byte.is_ascii_alphanumeric() || b"%-_.".contains(&byte))
         }
+        // What stands for an id that could lead out of a folder.
+        "hash" => |text| text.len() == 32 && all(text, |byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)),
         "version" => |text| !text.is_empty() && all(text, |byte| byte.is_ascii_digit() || byte == b'.'),
         "any" => |_| true,
         _ => return None,
@@ -106,6 +113,8 @@ fn placeholders_stand_for_their_kind_only() {
         ("<iso8601>", "2026-02-03T04:52:38Z", false),
         ("<message-id>.jpg", "3EB0123456789ABCDEF012.jpg", true),
         ("<message-id>.jpg", "3EB0123456789abcdef012.jpg", false),
+        ("<hash>.js", "0123456789abcdef0123456789abcdef.js", true),
+        ("<hash>.js", "../assets/js/evil/0123456789abcd.js", false),
         ("x<y*3>z", "xyyyz", true),
         ("x<y*3>z", "xyyz", false),
         ("<b>", "<b>", true),

@@ -33,6 +33,8 @@ pub(crate) struct Outcome {
     pub(crate) setting: Setting,
     pub(crate) is_as_recorded: bool,
     pub(crate) answer: Answer,
+    /// The files of `/media` that a received message left.
+    pub(crate) files: Vec<String>,
     /// The page that it is, and the hooks that it lacks.
     pub(crate) page: Option<String>,
     pub(crate) missing: Vec<String>,
@@ -46,6 +48,7 @@ impl Outcome {
             setting: stage.world.setting,
             is_as_recorded,
             answer,
+            files: Vec::new(),
             page: None,
             missing: Vec::new(),
             recorded,
@@ -56,17 +59,18 @@ impl Outcome {
         json!({
             "entry": self.entry, "key": self.setting.key, "env": self.setting.env, "recorded": self.recorded,
             "status": self.answer.status, "body": self.answer.body, "headers": self.answer.headers,
+            "files": self.files,
         })
     }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { entry, setting, answer, recorded, .. } = self;
+        let Self { entry, setting, answer, files, recorded, .. } = self;
         let short = |text: &str| text.chars().take(300).collect::<String>();
         write!(
             f,
-            "{entry} [{} {}]\n  recorded {}\n  answered {} {}",
+            "{entry} [{} {}]\n  recorded {}\n  answered {} {} {files:?}",
             setting.key,
             setting.env,
             short(recorded),
@@ -78,7 +82,7 @@ impl fmt::Display for Outcome {
 
 /// Whether [`play`] has a way to replay an entry that is no plain request.
 pub(crate) fn plays(entry: &Entry) -> bool {
-    !entry.webhook_bodies.is_empty() || incoming::knows(entry)
+    !entry.webhook_bodies.is_empty() || entry.is_watched() || incoming::knows(entry)
 }
 
 /// Plays a group's entries that a setting covers.
@@ -95,8 +99,9 @@ pub(crate) async fn play(group: &str, setting: Setting, entries: &[&Entry]) -> V
         outcomes = futures::stream::iter(asks).buffered(SIDE_BY_SIDE).collect().await;
     } else {
         let mut done = 0;
-        let covered = decision::table().covered_by;
-        let mut left = entries.iter().filter(|entry| !covered.contains_key(&entry.name));
+        let covered = decision::table().covered;
+        let is_left = |entry: &&&Entry| covered.iter().all(|covered| covered.entry != entry.name);
+        let mut left = entries.iter().filter(is_left);
         while let Some(entry) = left.next() {
             while done < entry.step {
                 done += 1;
@@ -113,6 +118,8 @@ pub(crate) async fn play(group: &str, setting: Setting, entries: &[&Entry]) -> V
                 outcomes.extend([first, second]);
             } else if entry.is_asked() {
                 outcomes.push(ask(&stage, entry).await);
+            } else if entry.is_watched() {
+                outcomes.push(watch(&stage, entry).await);
             } else if !entry.webhook_bodies.is_empty() {
                 outcomes.push(told(&stage, entry).await);
             } else if incoming::knows(entry) {
@@ -124,9 +131,9 @@ pub(crate) async fn play(group: &str, setting: Setting, entries: &[&Entry]) -> V
     outcomes
 }
 
-async fn ask(stage: &Stage, entry: &Entry) -> Outcome {
+/// Sends what the entry asks, filled in.
+async fn send(stage: &Stage, entry: &Entry) -> Answer {
     let request = entry.request.as_ref().unwrap();
-    let recorded = entry.response.as_ref().unwrap();
     let fill = |text: &str| stage.fill(&expand(text));
     let headers = request.header_lines();
     // With an empty KEY the original's clients sent no key.
@@ -134,7 +141,12 @@ async fn ask(stage: &Stage, entry: &Entry) -> Outcome {
     let headers: Vec<(String, String)> =
         headers.iter().filter(is_sent).map(|(name, value)| (name.clone(), fill(value))).collect();
     let body = request.body.as_deref().map(|body| if body == LARGE { large() } else { fill(body) });
-    let answer = wire::ask(stage.world.port, &request.method, &fill(&request.path), &headers, body.as_deref()).await;
+    wire::ask(stage.world.port, &request.method, &fill(&request.path), &headers, body.as_deref()).await
+}
+
+async fn ask(stage: &Stage, entry: &Entry) -> Outcome {
+    let answer = send(stage, entry).await;
+    let recorded = entry.response.as_ref().unwrap();
     let is_as_recorded = is_recorded(recorded, &answer, &entry.optional_members, &|text| stage.fill(text));
     let status = recorded.status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
     let text = format!("{status} {:?} {}", recorded.headers, recorded.body.as_deref().unwrap_or_default());
@@ -161,6 +173,24 @@ fn is_recorded(recorded: &Response, answer: &Answer, optional: &[String], fill: 
         (None, _) => !answer.body.is_empty(),
     };
     recorded.status == Some(answer.status) && recorded.headers.iter().all(header) && body()
+}
+
+/// Sends it and holds what becomes of the session against what was seen then: its row in the list, and what the receiver
+/// is told.
+async fn watch(stage: &Stage, entry: &Entry) -> Outcome {
+    let answer = send(stage, entry).await;
+    let request = entry.request.as_ref().unwrap();
+    let body = request.body.as_deref().and_then(|body| serde_json::from_str::<Value>(body).ok());
+    let in_path = || request.path.rsplit('/').next().unwrap_or_default().to_owned();
+    let session = body.and_then(|body| body["session"].as_str().map(str::to_owned)).unwrap_or_else(in_path);
+    let seen = &entry.observed;
+    let wanted =
+        json!({ "status": seen["status"], "listed": seen.get("listed_afterwards_as"), "told": seen["webhooks"] });
+    let listed = Some(stage.world.status(&session).await).filter(|status| !status.is_empty());
+    let told = stage.told(&session, "disconnected").await;
+    let given = json!({ "status": answer.status, "listed": listed, "told": told });
+    let answer = Answer { status: answer.status, headers: Vec::new(), body: given.to_string() };
+    Outcome::new(entry, stage, given == wanted, answer, wanted.to_string())
 }
 
 /// The status events that the receiver has got of the sessions of this entry, each session's in order.

@@ -46,6 +46,8 @@ pub(crate) struct Stage {
     cookie: Option<String>,
     /// The login's, while a forged one is tried.
     genuine: Option<String>,
+    /// The session that the create page made up a name for.
+    random: Option<&'static str>,
     fault: Option<FaultId>,
     mark: usize,
     media_server: String,
@@ -64,6 +66,7 @@ impl Stage {
             foreign: None,
             cookie: None,
             genuine: None,
+            random: None,
             fault: None,
             mark: 0,
             media_server,
@@ -96,6 +99,9 @@ impl Stage {
         }
         if let Some(hidden) = &self.hidden {
             text = text.replace(HIDDEN, hidden);
+        }
+        if let Some(random) = self.random {
+            text = text.replace("<uuid>", random);
         }
         if let Some(cookie) = &self.cookie {
             let whole = ["key=secret.<signature>", "key=secret.<signature, not percent-encoded>"];
@@ -176,8 +182,19 @@ impl Stage {
             ("profile", 1) => self.profiles().await,
             ("profile", 10) => self.fault = Some(self.world.simulator.inject(Fault::RefuseUsync)),
             ("send", 1) => self.contacts().await,
+            ("offline", 1) => self.world.look_at(Some("ws://nowhere.invalid/ws/chat")).await,
+            ("offline", 2) => {
+                assert_eq!(self.world.simulator.connections(), 0, "a name that is nobody's was found");
+                self.world.look_at(None).await;
+                self.fault = Some(self.world.simulator.inject(Fault::SilentAccept));
+            }
+            ("offline", 3) => self.mark = self.connecting("off1").await,
+            ("offline", 4) => {
+                self.silent("off1").await;
+                self.mark = self.connecting("off1").await;
+            }
             // A server that says nothing, while an unscanned session is started.
-            ("start", 3) | ("offline", 1) => self.fault = Some(self.world.simulator.inject(Fault::SilentAccept)),
+            ("start", 3) => self.fault = Some(self.world.simulator.inject(Fault::SilentAccept)),
             ("start", 5) | ("profile", 12) => self.clear(),
             ("start-flow", 1) => drop(self.world.waits("qr1").await),
             ("start-flow", 2) => {
@@ -262,6 +279,12 @@ impl Stage {
     /// How many status events there were, once the last connection has been told.
     async fn events(&self) -> usize {
         self.told("ok1", "connected").await;
+        self.world.hooks("/webhook/session").len()
+    }
+
+    /// How many status events there were, once the receiver knows that a session is on its way.
+    async fn connecting(&self, id: &str) -> usize {
+        assert_eq!(self.told(id, "connecting").await.last().map(String::as_str), Some("connecting"));
         self.world.hooks("/webhook/session").len()
     }
 

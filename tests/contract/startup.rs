@@ -114,4 +114,69 @@ async fn a_settings_file_is_read_the_environment_wins_and_the_log_keeps_secrets(
     process.0.kill().unwrap();
     let log = log();
     assert!(!log.contains("from-the-file") && !log.contains("a-guess"), "{log}");
+    let requests: Vec<&str> = log.lines().filter(|line| line.contains("request answered")).collect();
+    assert!(requests.len() == 2 && requests.iter().all(|line| line.contains("DEBUG") && !line.contains('?')), "{log}");
+}
+
+/// The original's log says 0.
+#[tokio::test]
+async fn an_empty_port_is_a_random_one_and_the_log_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let _process = gateway(folder.path(), &[("KEY", "secret"), ("PORT", ""), ("NO_COLOR", "1")]);
+    let named = || async {
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        let (_, rest) = log.split_once("Server is running on port ")?;
+        rest.split_once('\n')?.0.trim().parse::<u16>().ok()
+    };
+    let port = eventually("the log to name the port", named).await;
+    assert_eq!(wire::ask(port, "GET", "/health", &[], None).await.status, 200);
+}
+
+/// The original ends with 1; here 1 is for what may work the next time.
+#[tokio::test]
+async fn a_port_that_is_none_ends_it_with_64() {
+    for port in ["abc", "70000"] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = gateway(folder.path(), &[("KEY", "secret"), ("PORT", port)]);
+        assert_eq!(end(&mut process).await, 64, "{port}");
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert!(log.contains("PORT"), "{log}");
+    }
+}
+
+/// The original served on, and ended with the first session.
+#[tokio::test]
+async fn a_credentials_folder_that_cannot_be_used_ends_it_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("wa_credentials"), "no folder").unwrap();
+    let port = free_port();
+    let mut process = gateway(folder.path(), &[("KEY", "secret"), ("PORT", &port.to_string())]);
+    assert_eq!(end(&mut process).await, 1);
+    let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(log.contains("wa_credentials") && !log.contains("Server is running"), "{log}");
+}
+
+/// The original's lines are `[<session>] connecting`, without a time.
+#[tokio::test]
+async fn the_log_tells_each_status_of_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let settings = [("KEY", "secret"), ("PORT", &port.to_string()), ("NO_COLOR", "1"), ("START_TIMEOUT_SECS", "1")];
+    let _process = gateway(folder.path(), &settings);
+    let up = || async { std::net::TcpStream::connect(("127.0.0.1", port)).ok() };
+    eventually("the gateway to listen", up).await;
+    let headers = [("key".to_owned(), "secret".to_owned()), ("content-type".to_owned(), "application/json".to_owned())];
+    let session = Some(r#"{"session":"a"}"#);
+    wire::ask(port, "POST", "/session/start", &headers, session).await;
+    assert_eq!(wire::ask(port, "POST", "/session/logout", &headers, session).await.status, 200);
+    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap();
+    for status in ["connecting", "disconnected"] {
+        let is_told = |line: &str| {
+            line.contains("status changed")
+                && line.contains("session=a")
+                && line.contains(status)
+                && line.contains("INFO")
+        };
+        eventually(status, || async { log().lines().any(is_told).then_some(()) }).await;
+    }
 }

@@ -49,6 +49,8 @@ pub(crate) struct World {
     hooks: Hooks,
     folder: TempDir,
     variables: Vec<(String, String)>,
+    /// Where the gateway looks for WhatsApp; `None`: at the simulator.
+    elsewhere: Option<&'static str>,
     gateway: Option<Gateway>,
     _receiver: DropGuard,
 }
@@ -74,9 +76,10 @@ impl World {
             ("MEDIA_DIR", in_folder("media")),
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        let gateway = bind(&variables).await;
+        let gateway = bind(&variables, None).await;
         let port = gateway.addr().port();
-        Self { setting, simulator, port, hooks, folder, variables, gateway: Some(gateway), _receiver: stop }
+        let gateway = Some(gateway);
+        Self { setting, simulator, port, hooks, folder, variables, elsewhere: None, gateway, _receiver: stop }
     }
 
     /// Where files of `/media` lie.
@@ -84,9 +87,39 @@ impl World {
         self.folder.path().join("media")
     }
 
+    /// The files that the gateway has left in its folder, as `/media` names them: what lies outside begins with `../`. Its
+    /// credentials and hidden files are left out. Each holds these bytes.
+    pub(crate) fn files(&self, bytes: &[u8]) -> Vec<String> {
+        let mut files = Vec::new();
+        let mut folders = vec![(self.folder.path().to_owned(), "../".to_owned())];
+        while let Some((folder, before)) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+                if name.starts_with('.') || before == "../" && name == "wa_credentials" {
+                    continue;
+                }
+                if path.is_dir() {
+                    let is_media = before == "../" && name == "media";
+                    folders.push((path, if is_media { String::new() } else { format!("{before}{name}/") }));
+                } else {
+                    assert!(std::fs::read(path).unwrap() == bytes, "{name} holds other bytes");
+                    files.push(format!("{before}{name}"));
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+
+    /// Begins anew with a gateway that looks for WhatsApp at this address; `None`: at the simulator's.
+    pub(crate) async fn look_at(&mut self, elsewhere: Option<&'static str>) {
+        self.elsewhere = elsewhere;
+        self.restart().await;
+    }
+
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
-        let gateway = bind(&self.variables).await;
+        let gateway = bind(&self.variables, self.elsewhere).await;
         self.port = gateway.addr().port();
         self.gateway = Some(gateway);
     }
@@ -111,7 +144,8 @@ impl World {
         wire::ask(self.port, method, path, &headers, body.as_deref()).await
     }
 
-    async fn status(&self, id: &str) -> String {
+    /// The session's status in the list; empty: it is not listed.
+    pub(crate) async fn status(&self, id: &str) -> String {
         let list: Value = serde_json::from_str(&self.ask("GET", "/session", None).await.body).unwrap();
         let row = list["data"].as_array().unwrap().iter().find(|row| row["session"] == id).cloned();
         row.map_or_else(String::new, |row| row["status"].as_str().unwrap_or_default().to_owned())
@@ -171,8 +205,13 @@ pub(crate) fn number(id: &str) -> String {
     format!("6281234{}{digits:0>3}", if shares { "509" } else { "500" })
 }
 
-async fn bind(variables: &[(String, String)]) -> Gateway {
-    Gateway::bind(Config::from_vars(variables.iter().cloned()).unwrap()).await.unwrap()
+/// Settings name loopback addresses only; what is dialled `elsewhere` is put in afterwards.
+async fn bind(variables: &[(String, String)], elsewhere: Option<&str>) -> Gateway {
+    let mut config = Config::from_vars(variables.iter().cloned()).unwrap();
+    if let Some(url) = elsewhere {
+        config.simulator.as_mut().unwrap().ws_url = url.parse().unwrap();
+    }
+    Gateway::bind(config).await.unwrap()
 }
 
 /// Takes every call and says 200; ends with the guard.
