@@ -61,8 +61,17 @@ async fn report(stage: &Stage, entry: &Entry) -> (Outcome, Option<String>) {
     let is_message = entry.name.starts_with("webhook-message/");
     let hook = if is_message {
         let before = stage.world.hooks(MESSAGES).len();
+        let is_refused = kind(entry) == "receiver answers 500";
+        if is_refused {
+            stage.world.refuse_next();
+        }
         arrive(stage, entry).await;
-        stage.hook(MESSAGES, before, |_| true).await
+        let hook = stage.hook(MESSAGES, before, |_| true).await;
+        if is_refused {
+            let again = stage.hook(MESSAGES, before + 1, |_| true).await.map(|again| again.body);
+            assert_eq!(again, hook.as_ref().map(|hook| hook.body.clone()), "it is told once more, as it was");
+        }
+        hook
     } else {
         // Events of several sessions come in any order.
         stage.hook(SESSIONS, stage.mark(), |hook| body_matches(&body, &hook.body, &[])).await

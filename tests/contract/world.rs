@@ -1,5 +1,6 @@
 //! A gateway in a recorded state: sessions connected, waiting for a scan, connecting, logged out.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,14 +40,19 @@ pub(crate) struct Hook {
     pub(crate) body: String,
 }
 
-type Hooks = Arc<Mutex<Vec<Hook>>>;
+/// The receiver: the calls so far, and how many of the next ones it refuses with 500.
+#[derive(Clone, Default)]
+struct Receiver {
+    hooks: Arc<Mutex<Vec<Hook>>>,
+    refusals: Arc<AtomicUsize>,
+}
 
 /// A gateway over a simulator, and a webhook receiver.
 pub(crate) struct World {
     pub(crate) setting: Setting,
     pub(crate) simulator: Simulator,
     pub(crate) port: u16,
-    hooks: Hooks,
+    receiver: Receiver,
     folder: TempDir,
     variables: Vec<(String, String)>,
     /// Where the gateway looks for WhatsApp; `None`: at the simulator.
@@ -58,8 +64,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn start(setting: Setting) -> Self {
         let simulator = Simulator::start(Options::default()).await.unwrap();
-        let hooks = Hooks::default();
-        let (receiver, stop) = receive(Arc::clone(&hooks)).await;
+        let receiver = Receiver::default();
+        let (hooks, stop) = receive(receiver.clone()).await;
         let folder = tempfile::tempdir().unwrap();
         let in_folder = |name: &str| folder.path().join(name).display().to_string();
         let variables = [
@@ -69,7 +75,7 @@ impl World {
             ("HOST", "127.0.0.1".to_owned()),
             ("PORT", "0".to_owned()),
             ("START_TIMEOUT_SECS", "2".to_owned()),
-            ("WEBHOOK_BASE_URL", format!("http://127.0.0.1:{receiver}/webhook")),
+            ("WEBHOOK_BASE_URL", format!("http://127.0.0.1:{hooks}/webhook")),
             ("WHATSAPP_WS_URL", simulator.ws_url()),
             ("WHATSAPP_MEDIA_URL", simulator.media_url()),
             ("CREDENTIALS_DIR", in_folder("wa_credentials")),
@@ -79,7 +85,7 @@ impl World {
         let gateway = bind(&variables, None).await;
         let port = gateway.addr().port();
         let gateway = Some(gateway);
-        Self { setting, simulator, port, hooks, folder, variables, elsewhere: None, gateway, _receiver: stop }
+        Self { setting, simulator, port, receiver, folder, variables, elsewhere: None, gateway, _receiver: stop }
     }
 
     /// Where files of `/media` lie.
@@ -187,7 +193,12 @@ impl World {
 
     /// The calls so far to a path of the receiver.
     pub(crate) fn hooks(&self, path: &str) -> Vec<Hook> {
-        self.hooks.lock().unwrap().iter().filter(|hook| hook.path == path).cloned().collect()
+        self.receiver.hooks.lock().unwrap().iter().filter(|hook| hook.path == path).cloned().collect()
+    }
+
+    /// The receiver answers the next call with 500.
+    pub(crate) fn refuse_next(&self) {
+        self.receiver.refusals.store(1, Ordering::SeqCst);
     }
 
     /// The status words that the receiver was told of a session after so many events, in order.
@@ -214,14 +225,15 @@ async fn bind(variables: &[(String, String)], elsewhere: Option<&str>) -> Gatewa
     Gateway::bind(config).await.unwrap()
 }
 
-/// Takes every call and says 200; ends with the guard.
-async fn receive(hooks: Hooks) -> (u16, DropGuard) {
-    let take = |State(hooks): State<Hooks>, uri: Uri, headers: HeaderMap, bytes: Bytes| async move {
+/// Takes every call and says 200, if it shall not refuse it; ends with the guard.
+async fn receive(receiver: Receiver) -> (u16, DropGuard) {
+    let take = |State(receiver): State<Receiver>, uri: Uri, headers: HeaderMap, bytes: Bytes| async move {
         let body = String::from_utf8_lossy(&bytes).into_owned();
-        hooks.lock().unwrap().push(Hook { path: uri.path().to_owned(), headers, body });
-        StatusCode::OK
+        receiver.hooks.lock().unwrap().push(Hook { path: uri.path().to_owned(), headers, body });
+        let refused = receiver.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        refused.map_or(StatusCode::OK, |_| StatusCode::INTERNAL_SERVER_ERROR)
     };
-    let router = axum::Router::new().fallback(take).with_state(hooks);
+    let router = axum::Router::new().fallback(take).with_state(receiver);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let token = CancellationToken::new();
