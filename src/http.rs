@@ -3,6 +3,8 @@
 //! Built by `gateway`, which also runs [`serve()`]. Handlers parse, ask the session floor, and map the answer; they hold
 //! no state of their own. An endpoint is one line of `routes` and one handler.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::Method;
@@ -46,7 +48,7 @@ pub use webhook::UrlRule;
 
 use route::{Route, Routes};
 
-/// What handlers and layers need; cheap to clone.
+/// What handlers and layers need.
 #[derive(Clone, Debug)]
 pub struct AppState {
     /// The live sessions; handlers reach them through `access::Sessions`.
@@ -71,10 +73,13 @@ pub struct AppState {
     pub media: Guarded<Media>,
 }
 
+/// The same for all requests: a handler's own copy would be a dozen counted references.
+type Shared = Arc<AppState>;
+
 /// All routes: what is served, to whom, by which handler.
 ///
 /// `get` answers HEAD too; `get_with_effect` does not, because HEAD must change nothing.
-fn routes(state: &AppState) -> Routes {
+fn routes(state: &Shared) -> Routes {
     use Scope::{Admin, Dashboard, Manage, Public, Read, Send};
     let media = if access::media_require_key(state) { Read } else { Public };
     Routes::new(state)
@@ -164,6 +169,7 @@ pub fn router(state: AppState) -> Router {
         );
     }
     let development = state.development;
+    let state = Shared::new(state);
     let table = routes(&state)
         .into_router()
         // axum's own limit of 2 MiB; each body is read within limits of ours.

@@ -30,7 +30,6 @@ mod outbound;
 mod profile;
 mod receipt;
 mod report;
-mod resend;
 mod version;
 
 pub use download::DownloadError;
@@ -44,7 +43,6 @@ use dial::{Dial, Endpoint, Link};
 use hosts::{BoundedHttp, Hosts};
 use outbound::{Acks, MAX_UPLOADS, Numbers};
 use report::{Events, Hook};
-use resend::Early;
 use version::Version;
 
 /// One-time keys kept at the server for each session: whatsapp-rust's 812 cost 118 KiB and 9 ms more a pairing; 200 new
@@ -54,6 +52,8 @@ const PRE_KEYS: usize = 200;
 pub const SIGNALS: usize = 64;
 /// How long an abandoned connection may take to close.
 const ABANDON: Duration = Duration::from_secs(5);
+/// Asking for a lost message takes no longer.
+const RESEND: Duration = Duration::from_secs(10);
 /// How often whatsapp-rust saves the device row apart from explicit flushes.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
@@ -229,7 +229,6 @@ impl WhatsApp {
             signals,
             late,
             progress,
-            early: Early::new(),
             runtime: tokio::runtime::Handle::current(),
             tracker: tracker.clone(),
         };
@@ -241,7 +240,6 @@ impl WhatsApp {
                 EventKind::PairError,
                 EventKind::Connected,
                 EventKind::LoggedOut,
-                EventKind::UndecryptableMessage,
                 EventKind::StreamReplaced,
                 EventKind::TemporaryBan,
                 EventKind::ClientOutdated,
@@ -372,11 +370,23 @@ impl Connection {
 
     /// Asks the sender of a received message to send it once more, as for one that can't be decrypted.
     pub async fn request_resend(&self, chat: &str, sender: &str, id: &str) {
-        match resend::request(&self.client, (chat, sender, id), None, RetryRequestOptions::new()).await {
-            Ok(()) => tracing::warn!(message = id, "a message was lost before it was stored; asked for it again"),
-            Err(error) => {
+        let mut stanza = NodeBuilder::new("message").attr("id", id).attr("type", "text");
+        // The library takes the time only for the age of the message.
+        stanza = stanza.attr("t", chrono::Utc::now().timestamp());
+        let in_chat = chat.ends_with("@g.us") || chat.ends_with("@broadcast");
+        stanza =
+            if in_chat { stanza.attr("from", chat).attr("participant", sender) } else { stanza.attr("from", sender) };
+        let stanza = stanza.build();
+        let stanza = stanza.as_node_ref();
+        let request = self.client.request_message_retry(&stanza, RetryRequestOptions::new());
+        match tokio::time::timeout(RESEND, request).await {
+            Ok(Ok(_outcome)) => {
+                tracing::warn!(message = id, "a message was lost before it was stored; asked for it again");
+            }
+            Ok(Err(error)) => {
                 tracing::warn!(message = id, error = format!("{error:#}"), "a lost message can't be asked for");
             }
+            Err(_elapsed) => tracing::warn!(message = id, "a lost message can't be asked for in time"),
         }
     }
 

@@ -17,7 +17,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use bytes::Bytes;
 
-use super::AppState;
+use super::Shared;
 use super::auth::{Login, Principal, Scope};
 use super::error::ApiError;
 use crate::event::{SessionName, Status};
@@ -52,11 +52,11 @@ pub(super) struct Sessions {
     caller: Principal,
 }
 
-impl FromRequestParts<AppState> for Sessions {
+impl FromRequestParts<Shared> for Sessions {
     type Rejection = ApiError;
 
     /// A request that came past the guard has no caller, and is refused.
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, ApiError> {
         let caller = match parts.extensions.get::<Principal>() {
             Some(caller) => caller.clone(),
             None => Principal::dashboard(parts.extensions.get::<Login>().ok_or_else(ApiError::unauthorized)?),
@@ -75,7 +75,7 @@ pub struct Media {
 }
 
 /// Whether the table asks for a key before files.
-pub(super) fn media_require_key(state: &AppState) -> bool {
+pub(super) fn media_require_key(state: &Shared) -> bool {
     state.media.0.require_key
 }
 
@@ -87,10 +87,10 @@ pub(super) struct Files {
     sessions: Option<Sessions>,
 }
 
-impl FromRequestParts<AppState> for Files {
+impl FromRequestParts<Shared> for Files {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, ApiError> {
         let Media { folder, require_key } = state.media.0.clone();
         let sessions = if require_key { Some(Sessions::from_request_parts(parts, state).await?) } else { None };
         Ok(Self { folder, sessions })

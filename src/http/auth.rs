@@ -14,7 +14,7 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Uri};
 use chrono::Utc;
 use subtle::ConstantTimeEq as _;
 
-use super::AppState;
+use super::Shared;
 use super::error::ApiError;
 use crate::keys::{self, Grant, KeyError, Keys, SessionSet};
 
@@ -167,10 +167,10 @@ impl KeyAdmin {
     }
 }
 
-impl FromRequestParts<AppState> for KeyAdmin {
+impl FromRequestParts<Shared> for KeyAdmin {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, ApiError> {
         let caller = Principal::from_request_parts(parts, state).await?;
         match &state.auth.keys {
             Some(keys) if caller.may(Scope::Admin) => Ok(Self { keys: keys.clone(), caller }),

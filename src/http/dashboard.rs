@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::AppState;
+use super::Shared;
 use super::access::Sessions;
 use super::auth::{Login, Scope};
 use super::error::ApiError;
@@ -101,7 +101,7 @@ pub(super) async fn create(
 
 /// `GET /dashboard/sessions/create/qr`: how a session is, for the page that shows its code.
 pub(super) async fn code(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     sessions: Sessions,
     fields: Fields,
 ) -> Result<Response, ApiError> {
@@ -178,7 +178,7 @@ fn not_sent(status: StatusCode, error: &str) -> Response {
 }
 
 /// Whatever else lies below `/dashboard`: people without a cookie are sent to the login page, as wa-gateway 4.7.1 does.
-pub(super) async fn unknown(State(state): State<AppState>, request: Request) -> Response {
+pub(super) async fn unknown(State(state): State<Shared>, request: Request) -> Response {
     let is_ours = request.uri().path().starts_with("/dashboard/");
     let client = state.auth.client(request.extensions(), request.headers());
     if is_ours && state.auth.login(request.headers(), client).await.is_none() {

@@ -5,7 +5,7 @@ use axum::extract::{FromRequest as _, Multipart, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::AppState;
+use super::Shared;
 use super::auth::{Login, Refused};
 use super::dashboard::{self, Words, view};
 use super::error::ApiError;
@@ -35,7 +35,7 @@ pub(super) async fn page(headers: HeaderMap) -> Result<Response, ApiError> {
 }
 
 /// `POST /auth/login`: `password` as a form of either kind.
-pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn sign_in(State(state): State<Shared>, request: Request) -> Result<Response, ApiError> {
     let headers = request.headers().clone();
     if dashboard::is_foreign(&headers) {
         return Err(ApiError::forbidden());
@@ -78,7 +78,7 @@ pub(super) async fn sign_in(State(state): State<AppState>, request: Request) -> 
 
 /// `POST /auth/logout`.
 pub(super) async fn sign_out(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     login: Login,
     headers: HeaderMap,
     fields: Fields,

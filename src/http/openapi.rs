@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
-use super::AppState;
+use super::Shared;
 use super::auth::Scope;
 use super::body::Failure;
 use super::route::{Endpoint, endpoints};
@@ -24,7 +24,7 @@ mod schema;
 use operation::OPERATIONS;
 
 /// `GET /openapi.json`.
-pub(super) async fn serve(State(state): State<AppState>) -> Response {
+pub(super) async fn serve(State(state): State<Shared>) -> Response {
     axum::Json(document(&endpoints(&state))).into_response()
 }
 

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::AppState;
+use super::Shared;
 use super::access::Sessions;
 use super::body::Health;
 use super::error::ApiError;
@@ -40,7 +40,7 @@ pub(super) struct Readiness {
 }
 
 /// `GET /readyz`.
-pub(super) async fn ready(State(state): State<AppState>) -> Response {
+pub(super) async fn ready(State(state): State<Shared>) -> Response {
     let checks = state.health.readiness().await;
     let failing: Vec<_> = checks.iter().filter(|check| check.problem.is_some()).map(|check| check.name).collect();
     let problems: Vec<_> = checks.iter().filter_map(|check| check.problem).collect();
@@ -56,7 +56,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> Response {
 }
 
 /// `GET /metrics`.
-pub(super) async fn metrics(State(state): State<AppState>) -> Response {
+pub(super) async fn metrics(State(state): State<Shared>) -> Response {
     ([(header::CONTENT_TYPE, Page::CONTENT_TYPE)], state.health.page().await).into_response()
 }
 
@@ -69,7 +69,7 @@ pub(super) struct BackupBody {
 }
 
 /// `POST /backup`: an encrypted archive of the whole store.
-pub(super) async fn backup(State(state): State<AppState>, mut fields: Fields) -> Result<Response, ApiError> {
+pub(super) async fn backup(State(state): State<Shared>, mut fields: Fields) -> Result<Response, ApiError> {
     let passphrase = passphrase(&mut fields)?;
     Ok(archive(state.backup.begin(passphrase).await?, "attachment; filename=\"wa-gateway.backup\""))
 }
@@ -88,7 +88,7 @@ impl<S: Sync> FromRequestParts<S> for Of {
 
 /// `POST /session/{session}/export`: the session ends here, and all of it is the answer.
 pub(super) async fn export(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     sessions: Sessions,
     Of(id): Of,
     mut fields: Fields,

@@ -12,10 +12,10 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::AppState;
 use super::auth::{Denied, Scope};
 use super::error::ApiError;
 use super::layer;
+use super::{AppState, Shared};
 
 /// One method on one path, as documents and tests want to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +30,11 @@ pub struct Endpoint {
 
 /// Every endpoint that a router of this state serves, in the order of the table.
 pub fn endpoints(state: &AppState) -> Vec<Endpoint> {
-    super::routes(state).0.into_iter().flat_map(|route| route.endpoints).collect()
+    super::routes(&Arc::new(state.clone())).0.into_iter().flat_map(|route| route.endpoints).collect()
 }
 
 /// Puts one method's handler behind the guard, once the state is known.
-type Guarded = Box<dyn FnOnce(&AppState) -> MethodRouter<AppState>>;
+type Guarded = Box<dyn FnOnce(&Shared) -> MethodRouter<Shared>>;
 
 /// One path with its methods.
 pub(super) struct Route {
@@ -51,23 +51,23 @@ impl Route {
     }
 
     /// A GET without effects; HEAD is answered by the same handler.
-    pub(super) fn get<H: Handler<T, AppState>, T: 'static>(self, scope: Scope, handler: H) -> Self {
+    pub(super) fn get<H: Handler<T, Shared>, T: 'static>(self, scope: Scope, handler: H) -> Self {
         self.on(Method::GET, scope, handler.clone()).on(Method::HEAD, scope, handler)
     }
 
     /// A GET that changes something: HEAD is refused as any method that is not in the table.
-    pub(super) fn get_with_effect<H: Handler<T, AppState>, T: 'static>(self, scope: Scope, handler: H) -> Self {
+    pub(super) fn get_with_effect<H: Handler<T, Shared>, T: 'static>(self, scope: Scope, handler: H) -> Self {
         self.on(Method::GET, scope, handler)
     }
 
     /// Any one method.
-    pub(super) fn on<H: Handler<T, AppState>, T: 'static>(mut self, method: Method, scope: Scope, handler: H) -> Self {
+    pub(super) fn on<H: Handler<T, Shared>, T: 'static>(mut self, method: Method, scope: Scope, handler: H) -> Self {
         let path = self.path;
         let filter = MethodFilter::try_from(method.clone()).expect("the table holds axum's methods only");
         self.endpoints.push(Endpoint { path, method, scope });
         self.methods.push(Box::new(move |state| {
             on(filter, handler)
-                .route_layer(from_fn_with_state(Arc::new(Guard { state: state.clone(), scope, path }), guard))
+                .route_layer(from_fn_with_state(Arc::new(Guard { state: Arc::clone(state), scope, path }), guard))
         }));
         self
     }
@@ -78,7 +78,7 @@ impl Route {
         self
     }
 
-    fn into_method_router(self, state: &AppState) -> MethodRouter<AppState> {
+    fn into_method_router(self, state: &Shared) -> MethodRouter<Shared> {
         let allow: Vec<&str> = self.endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect();
         let (path, is_open_ended) = (self.path, self.is_open_ended);
         let allow = HeaderValue::from_str(&allow.join(", ")).expect("methods are tokens");
@@ -104,11 +104,11 @@ impl Route {
 }
 
 /// The table.
-pub(super) struct Routes(Vec<Route>, AppState);
+pub(super) struct Routes(Vec<Route>, Shared);
 
 impl Routes {
-    pub(super) fn new(state: &AppState) -> Self {
-        Self(Vec::new(), state.clone())
+    pub(super) fn new(state: &Shared) -> Self {
+        Self(Vec::new(), Arc::clone(state))
     }
 
     pub(super) fn add(mut self, route: Route) -> Self {
@@ -116,7 +116,7 @@ impl Routes {
         self
     }
 
-    pub(super) fn into_router(self) -> Router<AppState> {
+    pub(super) fn into_router(self) -> Router<Shared> {
         let state = self.1;
         self.0
             .into_iter()
@@ -125,7 +125,7 @@ impl Routes {
 }
 
 struct Guard {
-    state: AppState,
+    state: Shared,
     scope: Scope,
     path: &'static str,
 }

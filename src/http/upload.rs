@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::AppState;
+use super::Shared;
 use super::error::ApiError;
 use super::extract::{self, BodyLimit, Fields, Kind};
 use super::repeat::{self, Header, Part};
@@ -94,10 +94,10 @@ pub(super) struct Source {
     pub(super) media: MediaSource,
 }
 
-impl FromRequest<AppState> for FileFields {
+impl FromRequest<Shared> for FileFields {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, ApiError> {
         let uploads = &state.uploads;
         if extract::content_kind(request.headers()) != Kind::Multipart {
             let (parts, body) = request.into_parts();

@@ -6,11 +6,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use whatsapp_rust::Client;
 use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage};
-use whatsapp_rust::types::message::MessageInfo;
 use whatsapp_rust::wacore::types::events::{ConnectFailureReason, Event, EventHandler};
 
 use super::outbound::Acks;
-use super::resend::Early;
 use super::{Commit, Follow, Received, Shared, Signal, Verdict, inbound, receipt};
 
 /// Commits before the library acknowledges to WhatsApp.
@@ -34,7 +32,6 @@ pub(super) struct Events {
     pub(super) signals: mpsc::Sender<Signal>,
     pub(super) late: mpsc::Sender<Vec<Received>>,
     pub(super) progress: Follow,
-    pub(super) early: Early,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) tracker: TaskTracker,
 }
@@ -55,18 +52,6 @@ impl Events {
                 let received = inbound::received(&client, &batch).await;
                 if !received.is_empty() && late.try_send(received).is_err() {
                     tracing::warn!("a message outside the durable path was dropped: too many wait");
-                }
-            },
-            &self.runtime,
-        );
-    }
-
-    fn ask_early(&self, info: Arc<MessageInfo>) {
-        let (client, early) = (self.client.clone(), self.early.clone());
-        self.tracker.spawn_on(
-            async move {
-                if let Some(client) = client.upgrade() {
-                    early.ask(&client, &info).await;
                 }
             },
             &self.runtime,
@@ -117,9 +102,6 @@ impl EventHandler for Events {
                 if let Some(client) = self.client.upgrade() {
                     receipt::progress(&client, receipt).for_each(|progress| (self.progress)(progress));
                 }
-            }
-            Event::UndecryptableMessage(message) if !message.is_unavailable => {
-                self.ask_early(Arc::clone(&message.info))
             }
             Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),
             _ => {}

@@ -12,7 +12,7 @@ use wa_gateway::store::sled::SledStore;
 use wa_gateway::store::{Batch, KeyRange, Kv as _, Namespace};
 use whatsapp_simulator::{Options, Simulator};
 
-use super::support::{Api, Process, Receiver, STEP, base_settings, eventually};
+use super::support::{Api, Process, Receiver, base_settings, eventually};
 
 const NUMBER: &str = "6281234500321";
 const OTHER: &str = "6281234500322";
@@ -83,17 +83,6 @@ impl Scene {
         }
         store.close().await.unwrap();
         changed
-    }
-
-    /// Removes the rows of the stopped gateway's store whose keys begin so.
-    async fn remove(&self, ns: &Namespace, prefix: &[u8]) -> usize {
-        let store = SledStore::open(&self.store()).unwrap();
-        let rows = store.range(ns, KeyRange::all()).await.unwrap();
-        let keys: Vec<_> = rows.into_iter().map(|(key, _)| key).filter(|key| key.starts_with(prefix)).collect();
-        let batch = keys.iter().fold(Batch::new(), |batch, key| batch.remove(key.clone()));
-        store.write(ns, batch).await.unwrap();
-        store.close().await.unwrap();
-        keys.len()
     }
 
     /// The credentials of the session with this name.
@@ -198,42 +187,6 @@ async fn an_outbox_that_cannot_be_read_harms_its_own_session_only() {
     // It can be had anew.
     process.api.delete("a").await.expect(200);
     process.api.qr("a").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chat_without_its_encryption_state_is_mended_in_one_round() {
-    let scene = Scene::new().await;
-    let mut process = scene.start().await;
-    scene.pair(&process, "a", NUMBER).await;
-    let friend = scene.simulator.phone(FRIEND);
-    process.api.text("a", FRIEND, "opening").await.expect(200);
-    friend.next_message(STEP).await.unwrap();
-    friend.says(NUMBER, "answer").await.unwrap();
-    scene.receiver.message("a", "answer").await;
-    assert_eq!(process.terminate().await.code(), Some(0));
-    // As a takeover leaves a chat whose row can't be read.
-    let lost = scene.remove(&scene.credentials("a").await, b"S").await;
-    assert!(lost > 0);
-
-    let mut process = scene.start().await;
-    process.api.wait_status("a", "connected").await;
-    friend.leave_retries(true);
-    let id = friend.says(NUMBER, "after the loss").await.unwrap();
-    eventually("a request that brings keys, with nothing sent again so far", || async {
-        friend.receipts().iter().any(|receipt| receipt.id == id && receipt.has_keys).then_some(())
-    })
-    .await;
-    friend.leave_retries(false);
-    assert_eq!(process.terminate().await.code(), Some(0));
-
-    // The message was taken off the server's queue by then; the next one opens a new session in its one round.
-    let process = scene.start().await;
-    process.api.wait_status("a", "connected").await;
-    friend.says(NUMBER, "and again").await.unwrap();
-    scene.receiver.message("a", "and again").await;
-    process.api.text("a", FRIEND, "mended").await.expect(200);
-    assert_eq!(friend.next_message(STEP).await.unwrap().text.as_deref(), Some("mended"));
-    assert_eq!(friend.repeated_keys(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::super::AppState;
+use super::super::Shared;
 use super::super::access::Sessions;
 use super::super::error::ApiError;
 use super::super::extract::{self, Fields, Kind as BodyKind};
@@ -95,7 +95,7 @@ pub(in crate::http) async fn show(sessions: Sessions, Of(id): Of) -> Result<Resp
 
 /// `PUT /session/{session}/webhook`.
 pub(in crate::http) async fn set(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     sessions: Sessions,
     Of(id): Of,
     request: Request,

@@ -202,7 +202,7 @@ for (const version of ['rc6', 'rc14', 'v67']) {
     const [speaks, hears] = damaged
     await simulator.say(speaks, phone, `${session}: a contact whose session was lost`)
     await gateway.receiver.message(session, `${session}: a contact whose session was lost`)
-    // The library's receipt without keys, and ours with them beside it: whichever the sender heeds, it is one round.
+    // WhatsApp's way: the second receipt, if the first was not enough, brings the keys for a new session.
     const mended = await retries()
     assert.ok(mended > asked && mended <= asked + 2, `${mended - asked} retries`)
     await gateway.send(session, hears, `${session} again`)

@@ -87,7 +87,6 @@ struct Inner {
     retries: Mutex<HashMap<(String, String), u32>>,
     record: record::Record,
     lid_mode: AtomicBool,
-    is_deaf_to_retries: AtomicBool,
     unproven: AtomicU64,
     next_id: AtomicU64,
 }
@@ -130,7 +129,6 @@ impl Phone {
             retries: Mutex::default(),
             record: record::Record::default(),
             lid_mode: AtomicBool::new(false),
-            is_deaf_to_retries: AtomicBool::new(false),
             unproven: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
         });
@@ -388,11 +386,6 @@ impl Phone {
     /// Loses the sender key of a group member's device.
     pub fn forget_sender_key(&self, group: &Jid, device: &Jid) {
         self.0.signal(|signal| signal.forget_sender_key(group, device));
-    }
-
-    /// Whether it leaves retry receipts unanswered; they are recorded all the same.
-    pub fn leave_retries(&self, on: bool) {
-        self.0.is_deaf_to_retries.store(on, Ordering::Relaxed);
     }
 }
 

@@ -196,20 +196,12 @@ impl Inner {
         let first = attr(stanza, "id").context("a receipt without id")?;
         let kind = ReceiptKind::from_type(attr(stanza, "type").as_deref());
         let participant = attr_jid(stanza, "participant");
-        let has_keys = stanza.get_optional_child("keys").is_some();
         let items = stanza.get_optional_child("list").and_then(Node::children).unwrap_or_default();
         for id in std::iter::once(first).chain(items.iter().filter_map(|item| attr(item, "id"))) {
-            self.record.add_receipt(Receipt {
-                id,
-                from: from.clone(),
-                participant: participant.clone(),
-                kind,
-                has_keys,
-            });
+            self.record.add_receipt(Receipt { id, from: from.clone(), participant: participant.clone(), kind });
         }
         self.acknowledge(stanza).await?;
         match attr(stanza, "type").as_deref() {
-            Some("retry") if self.is_deaf_to_retries.load(Ordering::Relaxed) => Ok(()),
             Some("retry") => self.resend(stanza).await,
             Some("server-error") => self.upload_again(stanza).await,
             _ => Ok(()),

@@ -107,8 +107,6 @@ pub struct Receipt {
     pub participant: Option<Jid>,
     /// What it says.
     pub kind: ReceiptKind,
-    /// Whether it brings keys for a new session, as a retry receipt may.
-    pub has_keys: bool,
 }
 
 /// A chat state that reached the phone.
