@@ -122,6 +122,8 @@ struct Inner {
     target: Mutex<Option<Arc<Target>>>,
     /// One permit, for the one lane that waits.
     committed: Notify,
+    /// Whether it was read since it was made.
+    is_read: AtomicBool,
     generation: AtomicU64,
     /// One permit, for the lane too.
     retargeted: Notify,
@@ -160,6 +162,7 @@ impl Outbox {
             kv,
             ns: Namespace::outbox(uid),
             target: Mutex::new(target.map(Arc::new)),
+            is_read: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             committed: Notify::new(),
             retargeted: Notify::new(),
@@ -179,6 +182,9 @@ impl Outbox {
     /// # Errors
     /// When the store can't be read.
     pub async fn make_ready(&self) -> Result<bool, KvError> {
+        if self.inner.is_read.load(Ordering::Acquire) {
+            return Ok(true);
+        }
         match self.make_sound(&mut *self.inner.state.lock().await).await {
             Ok(()) => Ok(true),
             Err(KvError::Engine(source)) if source.is::<Unreadable>() => Ok(false),

@@ -167,7 +167,7 @@ pub(super) struct Numbers {
 
 /// `GET /webhook/dead`.
 pub(super) async fn dead(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
-    let deliveries = chosen(&sessions, Scope::Read, fields.first("session"))?;
+    let deliveries = chosen(&sessions, Scope::Read, fields.first("session")).await?;
     let limit = match fields.optional_whole("limit")? {
         None => PAGE,
         Some(limit @ 1..=MAX_PAGE) => limit as usize,
@@ -217,7 +217,7 @@ pub(super) async fn replay(sessions: Sessions, fields: Fields) -> Result<Respons
     let single = (ids.len() == 1).then(|| ids[0].clone());
     let pick = Pick { event_ids: (!ids.is_empty()).then_some(ids), from, to };
     let (mut replayed, mut full) = (0, false);
-    for delivery in chosen(&sessions, Scope::Manage, session)? {
+    for delivery in chosen(&sessions, Scope::Manage, session).await? {
         if delivery.outbox.counts().dead == 0 {
             continue;
         }
@@ -236,7 +236,7 @@ pub(super) async fn replay(sessions: Sessions, fields: Fields) -> Result<Respons
 pub(super) async fn stats(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
     let (mut total, mut rows) = (Numbers::default(), Vec::new());
     let now = Utc::now();
-    for Delivery { session, outbox, .. } in chosen(&sessions, Scope::Read, fields.first("session"))? {
+    for Delivery { session, outbox, .. } in chosen(&sessions, Scope::Read, fields.first("session")).await? {
         let oldest = outbox.oldest().await.map_err(ApiError::store)?;
         let age = oldest.map(|at| (now - at).to_std().unwrap_or_default().as_secs());
         let numbers = Numbers::new(outbox.depth(), outbox.counts(), age, outbox.is_full());
@@ -246,12 +246,17 @@ pub(super) async fn stats(sessions: Sessions, fields: Fields) -> Result<Response
     Ok(Json(Stats { data: StatsData { total, sessions: rows } }).into_response())
 }
 
-/// The sessions that a request is about.
-fn chosen(sessions: &Sessions, scope: Scope, session: Option<String>) -> Result<Vec<Delivery>, ApiError> {
-    match session {
-        None => Ok(sessions.deliveries(scope)),
-        Some(id) => Ok(vec![sessions.delivery(scope, &id).ok_or_else(|| ApiError::session_not_found(&id))?]),
+/// The sessions that a request is about, with their counts read.
+async fn chosen(sessions: &Sessions, scope: Scope, session: Option<String>) -> Result<Vec<Delivery>, ApiError> {
+    let chosen = match session {
+        None => sessions.deliveries(scope),
+        Some(id) => vec![sessions.delivery(scope, &id).ok_or_else(|| ApiError::session_not_found(&id))?],
+    };
+    for delivery in &chosen {
+        // One that can't be read counts nothing; its session says that it is damaged.
+        let _readable = delivery.outbox.make_ready().await.map_err(ApiError::store)?;
     }
+    Ok(chosen)
 }
 
 /// A member that may be absent, and is a time: Unix seconds, milliseconds, or ISO 8601.

@@ -61,6 +61,7 @@ impl Outbox {
         let files = kv.range(ns, prefix(b'f', usize::MAX)).await?;
         *self.waiting() = files.iter().filter_map(|(key, _)| key::seq_of(key)).collect();
         state.sound = true;
+        self.inner.is_read.store(true, Ordering::Release);
         // A write that failed half-way may have brought something new.
         self.inner.attached.notify_one();
         self.inner.committed.notify_one();
