@@ -22,7 +22,7 @@ mod probe;
 mod spool;
 mod sticker;
 
-pub use folder::{Folder, file_name};
+pub use folder::{Folder, file_name, is_private};
 pub use inline::MAX_INLINE_BYTES;
 pub use kind::{Kind, document_mime};
 pub use spool::{ReadSeek, Spool};

@@ -16,6 +16,7 @@ use tower_http::services::ServeFile;
 
 use super::access::Files;
 use super::error::ApiError;
+use crate::media::is_private;
 use Range::{Forward, Last};
 
 /// What a browser may show in place; anything else is downloaded.
@@ -92,20 +93,20 @@ async fn seen(files: Files, name: String) -> Option<(PathBuf, u64)> {
     find(folder.path(), &name).await
 }
 
-/// The regular file of this name inside the folder, and its size; hidden ones, which unfinished files are too, don't count.
+/// The regular file of this name inside the folder, and its size; unfinished ones and our own notes don't count.
 async fn find(folder: &FilePath, name: &str) -> Option<(PathBuf, u64)> {
     // wa-gateway 4.7.1 takes several slashes for one; the name stays below the folder.
     let name = name.trim_start_matches('/');
-    if !name.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0'])) {
+    if !name.split('/').all(|part| !part.is_empty() && !matches!(part, "." | "..") && !part.contains(['\\', '\0'])) {
         return None;
     }
     let folder = tokio::fs::canonicalize(folder).await.ok()?;
-    // Resolved, so that a link can't lead out of the folder or to a hidden file in it.
+    // Resolved, so that a link can't lead out of the folder or to a private file in it.
     let path = tokio::fs::canonicalize(folder.join(name)).await.ok()?;
     let inside = path.strip_prefix(&folder).ok()?;
-    let is_hidden = inside.iter().any(|part| part.as_encoded_bytes().starts_with(b"."));
+    let is_private = inside.iter().any(|part| is_private(part.as_encoded_bytes()));
     let metadata = tokio::fs::metadata(&path).await.ok()?;
-    (metadata.is_file() && !is_hidden).then_some((path, metadata.len()))
+    (metadata.is_file() && !is_private).then_some((path, metadata.len()))
 }
 
 /// A range that may be answered by a part.

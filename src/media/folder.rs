@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-/// How unfinished files begin; hidden, so that nobody is served one.
+/// How unfinished files begin.
 const UNFINISHED: &str = ".part-";
+/// How folders of notes begin.
+const NOTES: &str = ".of-";
 /// Longer ids are hashed: file systems take 255 bytes, and WhatsApp's ids have 16 to 32.
 const MAX_ID: usize = 128;
 /// Longer extensions are hashed away with the id.
@@ -109,10 +111,14 @@ impl Folder {
     }
 }
 
-/// The folder of notes about a session's files: hidden, so that nobody is served one, and hashed, whatever the session is
-/// called.
+/// Whether a part of a path below the folder is our own business and no received file: unfinished, or a folder of notes.
+pub fn is_private(part: &[u8]) -> bool {
+    part.starts_with(UNFINISHED.as_bytes()) || part.starts_with(NOTES.as_bytes())
+}
+
+/// The folder of notes about a session's files; private, and hashed, whatever the session is called.
 fn notes_of(session: &str) -> String {
-    format!(".of-{}", &hex::encode(Sha256::digest(session))[..32])
+    format!("{NOTES}{}", &hex::encode(Sha256::digest(session))[..32])
 }
 
 /// The name of a received file: `<id>.<extension>`, or `<id>` for an empty extension, when nothing in them could lead
@@ -155,10 +161,10 @@ mod tests {
         ] {
             assert_eq!(folder.is_of(session, name), is_of, "{session} {name}");
         }
-        let all_hidden = std::fs::read_dir(place.path())
+        let all_private = std::fs::read_dir(place.path())
             .unwrap()
-            .all(|entry| entry.unwrap().file_name().as_encoded_bytes().starts_with(b"."));
-        assert!(all_hidden, "what is hidden is not served");
+            .all(|entry| is_private(entry.unwrap().file_name().as_encoded_bytes()));
+        assert!(all_private, "what is private is not served");
     }
 
     #[test]
