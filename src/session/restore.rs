@@ -22,11 +22,11 @@ use crate::store::{KvError, Namespace};
 /// Sessions whose rows are read at the same time: two hide the way to a store, more only crowd it.
 const READERS: usize = 2;
 
-/// How often a store that did not answer is asked, before a session counts as damaged.
-const TRIES: usize = 3;
-
-/// The pause before it is asked again.
+/// The pause before a store that gave no answer is asked again, which doubles each time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest such pause.
+const ASK_SELDOM: Duration = Duration::from_secs(30);
 
 /// Sessions that are listed, and of which nothing else is read yet.
 #[must_use = "they stay as they are until it begins"]
@@ -127,24 +127,40 @@ impl SessionManager {
 
     /// Reads what is stored of a listed session, and goes on with it as it was left.
     async fn bring_back(&self, entry: &Arc<Entry>) {
-        for left in (0..TRIES).rev() {
-            {
-                let _turn = self.0.turns.take(entry.name.as_str()).await;
-                match self.look_through(entry).await {
-                    Ok(()) => return,
-                    Err(error) if left == 0 => {
-                        tracing::error!(session = %entry.name, %error, "the rows of this session can't be read");
-                        return entry.set_state(State::Damaged(Damage::Rows)).await;
+        let Err(error) = self.look_through(entry).await else { return };
+        tracing::warn!(session = %entry.name, %error, "a session's rows can't be read");
+        // Not here: the sessions behind it don't wait.
+        let (manager, entry) = (self.clone(), Arc::clone(entry));
+        self.0.tracker.spawn(async move { manager.keep_reading(&entry).await });
+    }
+
+    /// Tries until the store gives a session's rows out.
+    async fn keep_reading(&self, entry: &Arc<Entry>) {
+        let mut pause = ASK_AGAIN;
+        loop {
+            tokio::select! {
+                () = self.0.token.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(ASK_SELDOM);
+            match self.look_through(entry).await {
+                Ok(()) => return,
+                Err(error) => {
+                    let _turn = self.0.turns.take(entry.name.as_str()).await;
+                    let state = entry.view().state.clone();
+                    let waits = !entry.has_task() && !state.is_over() && !entry.gone.load(Ordering::Acquire);
+                    if waits && !matches!(state, State::StoreFailed { .. }) {
+                        tracing::error!(session = %entry.name, %error, "a session waits for the store to give its rows out");
+                        entry.set_state(State::StoreFailed { paired: true }).await;
                     }
-                    Err(error) => tracing::warn!(session = %entry.name, %error, "reading a session's rows again"),
                 }
             }
-            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
-    /// Call while it is the name's turn. Verbs may have come first: what they made of the session stays.
+    /// Verbs may have come first: what they made of the session stays.
     async fn look_through(&self, entry: &Arc<Entry>) -> Result<(), KvError> {
+        let _turn = self.0.turns.take(entry.name.as_str()).await;
         if entry.gone.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -167,6 +183,9 @@ impl SessionManager {
             self.0.kv.drop_namespace(&credentials).await?;
             entry.set_state(State::LoggedOut).await;
         } else if record.state == RecordState::Live {
+            if entry.view().state != State::Connecting {
+                entry.set_state(State::Connecting).await;
+            }
             task::spawn(&self.0, entry, Some(Arc::clone(&self.0.restoring)));
         }
         Ok(())

@@ -48,8 +48,6 @@ pub(super) enum Damage {
     Device,
     /// The counters of its outbox: what it would commit could overwrite what waits.
     Outbox,
-    /// The store itself fails over its rows.
-    Rows,
 }
 
 impl Damage {
@@ -58,7 +56,6 @@ impl Damage {
         match self {
             Self::Device => "device_unreadable",
             Self::Outbox => "outbox_unreadable",
-            Self::Rows => "rows_unreadable",
         }
     }
 }

@@ -1,12 +1,13 @@
 //! A store that refuses writes: nothing is acknowledged, nothing stale is written, and it goes on when the store does.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::sync::{Notify, watch};
 use wa_gateway::store::sled::SledStore;
 use wa_gateway::store::{Batch, KeyRange, Kv, KvError, Namespace, Op};
@@ -25,6 +26,8 @@ const OTHER: &str = "6281234500073";
 struct Failing {
     inner: SledStore,
     broken: AtomicBool,
+    /// Rows of namespaces that end so are not given out.
+    mute: Mutex<Option<String>>,
     /// Larger values are refused, as on a disk that is nearly full.
     room: AtomicUsize,
     /// The next pending row of a message waits until it is let go, and is refused then.
@@ -54,11 +57,26 @@ impl Failing {
         let ratchets =
             Ratchets { begun: AtomicUsize::new(0), known: AtomicUsize::new(0), ended: watch::Sender::new(0) };
         let (broken, room, lose_row) = (AtomicBool::new(false), AtomicUsize::new(usize::MAX), AtomicBool::new(false));
-        Self { inner, broken, room, lose_row, row_waits: watch::Sender::new(false), let_go: Notify::new(), ratchets }
+        let mute = Mutex::default();
+        Self {
+            inner,
+            broken,
+            mute,
+            room,
+            lose_row,
+            row_waits: watch::Sender::new(false),
+            let_go: Notify::new(),
+            ratchets,
+        }
     }
 
     fn check(&self) -> Result<(), KvError> {
         if self.broken.load(Ordering::SeqCst) { Err(full()) } else { Ok(()) }
+    }
+
+    fn hear(&self, ns: &Namespace) -> Result<(), KvError> {
+        let mute = self.mute.lock().unwrap();
+        if mute.as_ref().is_some_and(|uid| ns.as_str().ends_with(uid.as_str())) { Err(away()) } else { Ok(()) }
     }
 
     /// Returns when the row that is to be lost has come and waits.
@@ -80,15 +98,22 @@ fn full() -> KvError {
     KvError::Engine("no space left on device".into())
 }
 
+fn away() -> KvError {
+    KvError::Engine("connection reset".into())
+}
+
 #[async_trait]
 impl Kv for Failing {
     async fn get(&self, ns: &Namespace, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.hear(ns)?;
         self.inner.get(ns, key).await
     }
     async fn get_many(&self, ns: &Namespace, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, KvError> {
+        self.hear(ns)?;
         self.inner.get_many(ns, keys).await
     }
     async fn range(&self, ns: &Namespace, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
+        self.hear(ns)?;
         self.inner.range(ns, range).await
     }
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {
@@ -134,7 +159,7 @@ struct Scene {
     api: Api,
     gateway: Gateway,
     kv: Arc<Failing>,
-    _folder: tempfile::TempDir,
+    _folder: TempDir,
 }
 
 impl Scene {
@@ -143,14 +168,19 @@ impl Scene {
         let receiver = Receiver::start().await;
         let folder = tempfile::tempdir().unwrap();
         let kv = Arc::new(Failing::new(SledStore::open(&folder.path().join("wa_credentials/store")).unwrap()));
-        let config = Config::from_vars(base_settings(&simulator, &receiver, folder.path())).unwrap();
-        let gateway = Gateway::bind_on(config, Arc::clone(&kv) as _).await.unwrap();
-        let api = Api::new(gateway.addr().port());
+        let (gateway, api) = bind(&simulator, &receiver, &folder, &kv).await;
         let qr = api.qr("a").await;
         simulator.scan(&qr, NUMBER).await.unwrap();
         api.wait_status("a", "connected").await;
         Self { simulator, receiver, api, gateway, kv, _folder: folder }
     }
+}
+
+async fn bind(simulator: &Simulator, receiver: &Receiver, folder: &TempDir, kv: &Arc<Failing>) -> (Gateway, Api) {
+    let config = Config::from_vars(base_settings(simulator, receiver, folder.path())).unwrap();
+    let gateway = Gateway::bind_on(config, Arc::clone(kv) as _).await.unwrap();
+    let api = Api::new(gateway.addr().port());
+    (gateway, api)
 }
 
 /// Retry receipts so far.
@@ -275,5 +305,32 @@ async fn a_device_that_is_damaged_while_the_gateway_runs_is_not_dialled() {
     api.start("a").await.expect(200);
     api.wait_status("a", "connected").await;
     assert_eq!(simulator.counters().pairings, 1);
+    gateway.shutdown(STEP, std::future::pending()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_rows_are_not_given_out_at_the_start_waits_for_them_alone() {
+    let Scene { simulator, receiver, api, gateway, kv, _folder } = Scene::new().await;
+    let qr = api.qr("b").await;
+    simulator.scan(&qr, OTHER).await.unwrap();
+    api.wait_status("b", "connected").await;
+    gateway.shutdown(STEP, std::future::pending()).await;
+    let uid = kv.get(&Namespace::registry(), b"name/a").await.unwrap().unwrap();
+    *kv.mute.lock().unwrap() = Some(String::from_utf8(uid.to_vec()).unwrap());
+
+    let (gateway, api) = bind(&simulator, &receiver, &_folder, &kv).await;
+    api.wait_status("b", "connected").await;
+    eventually("the session to say what it waits for", || async {
+        let shown = api.get("/session/a").await.expect(200).json();
+        assert_eq!(shown["data"]["status"], "connecting");
+        (shown["data"]["state"] == "store_failed").then_some(())
+    })
+    .await;
+    api.text("a", FRIEND, "x").await.expect(503);
+    api.start("a").await.expect(503);
+    *kv.mute.lock().unwrap() = None;
+    // By itself, and as the device that it was.
+    api.wait_status("a", "connected").await;
+    assert_eq!(simulator.counters().pairings, 2);
     gateway.shutdown(STEP, std::future::pending()).await;
 }
