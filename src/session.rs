@@ -298,6 +298,10 @@ impl SessionManager {
             return Err(StartError::Moved);
         }
         entry.ask();
+        // A start of the gateway may not have come to it yet.
+        if !entry.has_task() && matches!(entry.view().state, State::Connecting | State::StoreFailed { .. }) {
+            self.settle(&entry).await?;
+        }
         let state = entry.view().state.clone();
         if entry.has_task() && !state.is_over() {
             if matches!(state, State::StoreFailed { .. }) {

@@ -248,13 +248,17 @@ pub(super) async fn stats(sessions: Sessions, fields: Fields) -> Result<Response
 
 /// The sessions that a request is about, with their counts read.
 async fn chosen(sessions: &Sessions, scope: Scope, session: Option<String>) -> Result<Vec<Delivery>, ApiError> {
-    let chosen = match session {
-        None => sessions.deliveries(scope),
-        Some(id) => vec![sessions.delivery(scope, &id).ok_or_else(|| ApiError::session_not_found(&id))?],
-    };
-    for delivery in &chosen {
-        // One that can't be read counts nothing; its session says that it is damaged.
-        let _readable = delivery.outbox.make_ready().await.map_err(ApiError::store)?;
+    if let Some(id) = session {
+        let delivery = sessions.delivery(scope, &id).ok_or_else(|| ApiError::session_not_found(&id))?;
+        delivery.outbox.make_ready().await.map_err(ApiError::store)?;
+        return Ok(vec![delivery]);
+    }
+    let mut chosen = Vec::new();
+    for delivery in sessions.deliveries(scope) {
+        // One that can't be read counts nothing; its session says why.
+        if delivery.outbox.make_ready().await.is_ok() {
+            chosen.push(delivery);
+        }
     }
     Ok(chosen)
 }

@@ -112,8 +112,12 @@ impl Folder {
 }
 
 /// Whether a part of a path below the folder is our own business and no received file: unfinished, or a folder of notes.
+///
+/// In any case, for some file systems know none; and by the names that temporary files have for others, and deleted ones that
+/// are still open on NFS and FUSE.
 pub fn is_private(part: &[u8]) -> bool {
-    part.starts_with(UNFINISHED.as_bytes()) || part.starts_with(NOTES.as_bytes())
+    let begins = |with: &str| part.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()));
+    [UNFINISHED, NOTES, ".tmp", ".nfs", ".fuse_hidden"].into_iter().any(begins)
 }
 
 /// The folder of notes about a session's files; private, and hashed, whatever the session is called.

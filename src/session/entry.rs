@@ -267,7 +267,18 @@ impl Entry {
         self.set_state_until(state, None).await;
     }
 
-    /// The same for a state that is known to end at a certain time.
+    /// Takes the state that it was left in before the gateway started: nothing new, so nobody is told.
+    pub(super) fn set_left_as(&self, state: State) {
+        self.view.send_modify(|view| {
+            if view.state.status() != state.status() {
+                view.since = Utc::now();
+            }
+            (view.entered, view.state) = (Utc::now(), state);
+        });
+        self.changed();
+    }
+
+    /// The same as `set_state` for a state that is known to end at a certain time.
     pub(super) async fn set_state_until(&self, state: State, until: Option<DateTime<Utc>>) {
         let status = state.status();
         let mut told = None;

@@ -22,6 +22,9 @@ use crate::store::{KvError, Namespace};
 /// Sessions whose rows are read at the same time: two hide the way to a store, more only crowd it.
 const READERS: usize = 2;
 
+/// How long the sessions behind one wait for a verb on it.
+const TURN: Duration = Duration::from_millis(100);
+
 /// The pause before a store that gave no answer is asked again, which doubles each time.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -125,16 +128,23 @@ impl SessionManager {
         }
     }
 
-    /// Reads what is stored of a listed session, and goes on with it as it was left.
+    /// Settles a listed session, now or as soon as it can be.
     async fn bring_back(&self, entry: &Arc<Entry>) {
-        let Err(error) = self.look_through(entry).await else { return };
-        tracing::warn!(session = %entry.name, %error, "a session's rows can't be read");
+        match tokio::time::timeout(TURN, self.0.turns.take(entry.name.as_str())).await {
+            Ok(_turn) => match self.settle(entry).await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(session = %entry.name, %error, "a session's rows can't be read"),
+            },
+            Err(_elapsed) => {
+                tracing::debug!(session = %entry.name, "a verb is under way; the session is read after it");
+            }
+        }
         // Not here: the sessions behind it don't wait.
         let (manager, entry) = (self.clone(), Arc::clone(entry));
         self.0.tracker.spawn(async move { manager.keep_reading(&entry).await });
     }
 
-    /// Tries until the store gives a session's rows out.
+    /// Tries until no verb is under way and the store gives the session's rows out.
     async fn keep_reading(&self, entry: &Arc<Entry>) {
         let mut pause = ASK_AGAIN;
         loop {
@@ -143,10 +153,10 @@ impl SessionManager {
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(ASK_SELDOM);
-            match self.look_through(entry).await {
+            let _turn = self.0.turns.take(entry.name.as_str()).await;
+            match self.settle(entry).await {
                 Ok(()) => return,
                 Err(error) => {
-                    let _turn = self.0.turns.take(entry.name.as_str()).await;
                     let state = entry.view().state.clone();
                     let waits = !entry.has_task() && !state.is_over() && !entry.gone.load(Ordering::Acquire);
                     if waits && !matches!(state, State::StoreFailed { .. }) {
@@ -158,9 +168,9 @@ impl SessionManager {
         }
     }
 
-    /// Verbs may have come first: what they made of the session stays.
-    async fn look_through(&self, entry: &Arc<Entry>) -> Result<(), KvError> {
-        let _turn = self.0.turns.take(entry.name.as_str()).await;
+    /// Reads what is stored of a listed session without a task, and goes on with it as it was left. Verbs may have come first:
+    /// what they made of the session stays. Call while it is the name's turn.
+    pub(super) async fn settle(&self, entry: &Arc<Entry>) -> Result<(), KvError> {
         if entry.gone.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -170,8 +180,9 @@ impl SessionManager {
                 damage = damage.word(),
                 "stored rows of this session are damaged: restore a backup, or delete it and link it again"
             );
-            entry.end_task(super::END_TIMEOUT, false).await;
-            entry.set_state(State::Damaged(damage)).await;
+            if !entry.record().away && !entry.has_task() {
+                entry.set_left_as(State::Damaged(damage));
+            }
             return Ok(());
         }
         let record = entry.record();
@@ -181,7 +192,7 @@ impl SessionManager {
         let credentials = Namespace::credentials(&entry.uid);
         if !self.backend(&entry.uid).has_device().await? {
             self.0.kv.drop_namespace(&credentials).await?;
-            entry.set_state(State::LoggedOut).await;
+            entry.set_left_as(State::LoggedOut);
         } else if record.state == RecordState::Live {
             if entry.view().state != State::Connecting {
                 entry.set_state(State::Connecting).await;

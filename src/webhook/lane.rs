@@ -61,8 +61,9 @@ pub(super) fn start(webhook: Webhook, outbox: Outbox) -> Lane {
     let task = tracker.spawn(async move {
         let queue = Queue::new(outbox.clone(), webhook.inner.policy.file_wait);
         let pace = Pace::new(webhook.inner.policy.max_per_sec);
-        let (ended, generation) = (webhook.inner.token.clone(), outbox.generation());
-        let run = Run { webhook, outbox, ended, detached, queue, pace, block: None, generation };
+        let ended = webhook.inner.token.clone();
+        // A receiver that was set before there was a lane is a change, too.
+        let run = Run { webhook, outbox, ended, detached, queue, pace, block: None, generation: 0 };
         run.guarded().await;
     });
     Lane { detach, task }

@@ -310,7 +310,7 @@ async fn a_device_that_is_damaged_while_the_gateway_runs_is_not_dialled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_whose_rows_are_not_given_out_at_the_start_waits_for_them_alone() {
-    let Scene { simulator, receiver, api, gateway, kv, _folder } = Scene::new().await;
+    let Scene { simulator, receiver, api, gateway, kv, _folder: folder } = Scene::new().await;
     let qr = api.qr("b").await;
     simulator.scan(&qr, OTHER).await.unwrap();
     api.wait_status("b", "connected").await;
@@ -318,7 +318,7 @@ async fn a_session_whose_rows_are_not_given_out_at_the_start_waits_for_them_alon
     let uid = kv.get(&Namespace::registry(), b"name/a").await.unwrap().unwrap();
     *kv.mute.lock().unwrap() = Some(String::from_utf8(uid.to_vec()).unwrap());
 
-    let (gateway, api) = bind(&simulator, &receiver, &_folder, &kv).await;
+    let (gateway, api) = bind(&simulator, &receiver, &folder, &kv).await;
     api.wait_status("b", "connected").await;
     eventually("the session to say what it waits for", || async {
         let shown = api.get("/session/a").await.expect(200).json();
