@@ -48,9 +48,6 @@ const PAGE: usize = 512;
 /// The row by which a session tries out whether the store takes writes again: below every key of the tables.
 pub const PROBE: &[u8] = b"\0probe";
 
-/// How often a conditional write is tried again before it counts as failed; it only meets the same session's own writes.
-const CONFLICT_RETRIES: usize = 16;
-
 /// The storage of one session.
 pub struct SessionBackend {
     /// Every read and write holds it shared; `close` takes it alone and leaves `None`. Gone rather than flagged: the
@@ -63,8 +60,8 @@ pub struct SessionBackend {
     tc_tokens: Mutex<()>,
     sent_messages: Mutex<()>,
     secrets: Mutex<()>,
-    /// The next turn in the ring of handled messages, once known.
-    turn: Mutex<Option<u32>>,
+    /// The last handled messages, once known.
+    handled: Mutex<Option<inbound::Block>>,
     /// The next turn in the ring of polls, once known.
     poll_turn: Mutex<Option<u32>>,
     lost: std::sync::Mutex<Option<mpsc::Sender<Lost>>>,
@@ -107,7 +104,7 @@ impl SessionBackend {
             tc_tokens: Mutex::new(()),
             sent_messages: Mutex::new(()),
             secrets: Mutex::new(()),
-            turn: Mutex::new(None),
+            handled: Mutex::new(None),
             poll_turn: Mutex::new(None),
             lost: std::sync::Mutex::new(None),
             busy: std::sync::Mutex::default(),
@@ -195,14 +192,9 @@ impl SessionBackend {
         Ok(!self.range(KeyRange::prefix(prefix).limit(1)).await?.is_empty())
     }
 
-    async fn write(&self, batch: Batch) -> Result<()> {
-        self.try_write(batch).await.map(drop)
-    }
-
-    /// Writes; `false`: a condition did not hold.
-    async fn try_write(&self, mut batch: Batch) -> Result<bool> {
+    async fn write(&self, mut batch: Batch) -> Result<()> {
         if batch.ops.is_empty() {
-            return Ok(true);
+            return Ok(());
         }
         let kv = self.kv.read().await;
         let kv = open(kv.as_ref())?;
@@ -210,14 +202,10 @@ impl SessionBackend {
             return Err(StoreError::Database(Box::new(Refused::Failed)));
         }
         batch.fence = self.fence;
-        match kv.write(&self.ns, batch).await {
-            Ok(()) => Ok(true),
-            Err(KvError::Conflict) => Ok(false),
-            Err(error) => {
-                self.poison();
-                Err(database(error))
-            }
-        }
+        kv.write(&self.ns, batch).await.map_err(|error| {
+            self.poison();
+            database(error)
+        })
     }
 
     fn row_of_chat(&self, chat: &str) {

@@ -13,7 +13,6 @@ pub(crate) struct Faulty {
     inner: Arc<dyn Kv>,
     pub(crate) fail_writes: AtomicBool,
     pub(crate) fail_reads: AtomicBool,
-    pub(crate) conflict_writes: AtomicBool,
     /// Changes (writes and drops) still let through; the ones after fail.
     pub(crate) changes_left: AtomicUsize,
 }
@@ -24,7 +23,6 @@ impl Faulty {
             inner,
             fail_writes: AtomicBool::new(false),
             fail_reads: AtomicBool::new(false),
-            conflict_writes: AtomicBool::new(false),
             changes_left: AtomicUsize::new(usize::MAX),
         })
     }
@@ -58,9 +56,6 @@ impl Kv for Faulty {
     }
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {
         self.change()?;
-        if self.conflict_writes.load(Ordering::SeqCst) {
-            return Err(KvError::Conflict);
-        }
         self.inner.write(ns, batch).await
     }
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError> {

@@ -16,7 +16,6 @@ over_both!(
     a_failed_write_ends_all_writes_of_that_backend,
     a_failed_read_is_known_before_its_reader_hears_of_it,
     a_newer_owner_ends_all_writes,
-    conditions_that_never_hold_end_all_writes,
     nothing_comes_back_after_close,
 );
 
@@ -84,15 +83,6 @@ async fn a_newer_owner_ends_all_writes(home: Home) {
     told(&old).await;
     assert_eq!(new.get_session("a@lid.0").await.unwrap().as_deref(), Some(&b"new"[..]));
     assert!(!new.failed().is_cancelled());
-}
-
-async fn conditions_that_never_hold_end_all_writes(home: Home) {
-    let faulty = Faulty::new(home.open().await);
-    let backend = SessionBackend::new(faulty.clone(), Namespace::credentials("u"), None);
-    backend.store_prekey(1, b"key", false).await.unwrap();
-    faulty.conflict_writes.store(true, Ordering::SeqCst);
-    backend.mark_prekeys_uploaded(&[1]).await.unwrap_err();
-    told(&backend).await;
 }
 
 async fn nothing_comes_back_after_close(home: Home) {

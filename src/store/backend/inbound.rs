@@ -17,9 +17,15 @@ use whatsapp_rust::wacore::store::error::{Result, StoreError};
 use super::{SessionBackend, key, value};
 use crate::store::{Batch, KeyRange, Op};
 
-/// Handled messages that are remembered: more than WhatsApp's server replays after acknowledgements were lost. One that
-/// is forgotten all the same is asked for again, and known to the outbox by its event id.
-const HANDLED: u32 = 1_024;
+/// Handled messages whose digests share a row. Looked up only when a message comes twice, and written for each one: so few
+/// rows are better than an index.
+const BLOCK: usize = 16;
+/// Blocks that are remembered, and the one that is being filled: 1,024 messages are more than WhatsApp's server replays
+/// after acknowledgements were lost. One that is forgotten all the same is asked for again, and known to the outbox by its
+/// event id.
+const BLOCKS: u32 = 64;
+/// Bytes of a digest.
+pub(super) const DIGEST: usize = 16;
 /// How often a lost message is asked for, once per redelivery, before it is given up.
 const ASKS: u8 = 5;
 /// Lost messages that wait for the session to ask for them; more are asked for at their next redelivery.
@@ -36,6 +42,29 @@ pub struct Lost {
     pub id: String,
 }
 
+/// The block of handled messages that is being filled.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    number: u32,
+    digests: Vec<u8>,
+}
+
+impl Block {
+    fn key(&self) -> Bytes {
+        key::numbered(key::HANDLED, self.number)
+    }
+
+    /// Takes one more; `Some`: this one is full, and goes on as the next.
+    fn push(&mut self, digest: [u8; DIGEST]) -> Option<Self> {
+        let full = (self.digests.len() >= BLOCK * DIGEST).then(|| {
+            let next = Self { number: self.number.wrapping_add(1), digests: Vec::with_capacity(BLOCK * DIGEST) };
+            std::mem::replace(self, next)
+        });
+        self.digests.extend_from_slice(&digest);
+        full
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the message was lost before it was stored; it stays unacknowledged and is asked for again")]
 struct AskedAgain;
@@ -48,11 +77,7 @@ fn asked(pending: &[u8]) -> Bytes {
     key::named(key::ASKED, digest(pending))
 }
 
-fn handled(pending: &[u8]) -> Bytes {
-    key::named(key::HANDLED, digest(pending))
-}
-
-fn digest(pending: &[u8]) -> [u8; 16] {
+fn digest(pending: &[u8]) -> [u8; DIGEST] {
     let digest = Sha256::digest(pending);
     *digest.first_chunk().expect("SHA-256 has 32 bytes")
 }
@@ -67,14 +92,17 @@ impl SessionBackend {
 
     pub(super) async fn pending_row(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
         let key = pending(chat, sender, id);
-        let rows = self.get_many(&[key.clone(), handled(&key), asked(&key)]).await?;
-        let [row, handled, asks] = rows.as_slice() else { return Err(value::unreadable()) };
+        let rows = self.get_many(&[key.clone(), asked(&key)]).await?;
+        let [row, asks] = rows.as_slice() else { return Err(value::unreadable()) };
         if let Some(row) = row {
             return Ok(Some(value::from_stamped(row)?.1.to_vec()));
         }
+        let Some(listener) = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(None) };
+        // Read after the pending row: that is taken out only when this has it.
+        if self.is_handled(&key).await? {
+            return Ok(None);
+        }
         let asks = asks.as_ref().and_then(|row| row.first().copied()).unwrap_or(0);
-        let listener = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(listener) = listener.filter(|_| handled.is_none()) else { return Ok(None) };
         if asks >= ASKS {
             tracing::error!(
                 message = id,
@@ -90,33 +118,36 @@ impl SessionBackend {
         Err(StoreError::Database(Box::new(AskedAgain)))
     }
 
+    async fn is_handled(&self, pending: &[u8]) -> Result<bool> {
+        let digest = digest(pending);
+        let blocks = self.range(KeyRange::prefix(vec![key::HANDLED])).await?;
+        Ok(blocks.iter().any(|(_, digests)| digests.chunks(DIGEST).any(|handled| handled == digest)))
+    }
+
     /// Takes out the pending rows of messages that were committed, and remembers the messages for a while.
     pub(super) async fn settle(&self, pending: Vec<Bytes>) -> Result<()> {
-        let mut turn = self.turn.lock().await;
-        let mut next = if let Some(next) = *turn {
-            next
+        let mut filling = self.handled.lock().await;
+        let mut block = if let Some(block) = filling.take() {
+            block
         } else {
-            let last = self.range(KeyRange::prefix(vec![key::HANDLED_RING]).reversed().limit(1)).await?;
-            last.first().and_then(|(key, _)| key::number(key)).map_or(0, |last| last.wrapping_add(1))
+            let last = self.range(KeyRange::prefix(vec![key::HANDLED]).reversed().limit(1)).await?;
+            let known = last.first().and_then(|(key, digests)| Some((key::number(key)?, digests.to_vec())));
+            known.map(|(number, digests)| Block { number, digests }).unwrap_or_default()
         };
         // In this order: what is not pending any more is known as handled.
         let mut batch = Batch::new().buffered().loose();
-        for row in pending {
-            if let Some(old) = next.checked_sub(HANDLED) {
-                let old = key::numbered(key::HANDLED_RING, old);
-                if let Some(digest) = self.get(&old).await? {
-                    batch = batch.remove(key::named(key::HANDLED, digest)).remove(old);
+        for row in &pending {
+            if let Some(full) = block.push(digest(row)) {
+                batch = batch.put(full.key(), full.digests);
+                if let Some(old) = block.number.checked_sub(BLOCKS + 1) {
+                    batch = batch.remove(key::numbered(key::HANDLED, old));
                 }
             }
-            batch = batch
-                .put(key::numbered(key::HANDLED_RING, next), Bytes::copy_from_slice(&digest(&row)))
-                .put(handled(&row), Bytes::new())
-                .remove(asked(&row))
-                .remove(row);
-            next = next.wrapping_add(1);
         }
+        batch = batch.put(block.key(), Bytes::copy_from_slice(&block.digests));
+        batch = pending.into_iter().fold(batch, |batch, row| batch.remove(asked(&row)).remove(row));
         self.write(batch).await?;
-        *turn = Some(next);
+        *filling = Some(block);
         Ok(())
     }
 

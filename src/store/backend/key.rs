@@ -30,10 +30,8 @@ pub(super) const SECRET: u8 = b'X';
 /// Deadline, then the key of the row.
 pub(super) const SECRET_INDEX: u8 = b'x';
 pub(super) const PENDING: u8 = b'Q';
-/// Digest of a message's pending key.
-pub(super) const HANDLED: u8 = b'H';
-/// Turn, to the digest of a handled message.
-pub(super) const HANDLED_RING: u8 = b'h';
+/// Number of a block, to the digests of handled messages.
+pub(super) const HANDLED: u8 = b'h';
 /// Digest of a lost message's pending key, to how often it was asked for.
 pub(super) const ASKED: u8 = b'A';
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::SignalStore;
 
-use super::{CONFLICT_RETRIES, PAGE, SessionBackend, database, key, value};
-use crate::store::{Batch, KeyRange, KvError};
+use super::{SessionBackend, key, value};
+use crate::store::{Batch, KeyRange};
 
 /// First byte of a pre-key row; the library's record follows.
 const KEPT: u8 = 0;
@@ -114,24 +114,9 @@ impl SignalStore for SessionBackend {
         ids.iter().zip(rows).filter_map(|(&id, row)| Some(record(&row?).map(|record| (id, record)))).collect()
     }
 
-    /// Writes only over the rows it has read: one that was consumed meanwhile stays away, without a lock on every removal.
-    async fn mark_prekeys_uploaded(&self, ids: &[u32]) -> Result<()> {
-        'pages: for ids in ids.chunks(PAGE) {
-            let keys: Vec<_> = ids.iter().map(|&id| key::numbered(key::PREKEY, id)).collect();
-            for _ in 0..CONFLICT_RETRIES {
-                let mut batch = Batch::new().buffered();
-                for (key, row) in keys.iter().zip(self.get_many(&keys).await?) {
-                    if let Some(row) = row.filter(|row| row.first() == Some(&KEPT)) {
-                        batch = batch.put(key.clone(), prekey(&row[1..], true)).expect(key.clone(), Some(row));
-                    }
-                }
-                if self.try_write(batch).await? {
-                    continue 'pages;
-                }
-            }
-            self.poison();
-            return Err(database(KvError::Conflict));
-        }
+    /// Nothing: which keys were uploaded is told by the device's own row (`first_unupload_pre_key_id`), which the library
+    /// stores before the upload, and nobody asks a key.
+    async fn mark_prekeys_uploaded(&self, _ids: &[u32]) -> Result<()> {
         Ok(())
     }
 
