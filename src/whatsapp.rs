@@ -20,13 +20,14 @@ use whatsapp_rust::wacore::store::DevicePropsOverride;
 use whatsapp_rust::wacore::store::traits::Backend;
 use whatsapp_rust::wacore::types::events::{EventInterest, EventKind, Subscription};
 use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
-use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, RetryRequestOptions, Runtime, TokioRuntime};
+use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, RetryRequestOptions};
 
 mod dial;
 mod download;
 mod hosts;
 mod inbound;
 mod outbound;
+mod pace;
 mod profile;
 mod receipt;
 mod report;
@@ -42,12 +43,14 @@ use crate::message::Progress;
 use dial::{Dial, Endpoint, Link};
 use hosts::{BoundedHttp, Hosts};
 use outbound::{Acks, MAX_UPLOADS, Numbers};
+use pace::{Pace, Paced};
 use report::{Events, Hook};
 use version::Version;
 
-/// One-time keys kept at the server for each session: whatsapp-rust's 812 cost 118 KiB and 9 ms more a pairing; 200 new
-/// contacts between two refills are plenty for a business account.
-const PRE_KEYS: usize = 200;
+/// One-time keys that are uploaded at a time, as many as whatsmeow does (`prekeys.go`, `WantedPreKeyCount`): 50 new contacts
+/// between two refills, and more are served without one. 200 cost 10 MiB and 8 s of CPU more for a thousand sessions,
+/// whatsapp-rust's 812 four times that.
+const PRE_KEYS: usize = 50;
 /// State signals a session may have unread; it reads them at once, so this is never near.
 pub const SIGNALS: usize = 64;
 /// How long an abandoned connection may take to close.
@@ -144,7 +147,6 @@ pub struct WhatsApp(Arc<Shared>);
 
 struct Shared {
     endpoint: Endpoint,
-    runtime: Arc<dyn Runtime>,
     http: Arc<dyn HttpClient>,
     version: Version,
     numbers: Numbers,
@@ -171,7 +173,6 @@ impl WhatsApp {
         let url = ws_url.as_deref().unwrap_or(dial::WHATSAPP_WS_URL);
         Ok(Self(Arc::new(Shared {
             endpoint: Endpoint::new(url, tls_root.as_deref())?,
-            runtime: Arc::new(TokioRuntime),
             http: Arc::new(BoundedHttp::new(hosts)),
             version: Version::new(version),
             numbers: Numbers::default(),
@@ -199,10 +200,10 @@ impl WhatsApp {
     ) -> anyhow::Result<(Connection, Lease)> {
         let Reports { commit, signals, late, progress } = reports;
         let shared = Arc::clone(&self.0);
-        let link = Arc::new(Link::new(cut.child_token()));
+        let (link, pace) = (Arc::new(Link::new(cut.child_token())), Arc::new(Pace::default()));
         let store = Arc::new(PersistenceManager::new(backend).await.context("the device can't be loaded")?);
         let client = Client::builder()
-            .with_runtime_arc(Arc::clone(&shared.runtime))
+            .with_runtime_arc(Arc::new(Paced(Arc::clone(&pace))))
             .with_persistence_manager(Arc::clone(&store))
             .with_transport_factory(Dial::new(shared.endpoint.clone(), Arc::clone(&link), signals.clone()))
             .with_http_client_arc(Arc::clone(&shared.http))
@@ -211,7 +212,7 @@ impl WhatsApp {
             .with_wanted_pre_key_count(PRE_KEYS)
             .with_cache_config(cache_config())
             .with_background_saver_interval(SAVE_EVERY)
-            .with_inbound_durability_hook(Hook { commit })
+            .with_inbound_durability_hook(Hook { commit, pace })
             .build()
             .await
             .context("the client can't be built")?
@@ -281,9 +282,9 @@ fn cache_config() -> CacheConfig {
         undecryptable_dispatched: CacheEntryConfig::new(Some(Duration::from_mins(5)), 256),
         sender_key_devices_cache: CacheEntryConfig::new(hour, 100),
         session_locks_capacity: 2_048,
-        // 8.8 KB for each chat that delivered a message, evicted only by this capacity, and never one with work: another
-        // chat's next message makes its lane anew, in microseconds.
-        chat_lanes_capacity: 4,
+        // 8.8 KB for each chat that delivered a message, evicted only by this capacity, and never one with work (see `pace`):
+        // another chat's next message makes its lane anew, in microseconds.
+        chat_lanes_capacity: 1,
         group_distribution_locks_capacity: 64,
         resend_rate_limiter_capacity: 256,
         seed_msg_secrets_from_history: false,

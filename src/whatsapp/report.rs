@@ -9,18 +9,24 @@ use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessag
 use whatsapp_rust::wacore::types::events::{ConnectFailureReason, Event, EventHandler};
 
 use super::outbound::Acks;
+use super::pace::Pace;
 use super::{Commit, Follow, Received, Shared, Signal, Verdict, inbound, receipt};
 
 /// Commits before the library acknowledges to WhatsApp.
 pub(super) struct Hook {
     pub(super) commit: Commit,
+    pub(super) pace: Arc<Pace>,
 }
 
 #[async_trait::async_trait]
 impl InboundDurabilityHook for Hook {
     async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
         let received = inbound::received(&client, batch).await;
-        if received.is_empty() { Ok(()) } else { (self.commit)(received).await }
+        if received.is_empty() {
+            return Ok(());
+        }
+        let _committing = self.pace.commit();
+        (self.commit)(received).await
     }
 }
 
