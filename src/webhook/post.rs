@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, RequestBuilder, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
 
 use super::sign::{SIGNATURE, sign};
 use super::{Answer, RetryPolicy, WebhookError};
@@ -19,8 +20,11 @@ use crate::outbox::{NewEvent, Target};
 /// Node closes a connection that was idle for 5 s: reusing one at that moment would fail.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
-/// Idle connections kept; one busy lane keeps one.
+/// Idle connections kept, and posts that may begin at the same time: a connection costs 55 KB, and a receiver that answers
+/// at once serves a thousand lanes over a few.
 const MAX_IDLE: usize = 64;
+/// A post that takes longer lets another begin: a slow receiver delays nobody's but its own.
+const TURN: Duration = Duration::from_millis(50);
 
 /// So much of an answer is read and thrown away, to get the connection back; a longer one costs the connection.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -53,6 +57,7 @@ pub(super) struct Poster {
     policy: net::Policy,
     secret: Option<SecretString>,
     attempt_limit: Duration,
+    turns: Semaphore,
 }
 
 #[derive(Debug)]
@@ -93,7 +98,8 @@ impl Poster {
             }
         };
         let guarded = finish(policy, HeaderValue::from_static(""))?;
-        Ok(Self { base, guarded, policy, secret, attempt_limit: limits.attempt_limit })
+        let (attempt_limit, turns) = (limits.attempt_limit, Semaphore::new(MAX_IDLE));
+        Ok(Self { base, guarded, policy, secret, attempt_limit, turns })
     }
 
     /// Whether events have a receiver that no session asked for.
@@ -119,7 +125,19 @@ impl Poster {
         if let Some(secret) = own_secret.as_ref().or(self.secret.as_ref()) {
             request = request.header(SIGNATURE, sign(secret, Utc::now().timestamp(), &event.body));
         }
-        Some(match tokio::time::timeout(self.attempt_limit, request.send()).await {
+        let turn = self.turns.acquire().await;
+        let mut answer = std::pin::pin!(self.ask(request));
+        match tokio::time::timeout(TURN, &mut answer).await {
+            Ok(answer) => Some(answer),
+            Err(_slow) => {
+                drop(turn);
+                Some(answer.await)
+            }
+        }
+    }
+
+    async fn ask(&self, request: RequestBuilder) -> Answer {
+        match tokio::time::timeout(self.attempt_limit, request.send()).await {
             Err(_) => Answer::TimedOut,
             Ok(Err(error)) if error.is_timeout() => Answer::TimedOut,
             Ok(Err(error)) => Answer::Unreachable(reason(error)),
@@ -129,7 +147,7 @@ impl Poster {
                 discard(response).await;
                 Answer::Status { code, retry_after }
             }
-        })
+        }
     }
 }
 

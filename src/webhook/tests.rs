@@ -20,6 +20,7 @@ use crate::outbox::{Bounds, Common, Kind, Kinds, NewEvent, Notice, Target};
 
 mod aside;
 mod files;
+mod turns;
 
 /// Every wait of these tests ends by then.
 const DEADLINE: Duration = Duration::from_secs(20);
