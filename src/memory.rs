@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 /// So long after the last end it is done: once for a thousand deletes in a row.
 const CALM: Duration = Duration::from_secs(2);
 /// And so often without one: bursts leave holes too.
-const EVERY: Duration = Duration::from_mins(1);
+const EVERY: Duration = Duration::from_secs(20);
 
-/// Gives memory back a little after each notification and once a minute, until the token ends.
+/// Gives memory back a little after each notification and three times a minute, until the token ends.
 pub async fn keep_small(ended: Arc<Notify>, token: CancellationToken) {
     loop {
         tokio::select! {

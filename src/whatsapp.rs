@@ -43,7 +43,7 @@ use crate::message::Progress;
 use dial::{Dial, Endpoint, Link};
 use hosts::{BoundedHttp, Hosts};
 use outbound::{Acks, MAX_UPLOADS, Numbers};
-use pace::{Pace, Paced};
+use pace::{AllPaces, Pace, Paced};
 use report::{Events, Hook};
 use version::Version;
 
@@ -151,6 +151,7 @@ struct Shared {
     version: Version,
     numbers: Numbers,
     uploads: Arc<Semaphore>,
+    paces: AllPaces,
 }
 
 impl fmt::Debug for WhatsApp {
@@ -177,6 +178,7 @@ impl WhatsApp {
             version: Version::new(version),
             numbers: Numbers::default(),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
+            paces: AllPaces::default(),
         })))
     }
 
@@ -200,7 +202,7 @@ impl WhatsApp {
     ) -> anyhow::Result<(Connection, Lease)> {
         let Reports { commit, signals, late, progress } = reports;
         let shared = Arc::clone(&self.0);
-        let (link, pace) = (Arc::new(Link::new(cut.child_token())), Arc::new(Pace::default()));
+        let (link, pace) = (Arc::new(Link::new(cut.child_token())), Arc::new(Pace::new(shared.paces.clone())));
         let store = Arc::new(PersistenceManager::new(backend).await.context("the device can't be loaded")?);
         let client = Client::builder()
             .with_runtime_arc(Arc::new(Paced(Arc::clone(&pace))))

@@ -61,7 +61,8 @@ pub(super) async fn run(connection: Connection, outbox: Outbox, files: Files) {
     loop {
         for seq in lane.outbox.pending() {
             if taken.len() < AT_ONCE_HERE && taken.insert(seq) {
-                under_way.push(lane.settle(seq));
+                // Boxed: the set keeps room for one of them all the time, 3 KB for each session.
+                under_way.push(lane.settle(seq).boxed());
             }
         }
         tokio::select! {

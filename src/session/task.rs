@@ -385,7 +385,7 @@ impl Task {
 struct Inputs {
     signals: mpsc::Receiver<Signal>,
     late: mpsc::Receiver<Vec<Received>>,
-    lost: mpsc::Receiver<Lost>,
+    lost: mpsc::Receiver<Box<Lost>>,
     failed: CancellationToken,
 }
 

@@ -64,7 +64,8 @@ pub struct SessionBackend {
     handled: Mutex<Option<inbound::Block>>,
     /// The next turn in the ring of polls, once known.
     poll_turn: Mutex<Option<u32>>,
-    lost: std::sync::Mutex<Option<mpsc::Sender<Lost>>>,
+    /// Boxed: a channel has room for 32 from the beginning.
+    lost: std::sync::Mutex<Option<mpsc::Sender<Box<Lost>>>>,
     /// The chat of the last pending row, and until when several chats count as busy.
     busy: std::sync::Mutex<Busy>,
 }

@@ -22,9 +22,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
 /// Idle connections kept, and posts that may begin at the same time: a connection costs 55 KB, and a receiver that answers
 /// at once serves a thousand lanes over a few.
-const MAX_IDLE: usize = 64;
+const MAX_IDLE: usize = 32;
 /// A post that takes longer lets another begin: a slow receiver delays nobody's but its own.
-const TURN: Duration = Duration::from_millis(50);
+const TURN: Duration = Duration::from_millis(25);
 
 /// So much of an answer is read and thrown away, to get the connection back; a longer one costs the connection.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;

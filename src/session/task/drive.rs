@@ -188,7 +188,8 @@ impl Task {
                         }
                     }
                 }
-                Some(Lost { chat, sender, id }) = inputs.lost.recv() => {
+                Some(lost) = inputs.lost.recv() => {
+                    let Lost { chat, sender, id } = *lost;
                     let connection = connection.clone();
                     let ask = async move { connection.request_resend(&chat, &sender, &id).await };
                     self.manager.tracker.spawn(ask.in_current_span());

@@ -84,7 +84,7 @@ fn digest(pending: &[u8]) -> [u8; DIGEST] {
 
 impl SessionBackend {
     /// The lost messages that are to be asked for, from now on; without a call they count as handled, as the library has it.
-    pub fn lost(&self) -> mpsc::Receiver<Lost> {
+    pub fn lost(&self) -> mpsc::Receiver<Box<Lost>> {
         let (sender, receiver) = mpsc::channel(LOST);
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
@@ -112,7 +112,7 @@ impl SessionBackend {
         }
         self.put_buffered(asked(&key), Bytes::copy_from_slice(&[asks + 1])).await?;
         let lost = Lost { chat: chat.to_owned(), sender: sender.to_owned(), id: id.to_owned() };
-        if listener.try_send(lost).is_err() {
+        if listener.try_send(Box::new(lost)).is_err() {
             tracing::debug!("more lost messages than can be asked for at once");
         }
         Err(StoreError::Database(Box::new(AskedAgain)))
