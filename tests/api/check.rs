@@ -84,7 +84,6 @@ const NUMBERS: &[&str] = &[
     "an identity key",
     "an app-state code",
     "a base key",
-    "a block of handled messages",
     "a message that was asked for again",
     "an event's attempts",
     "the place of an event",

@@ -12,7 +12,7 @@ use whatsapp_rust::wacore::store::Device;
 use whatsapp_rust::wacore::store::traits::{AppStateSyncKey, DeviceListRecord, LidPnMappingEntry, TcTokenEntry};
 use whatsapp_rust::waproto::codec::message_decode;
 
-use super::inbound::DIGEST;
+use super::inbound::{DIGEST, is_block};
 use super::value::{self, Secret};
 use super::{PROBE, key};
 
@@ -73,7 +73,7 @@ fn table_of(table: u8, row: &[u8], value: &Bytes) -> Option<(&'static str, bool)
         key::PENDING => {
             ("a message that is not committed yet", key::parts(row).is_some() && stamped(value, is_message))
         }
-        key::HANDLED => ("a block of handled messages", key::number(row).is_some() && handled(value)),
+        key::HANDLED => ("a block of handled messages", key::number(row).is_some() && is_block(value)),
         key::ASKED => ("a message that was asked for again", row.len() == 1 + DIGEST && value.len() == 1),
         key::POLL => ("a poll", named() && serde_json::from_slice::<serde_json::Map<_, _>>(value).is_ok()),
         key::POLL_RING => {
@@ -108,10 +108,6 @@ fn prekey(id: u32, row: &[u8]) -> bool {
     PreKeyRecord::deserialize(record).is_ok_and(|record| {
         record.id().is_ok_and(|of| u32::from(of) == id) && record.key_pair().is_ok_and(|pair| is_pair(&pair))
     })
-}
-
-fn handled(row: &[u8]) -> bool {
-    !row.is_empty() && row.len().is_multiple_of(DIGEST)
 }
 
 fn signed_prekey(id: u32, row: &[u8]) -> bool {

@@ -50,8 +50,19 @@ pub(super) struct Block {
 }
 
 impl Block {
+    fn of(key: &[u8], row: &[u8]) -> Option<Self> {
+        let (number, digests) = (key::number(key)?, digests(row).to_vec());
+        digests.len().is_multiple_of(DIGEST).then_some(Self { number, digests })
+    }
+
     fn key(&self) -> Bytes {
         key::numbered(key::HANDLED, self.number)
+    }
+
+    /// Led by their number, so that a row that was cut off is told from a whole one.
+    fn row(&self) -> Bytes {
+        let count = u8::try_from(self.digests.len() / DIGEST).expect("a block has 16 digests at most");
+        [&[count], self.digests.as_slice()].concat().into()
     }
 
     /// Takes one more; `Some`: this one is full, and goes on as the next.
@@ -63,6 +74,16 @@ impl Block {
         self.digests.extend_from_slice(&digest);
         full
     }
+}
+
+/// The digests of a block's row.
+fn digests(row: &[u8]) -> &[u8] {
+    row.get(1..).unwrap_or_default()
+}
+
+/// Whether a block's row is whole.
+pub(super) fn is_block(row: &[u8]) -> bool {
+    row.first().is_some_and(|count| *count > 0 && digests(row).len() == usize::from(*count) * DIGEST)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +142,7 @@ impl SessionBackend {
     async fn is_handled(&self, pending: &[u8]) -> Result<bool> {
         let digest = digest(pending);
         let blocks = self.range(KeyRange::prefix(vec![key::HANDLED])).await?;
-        Ok(blocks.iter().any(|(_, digests)| digests.chunks(DIGEST).any(|handled| handled == digest)))
+        Ok(blocks.iter().any(|(_, row)| digests(row).chunks(DIGEST).any(|handled| handled == digest)))
     }
 
     /// Takes out the pending rows of messages that were committed, and remembers the messages for a while.
@@ -131,20 +152,19 @@ impl SessionBackend {
             block
         } else {
             let last = self.range(KeyRange::prefix(vec![key::HANDLED]).reversed().limit(1)).await?;
-            let known = last.first().and_then(|(key, digests)| Some((key::number(key)?, digests.to_vec())));
-            known.map(|(number, digests)| Block { number, digests }).unwrap_or_default()
+            last.first().and_then(|(key, row)| Block::of(key, row)).unwrap_or_default()
         };
         // In this order: what is not pending any more is known as handled.
         let mut batch = Batch::new().buffered().loose();
         for row in &pending {
             if let Some(full) = block.push(digest(row)) {
-                batch = batch.put(full.key(), full.digests);
+                batch = batch.put(full.key(), full.row());
                 if let Some(old) = block.number.checked_sub(BLOCKS + 1) {
                     batch = batch.remove(key::numbered(key::HANDLED, old));
                 }
             }
         }
-        batch = batch.put(block.key(), Bytes::copy_from_slice(&block.digests));
+        batch = batch.put(block.key(), block.row());
         batch = pending.into_iter().fold(batch, |batch, row| batch.remove(asked(&row)).remove(row));
         self.write(batch).await?;
         *filling = Some(block);
