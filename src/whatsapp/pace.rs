@@ -131,6 +131,8 @@ impl Runtime for Paced {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::task::TaskTracker;
+
     use super::*;
 
     #[tokio::test]
@@ -140,7 +142,7 @@ mod tests {
         let first = pace.commit();
         runtime.yield_now().unwrap().await;
         let _second = pace.commit();
-        let reader = tokio::spawn(runtime.yield_now().unwrap());
+        let reader = TaskTracker::new().spawn(runtime.yield_now().unwrap());
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         assert!(!reader.is_finished(), "it read on while {TOGETHER} were committed");
@@ -156,7 +158,7 @@ mod tests {
         let all = AllPaces::default();
         let paces: Vec<_> = (0..=ALL_TOGETHER).map(|_| Arc::new(Pace::new(all.clone()))).collect();
         let commits: Vec<_> = paces[1..].iter().map(Pace::commit).collect();
-        let reader = tokio::spawn(Paced(Arc::clone(&paces[0])).yield_now().unwrap());
+        let reader = TaskTracker::new().spawn(Paced(Arc::clone(&paces[0])).yield_now().unwrap());
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         assert!(!reader.is_finished(), "it read on while {ALL_TOGETHER} were committed");
