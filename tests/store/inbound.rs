@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wa_gateway::store::backend::SessionBackend;
-use wa_gateway::store::{KeyRange, Kv, Namespace};
+use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 use whatsapp_rust::wacore::store::traits::{PendingInboundKey, ProtocolStore as _};
 
 use crate::engine::{Home, over_both};
@@ -12,6 +12,7 @@ over_both!(
     a_lost_message_is_asked_for_five_times,
     a_handled_message_is_not_lost,
     only_the_last_handled_messages_are_remembered,
+    a_damaged_block_is_gone_on_from,
 );
 
 fn namespace() -> Namespace {
@@ -72,4 +73,20 @@ async fn only_the_last_handled_messages_are_remembered(home: Home) {
     assert_eq!(b.get_pending_inbound("c", "s", "2999").await.unwrap(), None);
     assert_eq!(b.get_pending_inbound("c", "s", "1968").await.unwrap(), None);
     b.get_pending_inbound("c", "s", "1967").await.unwrap_err();
+}
+
+async fn a_damaged_block_is_gone_on_from(home: Home) {
+    let kv = home.open().await;
+    for (number, row) in [(7_u8, vec![0xff; 6_000]), (9, vec![1; 20]), (11, Vec::new())] {
+        let key = [b'h', 0, 0, 0, number];
+        kv.write(&namespace(), Batch::new().put(key.to_vec(), row)).await.unwrap();
+        let b = backend(&kv);
+        let id = number.to_string();
+        b.delete_pending_inbound("c", "s", &id).await.unwrap();
+        let last = kv.range(&namespace(), KeyRange::all().reversed().limit(1)).await.unwrap();
+        assert!(last[0].0[..] >= key[..], "it begins again before what is there");
+        let _lost = b.lost();
+        assert_eq!(b.get_pending_inbound("c", "s", &id).await.unwrap(), None);
+        assert_eq!(backend(&kv).get_pending_inbound("c", "s", &id).await.unwrap(), None);
+    }
 }

@@ -50,9 +50,11 @@ pub(super) struct Block {
 }
 
 impl Block {
+    /// Of a row that is damaged, what can be a digest: the blocks after it go on from its number.
     fn of(key: &[u8], row: &[u8]) -> Option<Self> {
-        let (number, digests) = (key::number(key)?, digests(row).to_vec());
-        digests.len().is_multiple_of(DIGEST).then_some(Self { number, digests })
+        let (number, digests) = (key::number(key)?, digests(row));
+        let whole = (digests.len() / DIGEST).min(BLOCK) * DIGEST;
+        Some(Self { number, digests: digests[..whole].to_vec() })
     }
 
     fn key(&self) -> Bytes {
