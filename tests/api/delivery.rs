@@ -257,6 +257,8 @@ async fn a_full_outbox_leaves_messages_at_whatsapp_until_there_is_room(store: St
 async fn a_full_outbox_sheds_its_oldest_status_events_first() {
     let (gateway, friend) = paired(&with_quick(&[("OUTBOX_MAX_BYTES", "4000")])).await;
     gateway.receiver.last_status("shop", "connected").await;
+    // The receiver has it before the outbox lets go of it.
+    until(&gateway, "an empty outbox", |stats| stats["waiting"] == 0).await;
     gateway.receiver.answer(503);
     // A drop makes two status events.
     for _ in 0..3 {
