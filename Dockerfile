@@ -1,5 +1,7 @@
 # Two stages: the toolchain stays behind. Built plain, without the feature `simulator`, from the lock file.
 FROM rust:1.95-slim-bookworm AS build
+# What jemalloc is built with.
+RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --package wa-gateway --bin wa-gateway

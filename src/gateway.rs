@@ -23,7 +23,6 @@ use crate::http::{self, AppState, Auth, Dashboard, Limits, Media, Uploads};
 use crate::keys::{self, Keys};
 use crate::ledger;
 use crate::media::{self, Fetcher, Folder};
-use crate::memory;
 use crate::metrics::Metrics;
 use crate::net;
 use crate::outbox::{self, Kinds, NewEvent, Notice};
@@ -140,7 +139,6 @@ impl Gateway {
             tracker.clone(),
             soft.clone(),
         );
-        tracker.spawn(memory::keep_small(sessions.ended(), soft.clone()));
         let restoring = sessions.restore().await.with_context(|| unreadable(&config))?;
         let auth = auth(&config, Arc::clone(&kv), &tracker, soft.clone()).await?;
         let webhook_urls = net::Policy { private: config.delivery.url_private };

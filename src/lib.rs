@@ -20,7 +20,7 @@
 //!  1          └───────▶ outbox (committed events) ──▶ store (Kv: sled, redis; backend; registry)   net (guarded client)
 //!                       keys (who may call)
 //!             backup (of the whole store) ──▶ archive (encrypted rows)   health (readiness, numbers)
-//!  0      event (SessionName, Status)   message (Recipient, Outgoing, Sent, Incoming): plain words   metrics (counters)   memory (given back)
+//!  0      event (SessionName, Status)   message (Recipient, Outgoing, Sent, Incoming): plain words   metrics (counters)   memory (the allocator)
 //! ```
 //!
 //! Arrows are imports, and go down only; `tests/architecture.rs` holds the exact law. Only [`gateway`], [`cli`] and
@@ -111,6 +111,7 @@ pub mod http;
 pub mod keys;
 pub mod ledger;
 pub mod media;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub mod memory;
 pub mod message;
 pub mod metrics;

@@ -8,6 +8,10 @@ use wa_gateway::{Config, Gateway, cli};
 /// How long an orderly stop may take; docker compose is told 30 s.
 const GRACE: Duration = Duration::from_secs(20);
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[global_allocator]
+static ALLOCATOR: wa_gateway::memory::Allocator = wa_gateway::memory::Allocator;
+
 fn main() -> ExitCode {
     let command = match cli::Command::parse(std::env::args().skip(1)) {
         Ok(command) => command,

@@ -131,6 +131,8 @@ struct Inner {
     attached: Notify,
     /// Events whose files are still to come, as the store has them.
     pending: Mutex<BTreeSet<u64>>,
+    /// Whether an event that waits may have an attempt noted beside it.
+    attempted: AtomicBool,
     meta: Mutex<Meta>,
     /// Failed attempts that the next batch counts.
     failed: AtomicU64,
@@ -168,6 +170,7 @@ impl Outbox {
             retargeted: Notify::new(),
             attached: Notify::new(),
             pending: Mutex::default(),
+            attempted: AtomicBool::new(false),
             meta: Mutex::default(),
             failed: AtomicU64::new(0),
             refusing: AtomicBool::new(false),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -182,8 +182,6 @@ struct Manager {
     /// Held while a name is reserved: names reserved at once would meet at the registry's counter.
     reserving: tokio::sync::Mutex<()>,
     restoring: Arc<Semaphore>,
-    /// Told when a deleted session's memory is free.
-    ended: Arc<Notify>,
     files: media::Files,
     tracker: TaskTracker,
     token: CancellationToken,
@@ -240,16 +238,10 @@ impl SessionManager {
             turns: Turns::default(),
             reserving: tokio::sync::Mutex::new(()),
             restoring,
-            ended: Arc::default(),
             files,
             tracker,
             token,
         }))
-    }
-
-    /// Told each time that a session has been deleted; for one listener.
-    pub fn ended(&self) -> Arc<Notify> {
-        Arc::clone(&self.0.ended)
     }
 
     /// All listed sessions, first seen first.

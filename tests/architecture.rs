@@ -32,11 +32,11 @@ const LAW: &[(&str, &[&str])] = &[
     (
         "gateway",
         &[
-            "archive", "backup", "cli", "config", "event", "health", "http", "keys", "ledger", "media", "memory",
-            "message", "metrics", "net", "outbox", "session", "store", "takeover", "webhook", "whatsapp",
+            "archive", "backup", "cli", "config", "event", "health", "http", "keys", "ledger", "media", "message",
+            "metrics", "net", "outbox", "session", "store", "takeover", "webhook", "whatsapp",
         ],
     ),
-    ("main", &["config", "gateway", "cli"]),
+    ("main", &["config", "gateway", "cli", "memory"]),
 ];
 
 /// Crates that only the rooms at the library's side may name.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::event::{Attempt, Meta};
-use super::{CONFLICT_TRIES, Counts, Entry, Inner, Outbox, RECENT_IDS, key, prefix, remove_event};
+use super::{CONFLICT_TRIES, Counts, Entry, Inner, Outbox, RECENT_IDS, key, prefix};
 use crate::store::{Batch, KeyRange, KvError};
 
 impl Outbox {
@@ -92,12 +92,16 @@ impl Outbox {
             }
             let mut meta = state.meta;
             count(&mut meta.counts);
-            let batch = Self::done(Batch::new(), &mut meta, entry);
+            let batch = self.done(Batch::new(), &mut meta, entry);
             match self.write(&mut state, meta, batch).await {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
                     self.waiting().remove(&entry.seq);
+                    if meta.depth.events() == 0 {
+                        // The lane notes attempts and takes events out, one after the other.
+                        self.inner.attempted.store(false, Ordering::Release);
+                    }
                     state.recent.push(&entry.event.event_id);
                     return Ok(());
                 }
@@ -106,11 +110,20 @@ impl Outbox {
         Err(KvError::Conflict)
     }
 
-    /// Adds what every event needs that is done.
-    pub(super) fn done(batch: Batch, meta: &mut Meta, entry: &Entry) -> Batch {
+    /// Adds what every event needs that is done. Of the rows beside it only those are taken out that may be there: each looks
+    /// at a page.
+    pub(super) fn done(&self, batch: Batch, meta: &mut Meta, entry: &Entry) -> Batch {
         meta.take(entry.event.kind, entry.event.body.len());
         let turn = meta.turn();
-        remove_event(batch, entry.seq, &entry.event.event_id)
+        let beside = [
+            (self.inner.attempted.load(Ordering::Acquire), key::attempt_key(entry.seq)),
+            (self.is_pending(entry.seq), key::file_key(entry.seq)),
+            (entry.event.kind.may_be_shed(), key::shed_key(entry.seq)),
+        ];
+        let batch = beside.into_iter().filter(|(may_be, _)| *may_be).fold(batch, |batch, (_, key)| batch.remove(key));
+        batch
+            .remove(key::event_key(entry.seq))
+            .remove(key::id_key(&entry.event.event_id))
             .put(key::recent_key(turn, RECENT_IDS), key::recent_value(turn, &entry.event.event_id))
     }
 
@@ -122,6 +135,7 @@ impl Outbox {
         let Inner { kv, ns, .. } = &*self.inner;
         self.inner.failed.fetch_add(1, Ordering::Relaxed);
         let value = Attempt { count: attempts, next_at_ms: next_at.timestamp_millis() }.encode();
+        self.inner.attempted.store(true, Ordering::Release);
         kv.write(ns, Batch::new().put(key::attempt_key(seq), value).buffered()).await
     }
 

@@ -60,6 +60,9 @@ impl Outbox {
         }
         let files = kv.range(ns, prefix(b'f', usize::MAX)).await?;
         *self.waiting() = files.iter().filter_map(|(key, _)| key::seq_of(key)).collect();
+        if !kv.range(ns, prefix(b'a', 1)).await?.is_empty() {
+            self.inner.attempted.store(true, Ordering::Release);
+        }
         state.sound = true;
         self.inner.is_read.store(true, Ordering::Release);
         // A write that failed half-way may have brought something new.

@@ -186,7 +186,6 @@ impl SessionManager {
             return Err(error.into());
         }
         tracing::info!(session = %record.name, unlinked, "session deleted with everything stored of it");
-        self.0.ended.notify_one();
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! One backend is the only writer of its namespace. Methods that read, change and write hold the lock of their table for
 //! that time; such writes are buffered, so no lock waits for a flush. What the library relies on after a kill (Signal
-//! sessions, consumed pre-keys, sender keys, the device) is flushed before the method returns; the rest is buffered, and
+//! sessions, consumed pre-keys, sender keys, the paired device) is flushed before the method returns; the rest is buffered, and
 //! the engine never reorders it before an earlier write.
 //!
 //! A failed read or write poisons the backend: the library nacks messages whose keys it can't read, and after a failed
@@ -27,6 +27,7 @@ mod tc_token;
 mod value;
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,8 +61,14 @@ pub struct SessionBackend {
     tc_tokens: Mutex<()>,
     sent_messages: Mutex<()>,
     secrets: Mutex<()>,
+    /// Pending rows that the store has not got yet: see `inbound`.
+    unstored: Mutex<inbound::Unstored>,
+    /// Writes that may carry a ratchet.
+    writing: inbound::Writing,
     /// The last handled messages, once known.
     handled: Mutex<Option<inbound::Block>>,
+    /// Whether any message may have been asked for again; known with `handled`.
+    any_asked: AtomicBool,
     /// The next turn in the ring of polls, once known.
     poll_turn: Mutex<Option<u32>>,
     /// Boxed: a channel has room for 32 from the beginning.
@@ -105,7 +112,10 @@ impl SessionBackend {
             tc_tokens: Mutex::new(()),
             sent_messages: Mutex::new(()),
             secrets: Mutex::new(()),
+            unstored: Mutex::default(),
+            writing: inbound::Writing::default(),
             handled: Mutex::new(None),
+            any_asked: AtomicBool::new(false),
             poll_turn: Mutex::new(None),
             lost: std::sync::Mutex::new(None),
             busy: std::sync::Mutex::default(),
@@ -121,6 +131,12 @@ impl SessionBackend {
     /// Refuses everything from now on, and returns when no write is under way: after it nothing of this session can come back into
     /// a namespace that is then dropped. Waits as long as the engine's slowest write.
     pub async fn close(&self) {
+        // A message that nobody has yet comes again, and is then replayed from its row.
+        if !self.failed.is_cancelled()
+            && let Err(error) = self.store_pending().await
+        {
+            tracing::debug!(%error, "pending messages were not stored");
+        }
         *self.kv.write().await = None;
     }
 
@@ -193,10 +209,17 @@ impl SessionBackend {
         Ok(!self.range(KeyRange::prefix(prefix).limit(1)).await?.is_empty())
     }
 
-    async fn write(&self, mut batch: Batch) -> Result<()> {
+    async fn write(&self, batch: Batch) -> Result<()> {
         if batch.ops.is_empty() {
             return Ok(());
         }
+        let _writing = self.writing.begin();
+        self.store_pending().await?;
+        self.write_alone(batch).await
+    }
+
+    /// Writes a batch that carries no ratchet: pending rows need not be there before it.
+    async fn write_alone(&self, mut batch: Batch) -> Result<()> {
         let kv = self.kv.read().await;
         let kv = open(kv.as_ref())?;
         if self.failed.is_cancelled() {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use wa_gateway::store::backend::SessionBackend;
 use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
-use whatsapp_rust::wacore::store::traits::{PendingInboundKey, ProtocolStore as _};
+use whatsapp_rust::wacore::store::traits::{
+    PendingInboundKey, PendingInboundRow, ProtocolStore as _, SignalStore as _,
+};
 
 use crate::engine::{Home, over_both};
 
@@ -13,6 +15,10 @@ over_both!(
     a_handled_message_is_not_lost,
     only_the_last_handled_messages_are_remembered,
     a_damaged_block_is_gone_on_from,
+    a_pending_row_is_there_before_a_ratchet_and_not_without_one,
+    few_pending_rows_stay_in_memory,
+    a_replayed_message_leaves_no_row,
+    a_row_that_comes_beside_a_ratchet_is_stored_at_once,
 );
 
 fn namespace() -> Namespace {
@@ -89,4 +95,90 @@ async fn a_damaged_block_is_gone_on_from(home: Home) {
         assert_eq!(b.get_pending_inbound("c", "s", &id).await.unwrap(), None);
         assert_eq!(backend(&kv).get_pending_inbound("c", "s", &id).await.unwrap(), None);
     }
+}
+
+/// Rows that the store has of messages that are not handled.
+async fn pending(kv: &Arc<dyn Kv>) -> usize {
+    kv.range(&namespace(), KeyRange::prefix(b"Q".to_vec())).await.unwrap().len()
+}
+
+async fn a_pending_row_is_there_before_a_ratchet_and_not_without_one(home: Home) {
+    let kv = home.open().await;
+    let b = backend(&kv);
+    let _lost = b.lost();
+    for id in ["1", "2"] {
+        b.store_pending_inbound("c", "s", id, b"text").await.unwrap();
+    }
+    // Handled before anything else is stored: nobody knows them but the message that is handled.
+    b.delete_pending_inbound("c", "s", "1").await.unwrap();
+    assert_eq!(pending(&kv).await, 0);
+    assert_eq!(b.get_pending_inbound("c", "s", "1").await.unwrap(), None, "it is handled");
+    assert_eq!(b.get_pending_inbound("c", "s", "2").await.unwrap(), Some(b"text".to_vec()), "it is pending");
+    // What a process finds that was killed here.
+    let killed = backend(&kv);
+    let _lost_too = killed.lost();
+    killed.get_pending_inbound("c", "s", "2").await.unwrap_err();
+    assert_eq!(killed.get_pending_inbound("c", "s", "1").await.unwrap(), None);
+
+    b.put_session("s.0", b"ratchet").await.unwrap();
+    for b in [Arc::clone(&b), backend(&kv)] {
+        assert_eq!(b.get_pending_inbound("c", "s", "2").await.unwrap(), Some(b"text".to_vec()));
+    }
+    b.delete_pending_inbound("c", "s", "2").await.unwrap();
+    assert_eq!(pending(&kv).await, 0);
+    assert_eq!(killed.get_pending_inbound("c", "s", "2").await.unwrap(), None, "it is handled");
+}
+
+async fn few_pending_rows_stay_in_memory(home: Home) {
+    let kv = home.open().await;
+    let b = backend(&kv);
+    for id in 0..32 {
+        b.store_pending_inbound("c", "s", &id.to_string(), b"text").await.unwrap();
+    }
+    b.store_pending_inbound("c", "s", "0", b"the same again").await.unwrap();
+    assert_eq!(pending(&kv).await, 0);
+    b.store_pending_inbound("c", "s", "32", b"text").await.unwrap();
+    assert_eq!(pending(&kv).await, 33);
+    let large = vec![0; 70_000];
+    let row = PendingInboundRow { chat: "c", sender: "s", id: "33", message: &large };
+    b.store_pending_inbound_batch(&[row]).await.unwrap();
+    assert_eq!(pending(&kv).await, 34);
+    assert_eq!(backend(&kv).get_pending_inbound("c", "s", "0").await.unwrap(), Some(b"the same again".to_vec()));
+}
+
+async fn a_replayed_message_leaves_no_row(home: Home) {
+    let kv = home.open().await;
+    let b = backend(&kv);
+    b.store_pending_inbound("c", "s", "1", b"text").await.unwrap();
+    b.put_session("s.0", b"ratchet").await.unwrap();
+    assert_eq!(pending(&kv).await, 1);
+    // Closed before the message was handled: another finds its row, and the library stores it once more.
+    b.close().await;
+    let b = backend(&kv);
+    assert_eq!(b.get_pending_inbound("c", "s", "1").await.unwrap(), Some(b"text".to_vec()));
+    b.store_pending_inbound("c", "s", "1", b"text").await.unwrap();
+    b.delete_pending_inbound("c", "s", "1").await.unwrap();
+    assert_eq!(pending(&kv).await, 0);
+    b.store_pending_inbound("c", "s", "2", b"text").await.unwrap();
+    b.close().await;
+    b.store_pending_inbound("c", "s", "3", b"text").await.unwrap_err();
+    assert_eq!(pending(&kv).await, 1, "what was taken is kept");
+}
+
+async fn a_row_that_comes_beside_a_ratchet_is_stored_at_once(home: Home) {
+    let kv = home.open().await;
+    let b = backend(&kv);
+    b.store_pending_inbound("c", "s", "1", b"text").await.unwrap();
+    assert_eq!(pending(&kv).await, 0);
+    let mut stored = false;
+    for id in 2..100 {
+        // Of a message that the ratchet may have passed already.
+        let write = b.put_session("s.0", b"ratchet");
+        let id = id.to_string();
+        let (written, kept) = tokio::join!(write, b.store_pending_inbound("c", "s", &id, b"text"));
+        written.unwrap();
+        kept.unwrap();
+        stored |= pending(&kv).await == id.parse::<usize>().unwrap();
+    }
+    assert!(stored, "never within a few milliseconds");
 }

@@ -55,7 +55,9 @@ impl DeviceStore for SessionBackend {
     async fn save(&self, device: &Device) -> Result<()> {
         // The library sets the address before the account's signature; only both make a device that can log in and write.
         let paired = device.pn.is_some() && device.account.is_some();
-        self.put(Bytes::from_static(key::DEVICE), value::device(paired, device)?).await
+        let (row, value) = (Bytes::from_static(key::DEVICE), value::device(paired, device)?);
+        // One that no phone has accepted is as good as a new one: the first code need not wait for the disk.
+        if paired { self.put(row, value).await } else { self.put_buffered(row, value).await }
     }
 
     /// The props and the profile are not stored: they come back as a new device has them, until the caller sets its own.

@@ -6,15 +6,22 @@
 //! library would acknowledge it although nobody has it. So the last handled messages are remembered here: one that is
 //! neither pending nor handled was lost, stays unacknowledged, and its sender is asked to send it once more, as for one
 //! that can't be decrypted.
+//!
+//! Most messages are handled before anything else of their session is stored, so a pending row stays in memory until then:
+//! every write that may carry a ratchet stores the rows first. A killed process finds what it would have found if it had
+//! ended before the message came.
 
+use std::collections::HashSet;
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use whatsapp_rust::wacore::store::error::{Result, StoreError};
 
-use super::{SessionBackend, key, value};
+use super::{Refused, SessionBackend, key, open, value};
 use crate::store::{Batch, KeyRange, Op};
 
 /// Handled messages whose digests share a row. Looked up only when a message comes twice, and written for each one: so few
@@ -40,6 +47,77 @@ pub struct Lost {
     pub sender: String,
     /// Its id.
     pub id: String,
+}
+
+/// Pending rows that stay in memory at most, and their bytes; with one more all are stored.
+const UNSTORED: usize = 32;
+const UNSTORED_BYTES: usize = 64 * 1024;
+
+/// A ratchet that was stored so lately may have passed a message whose row comes only now.
+const JUST_WRITTEN: Duration = Duration::from_millis(5);
+
+/// Pending rows that the store has not got yet, oldest first. Locked while they are stored, so that no ratchet overtakes them.
+#[derive(Debug, Default)]
+pub(super) struct Unstored {
+    rows: Vec<(Bytes, Bytes)>,
+    /// Keys of rows that the store may have, whether or not they are here too.
+    stored: HashSet<Bytes>,
+}
+
+impl Unstored {
+    fn put(&mut self, key: Bytes, value: Bytes) {
+        self.rows.retain(|(known, _)| *known != key);
+        self.rows.push((key, value));
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&Bytes> {
+        self.rows.iter().find(|(known, _)| known == key).map(|(_, value)| value)
+    }
+
+    /// Whether the store has nothing under this key.
+    fn is_here_alone(&self, key: &[u8]) -> bool {
+        self.get(key).is_some() && !self.stored.contains(key)
+    }
+
+    fn forget(&mut self, keys: &[Bytes]) {
+        self.rows.retain(|(known, _)| !keys.contains(known));
+        self.stored.retain(|known| !keys.contains(known));
+    }
+
+    fn is_much(&self) -> bool {
+        let bytes = || self.rows.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        self.rows.len() > UNSTORED || bytes() > UNSTORED_BYTES
+    }
+}
+
+/// Writes under way that may carry a ratchet: the library took it before the row of a message may have been there that it has
+/// passed, so a row that comes meanwhile, or a moment later, is stored at once.
+#[derive(Debug, Default)]
+pub(super) struct Writing {
+    under_way: AtomicUsize,
+    ended: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Writing {
+    /// Ends when dropped.
+    pub(super) fn begin(&self) -> impl Drop + Send {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        UnderWay(self)
+    }
+
+    fn is_or_was(&self) -> bool {
+        let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        self.under_way.load(Ordering::Acquire) > 0 || ended.is_some_and(|ended| ended.elapsed() < JUST_WRITTEN)
+    }
+}
+
+struct UnderWay<'a>(&'a Writing);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        *self.0.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The block of handled messages that is being filled.
@@ -113,11 +191,47 @@ impl SessionBackend {
         receiver
     }
 
+    /// Takes pending rows: they reach the store before the next ratchet does.
+    pub(super) async fn keep_pending(&self, rows: impl IntoIterator<Item = (Bytes, Bytes)> + Send) -> Result<()> {
+        open(self.kv.read().await.as_ref())?;
+        if self.failed.is_cancelled() {
+            return Err(StoreError::Database(Box::new(Refused::Failed)));
+        }
+        let now = {
+            let mut unstored = self.unstored.lock().await;
+            rows.into_iter().for_each(|(key, value)| unstored.put(key, value));
+            unstored.is_much() || self.writing.is_or_was()
+        };
+        if now { self.store_pending().await } else { Ok(()) }
+    }
+
+    /// Stores the pending rows that are not stored yet.
+    pub(super) async fn store_pending(&self) -> Result<()> {
+        let mut unstored = self.unstored.lock().await;
+        if unstored.rows.is_empty() {
+            return Ok(());
+        }
+        // Buffered: what comes after it is flushed with it, and without that WhatsApp delivers the messages again.
+        let mut batch = Batch::new().buffered().loose();
+        for (key, value) in unstored.rows.clone() {
+            unstored.stored.insert(key.clone());
+            batch = batch.put(key, value);
+        }
+        self.write_alone(batch).await?;
+        unstored.rows.clear();
+        Ok(())
+    }
+
     pub(super) async fn pending_row(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Vec<u8>>> {
         let key = pending(chat, sender, id);
+        if let Some(row) = self.unstored.lock().await.get(&key) {
+            return Ok(Some(value::from_stamped(row)?.1.to_vec()));
+        }
         let rows = self.get_many(&[key.clone(), asked(&key)]).await?;
         let [row, asks] = rows.as_slice() else { return Err(value::unreadable()) };
         if let Some(row) = row {
+            // It may be put once more before it is handled.
+            self.unstored.lock().await.stored.insert(key);
             return Ok(Some(value::from_stamped(row)?.1.to_vec()));
         }
         let Some(listener) = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return Ok(None) };
@@ -133,6 +247,7 @@ impl SessionBackend {
             );
             return Ok(None);
         }
+        self.any_asked.store(true, Ordering::Release);
         self.put_buffered(asked(&key), Bytes::copy_from_slice(&[asks + 1])).await?;
         let lost = Lost { chat: chat.to_owned(), sender: sender.to_owned(), id: id.to_owned() };
         if listener.try_send(Box::new(lost)).is_err() {
@@ -149,10 +264,16 @@ impl SessionBackend {
 
     /// Takes out the pending rows of messages that were committed, and remembers the messages for a while.
     pub(super) async fn settle(&self, pending: Vec<Bytes>) -> Result<()> {
+        if pending.is_empty() {
+            return Ok(());
+        }
         let mut filling = self.handled.lock().await;
         let mut block = if let Some(block) = filling.take() {
             block
         } else {
+            if self.any(vec![key::ASKED]).await? {
+                self.any_asked.store(true, Ordering::Release);
+            }
             let last = self.range(KeyRange::prefix(vec![key::HANDLED]).reversed().limit(1)).await?;
             last.first().and_then(|(key, row)| Block::of(key, row)).unwrap_or_default()
         };
@@ -167,13 +288,26 @@ impl SessionBackend {
             }
         }
         batch = batch.put(block.key(), block.row());
-        batch = pending.into_iter().fold(batch, |batch, row| batch.remove(asked(&row)).remove(row));
-        self.write(batch).await?;
+        let any_asked = self.any_asked.load(Ordering::Acquire);
+        let mut unstored = self.unstored.lock().await;
+        for row in &pending {
+            if any_asked {
+                batch = batch.remove(asked(row));
+            }
+            if !unstored.is_here_alone(row) {
+                batch = batch.remove(row.clone());
+            }
+        }
+        // Locked on: who finds a row pending no more finds it handled.
+        self.write_alone(batch).await?;
+        unstored.forget(&pending);
+        drop(unstored);
         *filling = Some(block);
         Ok(())
     }
 
     pub(super) async fn expire_pending(&self, cutoff: i64) -> Result<u32> {
+        self.store_pending().await?;
         self.sweep(KeyRange::prefix(vec![key::PENDING]), |batch, key, row| {
             let expired = value::from_stamped(row).is_ok_and(|(at, _)| at < cutoff);
             if expired {

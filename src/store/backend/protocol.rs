@@ -260,9 +260,9 @@ impl ProtocolStore for SessionBackend {
         }
     }
 
-    /// Buffered: the ratchet is flushed after it, in order, and without the ratchet WhatsApp delivers the message again.
+    /// In memory until a ratchet is stored: without that WhatsApp delivers the message again.
     async fn store_pending_inbound(&self, chat: &str, sender: &str, id: &str, message: &[u8]) -> Result<()> {
-        self.put_buffered(pending(chat, sender, id), value::stamped(now_secs(), message)).await?;
+        self.keep_pending([(pending(chat, sender, id), value::stamped(now_secs(), message))]).await?;
         self.row_of_chat(chat);
         Ok(())
     }
@@ -285,10 +285,9 @@ impl ProtocolStore for SessionBackend {
         for row in rows {
             self.row_of_chat(row.chat);
         }
-        let batch = rows.iter().fold(Batch::new().buffered(), |batch, row| {
-            batch.put(pending(row.chat, row.sender, row.id), value::stamped(now, row.message))
-        });
-        self.write(batch).await
+        let row =
+            |row: &PendingInboundRow<'_>| (pending(row.chat, row.sender, row.id), value::stamped(now, row.message));
+        self.keep_pending(rows.iter().map(row).collect::<Vec<_>>()).await
     }
 
     async fn delete_pending_inbound_batch(&self, keys: &[PendingInboundKey<'_>]) -> Result<()> {

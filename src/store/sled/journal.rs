@@ -9,7 +9,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use crate::store::Op;
 
-/// Where the batch stands that is being applied; empty between two.
+/// Where the batch stands that is being applied, or was applied last; empty after any other write.
 pub(super) const KEY: &[u8] = b"\xff\xffjournal";
 
 /// Larger batches are rare, and cheaper as sled's own: the page with the journal is written anew, batch and all, every few writes.

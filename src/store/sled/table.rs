@@ -23,9 +23,21 @@ pub(super) struct Table {
     /// Shared by plain writes; held alone while a batch is checked and applied, a snapshot is read, or the tree dropped. Taken
     /// before `rows`.
     gate: RwLock<Live>,
-    /// Whether the rows are whole: no batch is half done. Shared by readers, held alone while a batch is applied. Tables are
-    /// looked at when they are used first: so damage of one is no other's trouble, and a thousand are opened at once.
-    rows: RwLock<bool>,
+    /// Shared by readers, held alone while a batch is applied. Tables are looked at when they are used first: so damage of one
+    /// is no other's trouble, and a thousand are opened at once.
+    rows: RwLock<Rows>,
+}
+
+/// How the rows stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    /// A batch may be half done: not looked at yet, or one failed.
+    Unknown,
+    /// No batch is half done, and the journal is empty.
+    Whole,
+    /// The same, and the last write was the batch that the journal still holds: the next batch replaces it, and any other
+    /// write empties it first, as a batch that is done once more must not come back over something newer.
+    Journaled,
 }
 
 /// What became of a table since it was looked up.
@@ -39,17 +51,17 @@ pub(super) enum Live {
 impl Table {
     pub(super) fn new(tree: Tree) -> Self {
         let (fence, last_write) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { tree, fence, last_write, gate: RwLock::new(Live::Yes), rows: RwLock::new(false) }
+        Self { tree, fence, last_write, gate: RwLock::new(Live::Yes), rows: RwLock::new(Rows::Unknown) }
     }
 
     /// Finishes the batch that a killed process, an error or a panic left half done, before anybody reads or writes.
     fn make_whole(&self) -> Result<(), Error> {
-        if *self.rows.read().unwrap_or_else(PoisonError::into_inner) {
+        if self.rows() != Rows::Unknown {
             return Ok(());
         }
-        let mut is_whole = self.rows.write().unwrap_or_else(PoisonError::into_inner);
-        if !*is_whole {
-            finish(&self.tree)?;
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        if *rows == Rows::Unknown {
+            let found = finish(&self.tree)?;
             let fence = match self.tree.get(FENCE_KEY)? {
                 Some(token) => match token.as_ref().try_into() {
                     Ok(token) => u64::from_be_bytes(token),
@@ -58,7 +70,24 @@ impl Table {
                 None => 0,
             };
             self.fence.store(fence, Ordering::Release);
-            *is_whole = true;
+            *rows = found;
+        }
+        Ok(())
+    }
+
+    fn rows(&self) -> Rows {
+        *self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before a write that is no journaled batch.
+    fn empty_journal(&self) -> Result<(), Error> {
+        if self.rows() != Rows::Journaled {
+            return Ok(());
+        }
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        if *rows == Rows::Journaled {
+            self.tree.insert(journal::KEY, &[])?;
+            *rows = Rows::Whole;
         }
         Ok(())
     }
@@ -67,8 +96,8 @@ impl Table {
     fn reading<T>(&self, read: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
         loop {
             {
-                let is_whole = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-                if *is_whole {
+                let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+                if *rows != Rows::Unknown {
                     return read();
                 }
             }
@@ -166,6 +195,7 @@ impl Table {
 
     /// In their order; a process that ends in between leaves the first of them.
     fn put_each(&self, ops: &[Op]) -> Result<Live, Error> {
+        self.empty_journal()?;
         ops.iter().try_for_each(|op| put(&self.tree, op)).map(|()| Live::Yes)
     }
 
@@ -175,6 +205,7 @@ impl Table {
             return self.put_each(ops);
         }
         if journal::size(ops) > journal::MAX_BYTES {
+            self.empty_journal()?;
             let mut batch = sled::Batch::default();
             for op in ops {
                 match op {
@@ -189,12 +220,11 @@ impl Table {
             let (Op::Put(key, _) | Op::Remove(key)) = op;
             self.tree.get(key)?;
         }
-        let mut is_whole = self.rows.write().unwrap_or_else(PoisonError::into_inner);
-        *is_whole = false;
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        *rows = Rows::Unknown;
         self.tree.insert(journal::KEY, journal::encode(ops).as_ref())?;
-        self.put_each(ops)?;
-        self.tree.insert(journal::KEY, &[])?;
-        *is_whole = true;
+        ops.iter().try_for_each(|op| put(&self.tree, op))?;
+        *rows = Rows::Journaled;
         Ok(Live::Yes)
     }
 }
@@ -207,14 +237,24 @@ fn put(tree: &Tree, op: &Op) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Does what a batch was about to do when the process ended.
-fn finish(tree: &Tree) -> Result<(), Error> {
-    let Some(left) = tree.get(journal::KEY)?.filter(|left| !left.is_empty()) else { return Ok(()) };
+/// Does what a batch was about to do when the process ended. Writes nothing where all of it was done: a store on a full
+/// disk can still be read.
+fn finish(tree: &Tree) -> Result<Rows, Error> {
+    let Some(left) = tree.get(journal::KEY)?.filter(|left| !left.is_empty()) else { return Ok(Rows::Whole) };
     let Some(ops) = journal::decode(Bytes::copy_from_slice(&left)) else {
         return Err(Error::ReportableBug("a journal can't be read".into()));
     };
-    ops.iter().try_for_each(|op| put(tree, op))?;
-    tree.insert(journal::KEY, &[]).map(drop)
+    for op in &ops {
+        let (key, value) = match op {
+            Op::Put(key, value) => (key, Some(value)),
+            Op::Remove(key) => (key, None),
+        };
+        if tree.get(key)?.as_deref() != value.map(Bytes::as_ref) {
+            ops.iter().try_for_each(|op| put(tree, op))?;
+            break;
+        }
+    }
+    Ok(Rows::Journaled)
 }
 
 fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
@@ -291,7 +331,7 @@ mod tests {
         table.apply(&Batch::new().put("a", "old")).unwrap();
         // As `put_all` leaves it when an operation fails or panics in the middle.
         let ops = [Op::Put("a".into(), "batch".into()), Op::Put("b".into(), "batch".into())];
-        *table.rows.write().unwrap() = false;
+        *table.rows.write().unwrap() = Rows::Unknown;
         db.insert(journal::KEY, journal::encode(&ops).as_ref()).unwrap();
         table.apply(&Batch::new().put("a", "later")).unwrap();
         let value = |key: &[u8]| table.get(key).unwrap().unwrap();
@@ -299,6 +339,28 @@ mod tests {
         drop(table);
         let table = Table::new(Tree::clone(&db));
         assert_eq!(table.get(b"a").unwrap().unwrap(), "later", "an old batch comes back over nothing newer");
+    }
+
+    #[test]
+    fn a_batch_that_is_done_comes_back_over_nothing_newer() {
+        let large = vec![b'x'; journal::MAX_BYTES];
+        let later: [(&str, Batch); 4] = [
+            ("a single write", Batch::new().put("a", "later")),
+            ("each for itself", Batch::new().put("b", "other").put("a", "later").loose()),
+            ("a large batch", Batch::new().put("a", "later").put("c", large)),
+            ("another batch", Batch::new().put("a", "later").put("b", "other")),
+        ];
+        for (what, later) in later {
+            let db = sled::Config::new().temporary(true).open().unwrap();
+            let table = Table::new(Tree::clone(&db));
+            table.apply(&Batch::new().put("a", "batch").put("b", "batch")).unwrap();
+            assert!(!db.get(journal::KEY).unwrap().unwrap().is_empty(), "the next batch replaces it");
+            assert_eq!(table.get(b"a").unwrap().unwrap(), "batch", "{what}");
+            table.apply(&later).unwrap();
+            drop(table);
+            let table = Table::new(Tree::clone(&db));
+            assert_eq!(table.get(b"a").unwrap().unwrap(), "later", "{what}");
+        }
     }
 
     #[test]

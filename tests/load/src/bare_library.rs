@@ -36,7 +36,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// How often it is asked what is left.
 const STEP: Duration = Duration::from_millis(20);
 /// As the gateway has it.
-const PRE_KEYS: usize = 200;
+const PRE_KEYS: usize = 50;
 /// Events that wait to be looked at.
 const EVENTS: usize = 4_096;
 /// Numbers that the driver's sessions don't have.
