@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Filter, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, ConfigError, LogFormat};
 
@@ -175,12 +178,15 @@ pub fn misused(what: &str) -> ExitCode {
 
 /// Starts the log as the settings want it.
 pub fn start_log(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_error| EnvFilter::new("info"));
+    let ours = || Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO);
+    let filter: Targets = config.log_filter.parse().unwrap_or_else(|_error| ours());
+    // Else the libraries would make lines that the filter then drops.
+    let most = Filter::<Registry>::max_level_hint(&filter).unwrap_or(LevelFilter::TRACE);
     let color = config.color && std::io::stdout().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(line::Lines);
+    let log = tracing_subscriber::fmt().with_max_level(most).with_ansi(color).with_writer(line::Lines);
     match config.log_format {
-        LogFormat::Human => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Human => log.finish().with(filter).init(),
+        LogFormat::Json => log.json().finish().with(filter).init(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tracing_subscriber::filter::LevelFilter;
 use wa_gateway::{Config, Gateway};
 use whatsapp_simulator::{Options, Phone, Simulator};
 
@@ -325,10 +326,10 @@ pub(crate) fn base_settings(simulator: &Simulator, receiver: &Receiver, folder: 
 }
 
 async fn bind(settings: &[(String, String)]) -> Gateway {
-    // With RUST_LOG set, tests tell what goes on in the gateway.
-    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_default_env() {
-        let _another_test_did =
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    // With RUST_LOG set to a level, tests tell what goes on in the gateway.
+    #[expect(clippy::disallowed_methods, reason = "a flag of the test run, not a setting of the gateway")]
+    if let Some(level) = std::env::var("RUST_LOG").ok().and_then(|level| level.parse::<LevelFilter>().ok()) {
+        let _another_test_did = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
     }
     let config = Config::from_vars(settings.iter().cloned()).unwrap();
     Gateway::bind(config).await.unwrap()

@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use whatsapp_simulator::{Options, Simulator};
 
 /// baileys 7.0.0-rc.6 loses its process to a stanza that comes right after the handshake.
 const SETTLE: Duration = Duration::from_millis(250);
 
+#[expect(clippy::disallowed_methods, reason = "a program of its own, with no settings but this one")]
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let asked = std::env::var("RUST_LOG").ok().and_then(|asked| asked.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN));
+    let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
+    log.finish().with(filter).init();
     let simulator = Simulator::start(options(std::env::args().skip(1))?).await?;
     announce(&simulator);
     tokio::signal::ctrl_c().await?;
