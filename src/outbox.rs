@@ -8,7 +8,7 @@
 //! A full outbox sheds its oldest events that are no messages; full of messages, it refuses more.
 //!
 //! Keys: `m` the counters · `e<seq>` an event · `i<event id>` its sequence number · `a<seq>` its last attempt ·
-//! `f<seq>` the file that it waits for · `s<seq>` that it may be shed · `d<slot>` the ring of ids that were done lately ·
+//! `f<seq>` the file that it waits for · `s<seq>` that it may be shed · `r<place>` sixteen ids that were done lately ·
 //! `x<time><seq>` a dead letter · `y<event id>` its key. Every batch but the attempts' is conditional on `m`.
 
 use std::collections::{BTreeSet, HashSet};
@@ -27,6 +27,7 @@ use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 mod check;
 mod common;
 mod dead;
+mod done;
 mod event;
 mod key;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 
 use super::dead::{DeadKey, DeadLetter};
-use super::{event, key};
+use super::{done, event, key};
 
 /// Whether a row of an outbox can be read.
 ///
@@ -21,8 +21,9 @@ pub fn check(row: &[u8], value: &Bytes) -> Result<(), &'static str> {
         b'a' => ("an event's attempts", numbered && event::Attempt::decode(value).is_some()),
         b'f' => ("the place of an event's file", numbered && key::file_of(value).is_some()),
         b'i' => ("the place of an event", named && value.len() == 8),
+        b'r' => ("the ids of events that are done", numbered && done::is_block(value)),
         b'd' => {
-            let is_id = key::recent_of(value).is_some_and(|(_turn, id)| is_event_id(&id));
+            let is_id = key::old_recent_of(value).is_some_and(|(_turn, id)| is_event_id(&id));
             ("the id of an event that is done", numbered && is_id)
         }
         b'x' => ("a dead letter", DeadLetter::decode(row, value).is_some_and(|letter| is_json(&letter.event.body))),

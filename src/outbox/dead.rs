@@ -167,7 +167,7 @@ impl Outbox {
             let (event, first_at, answer) = (entry.event.clone(), entry.first_at, answer.clone());
             let letter = DeadLetter { key, event, first_at, died_at, attempts, answer, cause };
             let mut meta = state.meta;
-            let mut batch = self.done(Batch::new(), &mut meta, entry);
+            let (mut batch, turn) = self.done(Batch::new(), &state.recent, &mut meta, entry);
             // One that was put back and died again while it was dead already can't be: its id waits.
             meta.counts.dead += 1;
             meta.counts.dead_bytes += letter.event.body.len() as u64;
@@ -179,7 +179,7 @@ impl Outbox {
                 Err(error) => return Err(error),
                 Ok(()) => {
                     self.waiting().remove(&entry.seq);
-                    state.recent.push(&entry.event.event_id);
+                    state.recent.push(turn, &entry.event.event_id);
                     return Ok(());
                 }
             }

@@ -63,16 +63,34 @@ pub(super) fn id_key(event_id: &str) -> Bytes {
     [b"i", event_id.as_bytes()].concat().into()
 }
 
-pub(super) fn recent_key(turn: u64, slots: usize) -> Bytes {
-    numbered(b'd', turn % slots as u64)
+/// Where a block of ids that are done stands.
+pub(super) fn done_key(place: u64) -> Bytes {
+    numbered(b'r', place)
 }
 
-pub(super) fn recent_value(turn: u64, event_id: &str) -> Bytes {
-    [turn.to_be_bytes().as_slice(), event_id.as_bytes()].concat().into()
+/// The turn of its last id, then the ids, oldest first.
+pub(super) fn done_value(last: u64, ids: &[u128]) -> Bytes {
+    let mut value = BytesMut::with_capacity(8 + 16 * ids.len());
+    value.put_u64(last);
+    ids.iter().for_each(|id| value.put_u128(*id));
+    value.freeze()
+}
+
+/// The turn of the last one, and the ids.
+pub(super) fn done_of(value: &[u8]) -> Option<(u64, Vec<u128>)> {
+    let (last, ids) = value.split_first_chunk::<8>()?;
+    let (ids, rest) = ids.as_chunks::<16>();
+    let well = rest.is_empty() && !ids.is_empty();
+    well.then(|| (u64::from_be_bytes(*last), ids.iter().map(|id| u128::from_be_bytes(*id)).collect()))
+}
+
+/// Where older releases kept the id of one event that is done.
+pub(super) fn old_recent_key(slot: u64) -> Bytes {
+    numbered(b'd', slot)
 }
 
 /// The turn and the id.
-pub(super) fn recent_of(value: &[u8]) -> Option<(u64, String)> {
+pub(super) fn old_recent_of(value: &[u8]) -> Option<(u64, String)> {
     let (turn, id) = value.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*turn), String::from_utf8(id.to_vec()).ok()?))
 }

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+use super::done::Recent;
 use super::event::{Attempt, Meta};
-use super::{CONFLICT_TRIES, Counts, Entry, Inner, Outbox, RECENT_IDS, key, prefix};
+use super::{CONFLICT_TRIES, Counts, Entry, Inner, Outbox, key, prefix};
 use crate::store::{Batch, KeyRange, KvError};
 
 impl Outbox {
@@ -66,7 +67,8 @@ impl Outbox {
         self.inner.committed.notified().await;
     }
 
-    /// Takes out an event that was delivered, and remembers its id for a while. Durable when it returns.
+    /// Takes out an event that was delivered, and remembers its id for a while. Buffered: a killed process may deliver the
+    /// events of its last moment once more.
     ///
     /// # Errors
     /// [`KvError::Engine`]: whether it is out is unknown; removing it again is safe.
@@ -92,7 +94,7 @@ impl Outbox {
             }
             let mut meta = state.meta;
             count(&mut meta.counts);
-            let batch = self.done(Batch::new(), &mut meta, entry);
+            let (batch, turn) = self.done(Batch::new().buffered(), &state.recent, &mut meta, entry);
             match self.write(&mut state, meta, batch).await {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
@@ -102,7 +104,7 @@ impl Outbox {
                         // The lane notes attempts and takes events out, one after the other.
                         self.inner.attempted.store(false, Ordering::Release);
                     }
-                    state.recent.push(&entry.event.event_id);
+                    state.recent.push(turn, &entry.event.event_id);
                     return Ok(());
                 }
             }
@@ -110,9 +112,9 @@ impl Outbox {
         Err(KvError::Conflict)
     }
 
-    /// Adds what every event needs that is done. Of the rows beside it only those are taken out that may be there: each looks
-    /// at a page.
-    pub(super) fn done(&self, batch: Batch, meta: &mut Meta, entry: &Entry) -> Batch {
+    /// Adds what every event needs that is done, and returns its turn. Of the rows beside it only those are taken out that may
+    /// be there: each looks at a page.
+    pub(super) fn done(&self, batch: Batch, recent: &Recent, meta: &mut Meta, entry: &Entry) -> (Batch, u64) {
         meta.take(entry.event.kind, entry.event.body.len());
         let turn = meta.turn();
         let beside = [
@@ -121,10 +123,8 @@ impl Outbox {
             (entry.event.kind.may_be_shed(), key::shed_key(entry.seq)),
         ];
         let batch = beside.into_iter().filter(|(may_be, _)| *may_be).fold(batch, |batch, (_, key)| batch.remove(key));
-        batch
-            .remove(key::event_key(entry.seq))
-            .remove(key::id_key(&entry.event.event_id))
-            .put(key::recent_key(turn, RECENT_IDS), key::recent_value(turn, &entry.event.event_id))
+        let batch = batch.remove(key::event_key(entry.seq)).remove(key::id_key(&entry.event.event_id));
+        (recent.put(batch, turn, &entry.event.event_id), turn)
     }
 
     /// Notes a failed attempt, so that a restart goes on where it was; may be lost with the process.

@@ -1,12 +1,11 @@
 //! What an outbox knows of its rows in the store, and the one way in which it changes them: batches that hold only while the
 //! counters are what it thinks.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
+use super::done::Recent;
 use super::event::Meta;
 use super::{Inner, Outbox, RECENT_IDS, Unreadable, key, lock, prefix};
 use crate::store::{Batch, KvError};
@@ -51,13 +50,8 @@ impl Outbox {
             None => Meta::default(),
             Some(bytes) => Meta::decode(bytes).ok_or_else(|| KvError::engine(Unreadable))?,
         };
-        let ring = kv.range(ns, prefix(b'd', RECENT_IDS)).await?;
-        let mut ring: Vec<_> = ring.iter().filter_map(|(_, value)| key::recent_of(value)).collect();
-        ring.sort_unstable();
-        state.recent = Recent::default();
-        for (_, id) in ring {
-            state.recent.push(&id);
-        }
+        let old = kv.range(ns, prefix(b'd', RECENT_IDS)).await?;
+        state.recent = Recent::load(&kv.range(ns, prefix(b'r', RECENT_IDS)).await?, &old);
         let files = kv.range(ns, prefix(b'f', usize::MAX)).await?;
         *self.waiting() = files.iter().filter_map(|(key, _)| key::seq_of(key)).collect();
         if !kv.range(ns, prefix(b'a', 1)).await?.is_empty() {
@@ -79,37 +73,4 @@ impl Outbox {
             self.inner.shedding.store(false, Ordering::Relaxed);
         }
     }
-}
-
-/// The last [`RECENT_IDS`] ids that were done.
-///
-/// Of a thousand sessions that all have seen many messages, ids as text in a set would take a hundred MiB. Event ids are 32
-/// hexadecimal digits, and comparing a thousand numbers takes less than reading one row.
-#[derive(Debug, Default)]
-pub(super) struct Recent(VecDeque<u128>);
-
-impl Recent {
-    pub(super) fn push(&mut self, id: &str) {
-        let id = packed(id);
-        if self.0.contains(&id) {
-            return;
-        }
-        if self.0.len() >= RECENT_IDS {
-            self.0.pop_front();
-        }
-        self.0.push_back(id);
-    }
-
-    pub(super) fn contains(&self, id: &str) -> bool {
-        self.0.contains(&packed(id))
-    }
-}
-
-/// An event id as the number that it spells; any other text as a part of its hash.
-fn packed(id: &str) -> u128 {
-    let digits = if id.len() == 32 { u128::from_str_radix(id, 16).ok() } else { None };
-    digits.unwrap_or_else(|| {
-        let hash: [u8; 32] = Sha256::digest(id).into();
-        u128::from_be_bytes(hash.first_chunk().copied().unwrap_or_default())
-    })
 }

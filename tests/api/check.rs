@@ -67,6 +67,7 @@ const KINDS: &[(&str, &[u8], &str)] = &[
     ("outbox", b"a", "an event's attempts"),
     ("outbox", b"f", "the place of an event's file"),
     ("outbox", b"i", "the place of an event"),
+    ("outbox", b"r", "the ids of events that are done"),
     ("outbox", b"d", "the id of an event that is done"),
     ("outbox", b"x", "a dead letter"),
     ("outbox", b"y", "the place of a dead letter"),
@@ -88,6 +89,7 @@ const NUMBERS: &[&str] = &[
     "an event's attempts",
     "the place of an event",
     "the id of an event that is done",
+    "the ids of events that are done",
 ];
 
 /// Names and ids of others, half of which reads as one too.
@@ -201,6 +203,14 @@ async fn add_rare_rows(store: &Arc<SledStore>, credentials: &Namespace) {
     backend.put_msg_secrets(vec![secret]).await.unwrap();
     let asked = Batch::new().put([&b"A"[..], &[1; 16]].concat(), vec![1_u8]);
     kv.write(credentials, asked).await.unwrap();
+    // As older releases wrote them.
+    let mut index = [&b"o"[..], &(i64::MIN ^ 1_700_000_000).to_be_bytes()].concat();
+    index.extend_from_slice(b"O\0\0\0\x01c3EB0E");
+    kv.write(credentials, Batch::new().put(index, Bytes::new())).await.unwrap();
+    let uid = credentials.as_str().strip_prefix("credentials:").unwrap();
+    let done = [&5_u64.to_be_bytes()[..], &[b'f'; 32]].concat();
+    let slot = [&b"d"[..], &5_u64.to_be_bytes()].concat();
+    kv.write(&Namespace::outbox(uid), Batch::new().put(slot, done)).await.unwrap();
     let note = Batch::new()
         .put(&b"takeover/of-another"[..], &b"2026-01-02T03:04:05+00:00"[..])
         .put(&b"takeover-source/a place"[..], &b"1 2"[..]);
