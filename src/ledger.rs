@@ -247,13 +247,13 @@ impl Ledger {
         Ok(plan)
     }
 
-    /// Writes a plan; survives a killed process when it returns. Old messages are swept out now and then.
+    /// Writes a plan; a killed process may forget what it wrote in its last moment. Old messages are swept out now and then.
     ///
     /// # Errors
     /// As [`keep`](Self::keep).
     pub async fn carry_out(&self, plan: Plan) -> Result<(), KvError> {
         if !plan.batch.ops.is_empty() {
-            self.write(plan.batch).await?;
+            self.write(plan.batch.buffered()).await?;
         }
         let begun = self.begun.fetch_add(plan.begun, Ordering::Relaxed) + plan.begun;
         if begun >= SWEEP_EVERY {

@@ -327,9 +327,13 @@ impl SessionManager {
         });
         entry.set_record(started.await?.ok_or(StartError::Ended)?);
         entry.set_resuming(linked);
-        entry.set_state(if linked { State::Connecting } else { State::Starting }).await;
+        let told = entry.enter(if linked { State::Connecting } else { State::Starting }, None);
         tracing::info!(session = %name, linked, "session starts");
         task::spawn(&self.0, &entry, None);
+        // While it dials: what it tells itself comes after this, for commits are made in the order in which they are asked for.
+        if let Some(status) = told {
+            entry.tell(status).await;
+        }
         Ok(entry)
     }
 

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -80,13 +81,16 @@ impl KvError {
     }
 }
 
+/// How long a write may stay in the memory of this process that did not ask to be flushed.
+pub const BUFFERED_FOR: Duration = Duration::from_millis(100);
+
 /// When a write returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// After it survives a killed process; concurrent writers share one flush.
     #[default]
     Flushed,
-    /// At once; it may be lost with the process, but never reordered before an earlier write.
+    /// At once; a process that is killed within [`BUFFERED_FOR`] may lose it. Never reordered before an earlier write.
     Buffered,
 }
 

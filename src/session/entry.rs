@@ -280,6 +280,13 @@ impl Entry {
 
     /// The same as `set_state` for a state that is known to end at a certain time.
     pub(super) async fn set_state_until(&self, state: State, until: Option<DateTime<Utc>>) {
+        if let Some(status) = self.enter(state, until) {
+            self.tell(status).await;
+        }
+    }
+
+    /// Takes a new state; the caller tells what it returns.
+    pub(super) fn enter(&self, state: State, until: Option<DateTime<Utc>>) -> Option<Status> {
         let status = state.status();
         let mut told = None;
         if state == State::Connected {
@@ -305,9 +312,7 @@ impl Entry {
             true
         });
         self.changed();
-        if let Some(status) = told {
-            self.tell(status).await;
-        }
+        told
     }
 
     /// Notes why it is about to connect anew.

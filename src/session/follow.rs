@@ -17,8 +17,8 @@ use crate::message::Progress;
 use crate::outbox::{Ack, CommitError, NewEvent};
 use crate::store::KvError;
 
-/// How long notes are gathered before they are written: what a killed process forgets of them at most. Long enough that
-/// the steps of one message, or of many at once, are one write.
+/// How long notes are gathered before they are written, buffered: with the time of a buffered write, what a killed process
+/// forgets of them at most. Long enough that the steps of one message, or of many at once, are one write.
 const GATHER: Duration = Duration::from_millis(50);
 /// Notes that wait while the store does not take them; then the newest are dropped. Some 5 MB.
 const MAX_WAITING: usize = 20_000;

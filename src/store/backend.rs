@@ -1,8 +1,8 @@
 //! whatsapp-rust's five storage traits, written once over any `Kv`, scoped to the namespace of one session.
 //!
 //! One backend is the only writer of its namespace. Methods that read, change and write hold the lock of their table for
-//! that time; such writes are buffered, so no lock waits for a flush. What the library relies on after a kill (Signal
-//! sessions, consumed pre-keys, sender keys, the paired device) is flushed before the method returns; the rest is buffered, and
+//! that time; such writes are buffered, so no lock waits for a flush. What the library relies on after a kill (leases of
+//! Signal sessions, sender keys, the paired device) is flushed before the method returns; the rest is buffered, and
 //! the engine never reorders it before an earlier write.
 //!
 //! A failed read or write poisons the backend: the library nacks messages whose keys it can't read, and after a failed
@@ -18,6 +18,7 @@ mod device;
 mod draft;
 mod inbound;
 mod key;
+mod lease;
 mod poll;
 mod protocol;
 mod restore;
@@ -28,7 +29,7 @@ mod value;
 
 use std::fmt;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -65,6 +66,8 @@ pub struct SessionBackend {
     unstored: Mutex<inbound::Unstored>,
     /// Writes that may carry a ratchet.
     writing: inbound::Writing,
+    /// What is on disk of the leases of ratchets.
+    leases: std::sync::Mutex<lease::Leases>,
     /// The last handled messages, once known.
     handled: Mutex<Option<inbound::Block>>,
     /// Whether any message may have been asked for again; known with `handled`.
@@ -114,6 +117,7 @@ impl SessionBackend {
             secrets: Mutex::new(()),
             unstored: Mutex::default(),
             writing: inbound::Writing::default(),
+            leases: std::sync::Mutex::default(),
             handled: Mutex::new(None),
             any_asked: AtomicBool::new(false),
             poll_turn: Mutex::new(None),
@@ -230,6 +234,10 @@ impl SessionBackend {
             self.poison();
             database(error)
         })
+    }
+
+    fn leases(&self) -> MutexGuard<'_, lease::Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn row_of_chat(&self, chat: &str) {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wa_gateway::store::Namespace;
 use wa_gateway::store::backend::SessionBackend;
+use wa_gateway::store::{Batch, Namespace};
 use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
 use whatsapp_rust::wacore::store::traits::{
@@ -552,7 +552,7 @@ async fn the_latest_sync_key_is_one_that_can_be_read() {
     b.set_sync_key(b"old", sync_key(10)).await.unwrap();
     b.set_sync_key(b"young", sync_key(20)).await.unwrap();
     b.set_sync_key(b"bad", sync_key(30)).await.unwrap();
-    let damaged = wa_gateway::store::Batch::new().put("Ybad", "\u{1}nonsense");
+    let damaged = Batch::new().put("Ybad", "\u{1}nonsense");
     kv.write(&ns, damaged).await.unwrap();
     assert_eq!(b.get_latest_sync_key_id().await.unwrap(), Some(b"young".to_vec()));
     b.get_sync_key(b"bad").await.unwrap_err();
@@ -563,10 +563,29 @@ async fn a_row_of_an_unknown_format_is_an_error_not_a_new_device() {
     let folder = tempfile::tempdir().unwrap();
     let kv = engine::sled(&folder.path().join("store"));
     let ns = Namespace::credentials("u");
-    kv.write(&ns, wa_gateway::store::Batch::new().put("Z", "\u{9}{}")).await.unwrap();
+    kv.write(&ns, Batch::new().put("Z", "\u{9}{}")).await.unwrap();
     let b = SessionBackend::new(Arc::clone(&kv), ns, None);
     assert!(!b.has_device().await.unwrap());
     let b: Storage = b;
     assert!(b.exists().await.unwrap());
     b.load().await.map(|_| ()).unwrap_err();
+}
+
+/// Releases before kept an index of sent messages by time.
+#[tokio::test]
+async fn an_index_that_nobody_reads_any_more_goes_with_what_is_expired() {
+    let folder = tempfile::tempdir().unwrap();
+    let kv = engine::sled(&folder.path().join("store"));
+    let ns = Namespace::credentials("u");
+    let backend: Storage = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
+    backend.store_sent_message("c", "1", b"one").await.unwrap();
+    let entries = (0..1_000_u64).fold(Batch::new(), |batch, at| {
+        batch.put([&b"o"[..], &at.to_be_bytes(), b"O\0\0\0\x01c1"].concat(), Bytes::new())
+    });
+    kv.write(&ns, entries).await.unwrap();
+    assert_eq!(backend.delete_expired_sent_messages(1).await.unwrap(), 0);
+    let left = kv.snapshot(&ns).await.unwrap();
+    assert_eq!(left.iter().map(|(key, _)| &key[..1]).collect::<Vec<_>>(), [b"O"]);
+    assert_eq!(backend.delete_expired_sent_messages(i64::MAX).await.unwrap(), 1);
+    assert!(kv.snapshot(&ns).await.unwrap().is_empty());
 }

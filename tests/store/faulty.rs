@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use wa_gateway::store::{Batch, KeyRange, Kv, KvError, Namespace};
+use wa_gateway::store::{Batch, Durability, KeyRange, Kv, KvError, Namespace};
 
 /// Passes everything on, until told to fail.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Faulty {
     pub(crate) fail_reads: AtomicBool,
     /// Changes (writes and drops) still let through; the ones after fail.
     pub(crate) changes_left: AtomicUsize,
+    /// Writes that waited for a flush.
+    pub(crate) flushed: AtomicUsize,
 }
 
 impl Faulty {
@@ -24,6 +26,7 @@ impl Faulty {
             fail_writes: AtomicBool::new(false),
             fail_reads: AtomicBool::new(false),
             changes_left: AtomicUsize::new(usize::MAX),
+            flushed: AtomicUsize::new(0),
         })
     }
 
@@ -56,6 +59,9 @@ impl Kv for Faulty {
     }
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {
         self.change()?;
+        if batch.durability == Durability::Flushed {
+            self.flushed.fetch_add(1, Ordering::SeqCst);
+        }
         self.inner.write(ns, batch).await
     }
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError> {

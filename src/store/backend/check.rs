@@ -67,7 +67,7 @@ fn table_of(table: u8, row: &[u8], value: &Bytes) -> Option<(&'static str, bool)
         key::GROUP => ("a group's members", named() && serde_json::from_slice::<IgnoredAny>(value).is_ok()),
         key::TC_TOKEN => ("a contact's token", named() && value::from_json::<TcTokenEntry>(value).is_ok()),
         key::SENT => ("a sent message", paired() && stamped(value, is_message)),
-        key::SENT_INDEX => ("an index of sent messages", is_index_of(key::SENT)),
+        key::OLD_SENT_INDEX => ("an index of sent messages", is_index_of(key::SENT)),
         key::SECRET => ("a message secret", key::parts(row).is_some() && Secret::from_bytes(value).is_ok()),
         key::SECRET_INDEX => ("an index of message secrets", is_index_of(key::SECRET)),
         key::PENDING => {

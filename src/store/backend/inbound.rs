@@ -308,13 +308,22 @@ impl SessionBackend {
 
     pub(super) async fn expire_pending(&self, cutoff: i64) -> Result<u32> {
         self.store_pending().await?;
-        self.sweep(KeyRange::prefix(vec![key::PENDING]), |batch, key, row| {
-            let expired = value::from_stamped(row).is_ok_and(|(at, _)| at < cutoff);
-            if expired {
-                batch.ops.push(Op::Remove(key.clone()));
-            }
-            expired
-        })
-        .await
+        let mut expired = Vec::new();
+        let removed = self
+            .sweep(KeyRange::prefix(vec![key::PENDING]), |batch, key, row| {
+                let is_expired = value::from_stamped(row).is_ok_and(|(at, _)| at < cutoff);
+                if is_expired {
+                    batch.ops.push(Op::Remove(key.clone()));
+                    expired.push(key.clone());
+                }
+                is_expired
+            })
+            .await?;
+        // One that was put once more meanwhile keeps its row, which then counts as stored too: a removal too many is harmless.
+        let mut unstored = self.unstored.lock().await;
+        expired.retain(|key| unstored.get(key).is_none());
+        unstored.stored.retain(|known| !expired.contains(known));
+        drop(unstored);
+        Ok(removed)
     }
 }

@@ -24,8 +24,8 @@ pub(super) const DEVICE_LIST: u8 = b'U';
 pub(super) const GROUP: u8 = b'R';
 pub(super) const TC_TOKEN: u8 = b'T';
 pub(super) const SENT: u8 = b'O';
-/// Time, then the key of the row.
-pub(super) const SENT_INDEX: u8 = b'o';
+/// Time, then the key of the row; not written any more.
+pub(super) const OLD_SENT_INDEX: u8 = b'o';
 pub(super) const SECRET: u8 = b'X';
 /// Deadline, then the key of the row.
 pub(super) const SECRET_INDEX: u8 = b'x';
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn times_sort_and_come_back() {
         let times = [i64::MIN, -5, 0, 1, 1_700_000_000, i64::MAX];
-        let keys: Vec<_> = times.iter().map(|&at| timed(SENT_INDEX, at, b"row")).collect();
+        let keys: Vec<_> = times.iter().map(|&at| timed(SECRET_INDEX, at, b"row")).collect();
         assert!(keys.is_sorted());
         for (key, at) in keys.iter().zip(times) {
             assert_eq!(split_timed(key), Some((at, Bytes::from_static(b"row"))));

@@ -212,14 +212,11 @@ impl ProtocolStore for SessionBackend {
         self.receive_tc_token(jid, token, token_timestamp).await
     }
 
+    /// One row and no index by time: one more row would be one more page that each send looks at, and what is too old is
+    /// looked for every few minutes only.
     async fn store_sent_message(&self, chat_jid: &str, message_id: &str, payload: &[u8]) -> Result<()> {
-        let now = now_secs();
-        let row = key::joined(key::SENT, [chat_jid], message_id);
-        let entry = key::timed(key::SENT_INDEX, now, &row);
         let _lock = self.sent_messages.lock().await;
-        // The entry first: without its row it is swept away, but a row without it would stay for ever.
-        let batch = Batch::new().put(entry, Bytes::new()).put(row, value::stamped(now, payload));
-        self.write(batch.buffered().loose()).await
+        self.put_buffered(key::joined(key::SENT, [chat_jid], message_id), value::stamped(now_secs(), payload)).await
     }
 
     async fn take_sent_message(&self, chat_jid: &str, message_id: &str) -> Result<Option<Vec<u8>>> {
@@ -228,33 +225,34 @@ impl ProtocolStore for SessionBackend {
         let Some(sent) = self.get(&row).await? else {
             return Ok(None);
         };
-        let (at, payload) = value::from_stamped(&sent)?;
-        let entry = key::timed(key::SENT_INDEX, at, &row);
-        self.write(Batch::new().remove(row).remove(entry).buffered()).await?;
-        Ok(Some(payload.to_vec()))
+        let payload = value::from_stamped(&sent)?.1.to_vec();
+        self.remove_buffered(row).await?;
+        Ok(Some(payload))
     }
 
-    /// An index entry whose row has another time is left over from an id that was stored twice: only it goes.
     async fn delete_expired_sent_messages(&self, cutoff_timestamp: i64) -> Result<u32> {
-        let mut range = KeyRange::prefix(vec![key::SENT_INDEX]).limit(PAGE);
-        range.end = std::ops::Bound::Excluded(key::timed(key::SENT_INDEX, cutoff_timestamp, &[]));
+        // Of older releases; nothing reads it.
+        self.sweep(KeyRange::prefix(vec![key::OLD_SENT_INDEX]), |batch, key, _| {
+            batch.ops.push(Op::Remove(key.clone()));
+            true
+        })
+        .await?;
+        // A page at a time: sends go on in between.
+        let mut range = KeyRange::prefix(vec![key::SENT]).limit(PAGE);
         let mut removed = 0;
         loop {
             let _lock = self.sent_messages.lock().await;
-            let entries = self.range(range.clone()).await?;
-            if entries.is_empty() {
+            let rows = self.range(range.clone()).await?;
+            let Some((last, _)) = rows.last() else {
                 return Ok(removed);
-            }
+            };
+            range.start = std::ops::Bound::Excluded(last.clone());
             let mut batch = Batch::new().buffered();
-            for (entry, _) in entries {
-                if let Some((at, row)) = key::split_timed(&entry)
-                    && let Some(sent) = self.get(&row).await?
-                    && value::from_stamped(&sent)?.0 == at
-                {
+            for (row, sent) in rows {
+                if value::from_stamped(&sent)?.0 < cutoff_timestamp {
                     batch = batch.remove(row);
                     removed += 1;
                 }
-                batch = batch.remove(entry);
             }
             self.write(batch).await?;
         }

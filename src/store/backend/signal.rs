@@ -60,6 +60,7 @@ impl SignalStore for SessionBackend {
     }
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
+        self.leases().forget(address);
         self.put(key::named(key::SESSION, address), Bytes::copy_from_slice(session)).await
     }
 
@@ -67,14 +68,28 @@ impl SignalStore for SessionBackend {
     /// but whose pending row is not written yet; a kill right after such a flush would lose that message (on its
     /// redelivery it counts as seen). Its row comes within microseconds, so while several chats are busy the flush lets
     /// it go first.
+    ///
+    /// Flushed only when something may be sent that a record on disk does not know of: see `lease`.
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
         if sessions.len() > 1 || self.several_chats_are_busy() {
             tokio::time::sleep(ROWS_FIRST).await;
         }
-        self.write(puts(key::SESSION, sessions).loose()).await
+        let batch = puts(key::SESSION, sessions).loose();
+        let covered = {
+            let leases = self.leases();
+            sessions.iter().all(|(address, record)| leases.covers(address, record))
+        };
+        if covered {
+            return self.write(batch.buffered()).await;
+        }
+        self.write(batch).await?;
+        let mut leases = self.leases();
+        sessions.iter().for_each(|(address, record)| leases.flushed(address, record));
+        Ok(())
     }
 
     async fn delete_session(&self, address: &str) -> Result<()> {
+        self.leases().forget(address);
         self.remove(key::named(key::SESSION, address)).await
     }
 
@@ -120,8 +135,9 @@ impl SignalStore for SessionBackend {
         Ok(())
     }
 
+    /// Buffered: the session that it began was written before it, and a key that comes back is asked for by nobody.
     async fn remove_prekey(&self, id: u32) -> Result<()> {
-        self.remove(key::numbered(key::PREKEY, id)).await
+        self.remove_buffered(key::numbered(key::PREKEY, id)).await
     }
 
     async fn get_max_prekey_id(&self) -> Result<u32> {

@@ -1,12 +1,14 @@
 //! Group commit: one thread flushes the log, and writers that come while it does share the next flush.
 //!
 //! sled's own `flush_async` parks one pool thread for every waiter; with a thousand sessions that is a hundred threads for
-//! one flush. The thread is owned by the opened store, which joins it when dropped.
+//! one flush. What nobody waits for is flushed by the same thread a moment later. The thread is owned by the opened store,
+//! which joins it when dropped.
 
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,9 +17,10 @@ use sled::Error;
 use tokio::sync::oneshot;
 
 use super::opened::Marks;
+use crate::store::BUFFERED_FOR;
 
 /// Where many wait, flushes begin so far apart: each wakes all threads of sled's pool, and more writers share one.
-const PACE: Duration = Duration::from_millis(1);
+const PACE: Duration = Duration::from_millis(3);
 /// So many have waited for one flush: there will be more.
 const CROWD: usize = 3;
 
@@ -33,6 +36,10 @@ pub(super) struct Flusher {
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Something was written since the last flush began that nobody waits for.
+    unflushed: AtomicBool,
+    /// The thread looks at `unflushed` only when it is woken; else it does by itself, at most `BUFFERED_FOR` from now.
+    asleep: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +77,45 @@ impl Flusher {
     }
 }
 
+impl Flusher {
+    /// Has what was written before the call flushed within [`BUFFERED_FOR`].
+    pub(super) fn flush_soon(&self) {
+        // In this order, as the thread first says that it sleeps and then looks once more.
+        if !self.shared.unflushed.swap(true, Ordering::SeqCst) && self.shared.asleep.swap(false, Ordering::SeqCst) {
+            let _queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            self.shared.wake.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// The next callers that wait for a flush: none when one is due for what was written meanwhile; `None`: closed.
+    fn next(&self) -> Option<Vec<Waiter>> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if !queue.waiters.is_empty() {
+                return Some(std::mem::take(&mut queue.waiters));
+            }
+            if queue.closed {
+                return None;
+            }
+            let (woken, waited) = self.wake.wait_timeout(queue, BUFFERED_FOR).unwrap_or_else(PoisonError::into_inner);
+            queue = woken;
+            if !waited.timed_out() {
+                continue;
+            }
+            if self.unflushed.load(Ordering::SeqCst) {
+                return Some(Vec::new());
+            }
+            self.asleep.store(true, Ordering::SeqCst);
+            while queue.waiters.is_empty() && !queue.closed && !self.unflushed.load(Ordering::SeqCst) {
+                queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
 impl Drop for Flusher {
     fn drop(&mut self) {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
@@ -86,17 +132,9 @@ fn run(shared: &Shared, db: &sled::Db, syncing: Option<&Syncing>, marks: Option<
     let mut due = Instant::now();
     loop {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        let waiters = {
-            let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            while queue.waiters.is_empty() && !queue.closed {
-                queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            }
-            if queue.waiters.is_empty() {
-                return;
-            }
-            std::mem::take(&mut queue.waiters)
-        };
+        let Some(waiters) = shared.next() else { return };
         let began = Instant::now();
+        shared.unflushed.store(false, Ordering::SeqCst);
         due = if waiters.len() >= CROWD { began + PACE } else { began };
         let flushed = catch_unwind(AssertUnwindSafe(|| {
             let flushed = db.flush()?;
@@ -159,4 +197,36 @@ impl Syncing {
 
 fn ended() -> Error {
     Error::ReportableBug("the store's flush thread has ended".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads the log itself: sled's readers see what is buffered too.
+    fn is_logged(folder: &Path, value: &[u8]) -> bool {
+        std::fs::read(folder.join("db")).unwrap().windows(value.len()).any(|window| window == value)
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_flushed_a_moment_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = sled::Config::new().path(folder.path()).flush_every_ms(None).open().unwrap();
+        let flusher = Flusher::start(db.clone(), None, None).unwrap();
+        // The second time the thread sleeps until it is told.
+        for value in ["the first value", "the second value"] {
+            db.insert("key", value).unwrap();
+            assert!(!is_logged(folder.path(), value.as_bytes()));
+            flusher.flush_soon();
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while !is_logged(folder.path(), value.as_bytes()) {
+                assert!(Instant::now() < deadline, "{value} is still in memory");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            while !flusher.shared.asleep.load(Ordering::SeqCst) {
+                assert!(Instant::now() < deadline, "the thread never rests");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
 }

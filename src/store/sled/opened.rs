@@ -218,6 +218,11 @@ impl Opened {
         Ok(())
     }
 
+    /// Has what was applied before the call flushed a moment later.
+    pub(super) fn flush_soon(&self) {
+        self.flusher.flush_soon();
+    }
+
     /// Drops the tree of a namespace; durable after the next flush.
     pub(super) fn drop_table(&self, ns: &Namespace) -> Result<(), KvError> {
         let Some(table) = self.table(ns) else {
