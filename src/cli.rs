@@ -179,7 +179,8 @@ pub fn misused(what: &str) -> ExitCode {
 /// Starts the log as the settings want it.
 pub fn start_log(config: &Config) {
     let ours = || Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO);
-    let filter: Targets = config.log_filter.parse().unwrap_or_else(|_error| ours());
+    let parts = config.log_filter.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let filter: Targets = parts.collect::<Vec<_>>().join(",").parse().unwrap_or_else(|_error| ours());
     // Else the libraries would make lines that the filter then drops.
     let most = Filter::<Registry>::max_level_hint(&filter).unwrap_or(LevelFilter::TRACE);
     let color = config.color && std::io::stdout().is_terminal();

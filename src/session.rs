@@ -329,11 +329,13 @@ impl SessionManager {
         entry.set_resuming(linked);
         let told = entry.enter(if linked { State::Connecting } else { State::Starting }, None);
         tracing::info!(session = %name, linked, "session starts");
-        task::spawn(&self.0, &entry, None);
-        // While it dials: what it tells itself comes after this, for commits are made in the order in which they are asked for.
-        if let Some(status) = told {
-            entry.tell(status).await;
-        }
+        // Told while it dials. In this order: what the task tells comes after it, for commits are made as they are asked for.
+        let tell = async {
+            if let Some(status) = told {
+                entry.tell(status).await;
+            }
+        };
+        tokio::join!(biased; tell, async { task::spawn(&self.0, &entry, None) });
         Ok(entry)
     }
 

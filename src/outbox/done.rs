@@ -33,13 +33,19 @@ impl Recent {
     /// From its rows, in any order: blocks, and rows of the old layout.
     pub(super) fn load(blocks: &[(Bytes, Bytes)], old: &[(Bytes, Bytes)]) -> Self {
         let mut recent = Self { any_old: !old.is_empty(), ..Self::default() };
-        let mut old: Vec<_> = old.iter().filter_map(|(_, value)| key::old_recent_of(value)).collect();
-        old.sort_unstable();
-        old.iter().for_each(|(_, id)| recent.remember(packed(id)));
-        let mut blocks: Vec<_> = blocks.iter().filter_map(|(_, value)| key::done_of(value)).collect();
-        blocks.sort_unstable();
-        blocks.iter().flat_map(|(_, ids)| ids).for_each(|id| recent.remember(*id));
-        recent.filling = blocks.pop();
+        let blocks: Vec<_> = blocks.iter().filter_map(|(_, value)| key::done_of(value)).collect();
+        let turns = |(last, ids): &(u64, Vec<u128>)| {
+            let first = (last + 1).saturating_sub(ids.len() as u64);
+            (first..).zip(ids.clone()).collect::<Vec<_>>()
+        };
+        // By turn: an older release may have gone on between two runs of this one.
+        let old = old.iter().filter_map(|(_, value)| key::old_recent_of(value)).map(|(turn, id)| (turn, packed(&id)));
+        let mut all: Vec<_> = old.chain(blocks.iter().flat_map(turns)).collect();
+        all.sort_unstable();
+        for (_, id) in all {
+            recent.remember(id);
+        }
+        recent.filling = blocks.into_iter().max_by_key(|(last, _)| *last);
         recent
     }
 

@@ -72,7 +72,9 @@ pub(super) fn done_key(place: u64) -> Bytes {
 pub(super) fn done_value(last: u64, ids: &[u128]) -> Bytes {
     let mut value = BytesMut::with_capacity(8 + 16 * ids.len());
     value.put_u64(last);
-    ids.iter().for_each(|id| value.put_u128(*id));
+    for id in ids {
+        value.put_u128(*id);
+    }
     value.freeze()
 }
 

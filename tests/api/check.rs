@@ -204,7 +204,7 @@ async fn add_rare_rows(store: &Arc<SledStore>, credentials: &Namespace) {
     let asked = Batch::new().put([&b"A"[..], &[1; 16]].concat(), vec![1_u8]);
     kv.write(credentials, asked).await.unwrap();
     // As older releases wrote them.
-    let mut index = [&b"o"[..], &(i64::MIN ^ 1_700_000_000).to_be_bytes()].concat();
+    let mut index = [&b"o"[..], &(i64::MIN + 1_700_000_000).to_be_bytes()].concat();
     index.extend_from_slice(b"O\0\0\0\x01c3EB0E");
     kv.write(credentials, Batch::new().put(index, Bytes::new())).await.unwrap();
     let uid = credentials.as_str().strip_prefix("credentials:").unwrap();

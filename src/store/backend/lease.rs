@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn record(chain: u8) -> SessionRecord {
-        let chain = Chain { sender_ratchet_key: Some(vec![chain; 33].into()), ..Chain::default() };
+        let chain = Chain { sender_ratchet_key: Some(vec![chain; 33]), ..Chain::default() };
         let session = SessionStructure { sender_chain: MessageField::some(chain), ..SessionStructure::default() };
         SessionRecord::new(SessionState::from_session_structure(session))
     }

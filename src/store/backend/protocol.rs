@@ -13,6 +13,9 @@ use super::inbound::pending;
 use super::{PAGE, SessionBackend, key, value};
 use crate::store::{Batch, KeyRange, Op};
 
+/// Sent messages that are looked at together: a send waits for it.
+const SENT_PAGE: usize = 64;
+
 impl SessionBackend {
     async fn lid_mapping(&self, lid: &[u8]) -> Result<Option<LidPnMappingEntry>> {
         self.get(&key::named(key::LID, lid)).await?.as_deref().map(value::from_json).transpose()
@@ -237,8 +240,8 @@ impl ProtocolStore for SessionBackend {
             true
         })
         .await?;
-        // A page at a time: sends go on in between.
-        let mut range = KeyRange::prefix(vec![key::SENT]).limit(PAGE);
+        // A page at a time: sends go on in between. What is damaged stays: it is nobody's trouble but its reader's.
+        let mut range = KeyRange::prefix(vec![key::SENT]).limit(SENT_PAGE);
         let mut removed = 0;
         loop {
             let _lock = self.sent_messages.lock().await;
@@ -249,7 +252,7 @@ impl ProtocolStore for SessionBackend {
             range.start = std::ops::Bound::Excluded(last.clone());
             let mut batch = Batch::new().buffered();
             for (row, sent) in rows {
-                if value::from_stamped(&sent)?.0 < cutoff_timestamp {
+                if value::from_stamped(&sent).is_ok_and(|(at, _)| at < cutoff_timestamp) {
                     batch = batch.remove(row);
                     removed += 1;
                 }

@@ -84,7 +84,9 @@ impl SignalStore for SessionBackend {
         }
         self.write(batch).await?;
         let mut leases = self.leases();
-        sessions.iter().for_each(|(address, record)| leases.flushed(address, record));
+        for (address, record) in sessions {
+            leases.flushed(address, record);
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -50,11 +50,16 @@ struct Queue {
 }
 
 impl Flusher {
-    pub(super) fn start(db: sled::Db, syncing: Option<Syncing>, marks: Option<Arc<Marks>>) -> io::Result<Self> {
+    pub(super) fn start(
+        db: sled::Db,
+        written: Arc<Written>,
+        syncing: Option<Syncing>,
+        marks: Option<Arc<Marks>>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = std::thread::Builder::new().name("store-flusher".into()).spawn({
             let shared = Arc::clone(&shared);
-            move || run(&shared, &db, syncing.as_ref(), marks.as_deref())
+            move || run(&shared, &db, &written, syncing.as_ref(), marks.as_deref())
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -105,7 +110,7 @@ impl Shared {
                 continue;
             }
             if self.unflushed.load(Ordering::SeqCst) {
-                return Some(Vec::new());
+                return Some(std::mem::take(&mut queue.waiters));
             }
             self.asleep.store(true, Ordering::SeqCst);
             while queue.waiters.is_empty() && !queue.closed && !self.unflushed.load(Ordering::SeqCst) {
@@ -113,6 +118,32 @@ impl Shared {
             }
             self.asleep.store(false, Ordering::SeqCst);
         }
+    }
+}
+
+/// Numbers of the last write that was applied, and of the last that is known to be flushed.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    applied: AtomicU64,
+    flushed: AtomicU64,
+}
+
+impl Written {
+    /// Gives a write that was applied its number.
+    pub(super) fn next(&self) -> u64 {
+        self.applied.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(super) fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Acquire)
+    }
+
+    fn last(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    fn flushed_to(&self, number: u64) {
+        self.flushed.fetch_max(number, Ordering::AcqRel);
     }
 }
 
@@ -128,20 +159,34 @@ impl Drop for Flusher {
     }
 }
 
-fn run(shared: &Shared, db: &sled::Db, syncing: Option<&Syncing>, marks: Option<&Marks>) {
+fn run(shared: &Shared, db: &sled::Db, written: &Written, syncing: Option<&Syncing>, marks: Option<&Marks>) {
     let mut due = Instant::now();
+    // Of a flush that nobody waited for. The system tells an error of writing once only, so the next who wait are told of it.
+    let mut owed = None;
     loop {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let Some(waiters) = shared.next() else { return };
         let began = Instant::now();
         shared.unflushed.store(false, Ordering::SeqCst);
+        let covers = written.last();
         due = if waiters.len() >= CROWD { began + PACE } else { began };
         let flushed = catch_unwind(AssertUnwindSafe(|| {
             let flushed = db.flush()?;
             syncing.map_or(Ok(flushed), |syncing| syncing.sync().map(|()| flushed).map_err(Error::Io))
         }));
         let panicked = flushed.is_err();
-        let result = flushed.map_or_else(|_| Err(ended()), |flushed| flushed.map(drop));
+        let mut result = flushed.map_or_else(|_| Err(ended()), |flushed| flushed.map(drop));
+        if let Some(error) = owed.take() {
+            result = Err(error);
+        }
+        match &result {
+            Ok(()) => written.flushed_to(covers),
+            Err(error) if waiters.is_empty() => {
+                tracing::error!(%error, "what was written could not be flushed");
+                owed = Some(error.clone());
+            }
+            Err(_) => {}
+        }
         for waiter in waiters {
             // A waiter that is gone was cancelled; its data is flushed all the same.
             drop(waiter.send(result.clone()));
@@ -212,7 +257,7 @@ mod tests {
     fn what_nobody_waits_for_is_flushed_a_moment_later() {
         let folder = tempfile::tempdir().unwrap();
         let db = sled::Config::new().path(folder.path()).flush_every_ms(None).open().unwrap();
-        let flusher = Flusher::start(db.clone(), None, None).unwrap();
+        let flusher = Flusher::start(db.clone(), Arc::default(), None, None).unwrap();
         // The second time the thread sleeps until it is told.
         for value in ["the first value", "the second value"] {
             db.insert("key", value).unwrap();
@@ -228,5 +273,27 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_waits_next_hears_of_a_flush_that_failed_unheard() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = sled::Config::new().path(folder.path()).flush_every_ms(None).open().unwrap();
+        // Its log is a pipe's end, which can't be synced.
+        let (pipe, _other) = io::pipe().unwrap();
+        let log = File::from(std::os::fd::OwnedFd::from(pipe));
+        let syncing = Syncing { log, blobs: folder.path().join("none") };
+        let written = Arc::new(Written::default());
+        let flusher = Flusher::start(db.clone(), Arc::clone(&written), Some(syncing), None).unwrap();
+        db.insert("key", "value").unwrap();
+        written.next();
+        flusher.flush_soon();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_logged(folder.path(), b"value") || flusher.shared.unflushed.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline, "it is not flushed");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        flusher.flush().await.unwrap_err();
+        assert_eq!(written.flushed(), 0);
     }
 }

@@ -8,14 +8,14 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::error::OpenError;
-use super::flusher::{Flusher, Syncing};
+use super::flusher::{Flusher, Syncing, Written};
 use super::marker::{self, Mark};
 use super::table::{Live, Table};
 use super::{CACHE_BYTES, SYNC_EVERY_MS, SyncMode};
@@ -40,9 +40,7 @@ pub(super) struct Opened {
     /// Every tree there is: sled has opened them all anyway.
     tables: RwLock<HashMap<Namespace, Arc<Table>>>,
     flusher: Flusher,
-    /// Number of the last write that was applied, and of the last that is known to be flushed.
-    written: AtomicU64,
-    flushed: AtomicU64,
+    written: Arc<Written>,
     /// A disk error was seen.
     failed: AtomicBool,
     /// Namespaces whose buffered writes were lost when the database was reopened.
@@ -118,13 +116,13 @@ impl Opened {
             SyncMode::Soon => None,
             SyncMode::Always => Some(Syncing::of(path).map_err(|error| OpenError::from_io(path, error))?),
         };
-        let flusher =
-            Flusher::start(db.clone(), syncing, marks.clone()).map_err(|error| OpenError::from_io(path, error))?;
+        let written = Arc::default();
+        let flusher = Flusher::start(db.clone(), Arc::clone(&written), syncing, marks.clone())
+            .map_err(|error| OpenError::from_io(path, error))?;
         Ok(Self {
             tables: RwLock::new(tables),
             flusher,
-            written: AtomicU64::new(0),
-            flushed: AtomicU64::new(0),
+            written,
             failed: AtomicBool::new(false),
             lost: Mutex::default(),
             any_lost: AtomicBool::new(false),
@@ -135,7 +133,7 @@ impl Opened {
 
     /// Closes the database; what it returns lost buffered writes.
     pub(super) fn close(self) -> HashSet<Namespace> {
-        let flushed = self.flushed.load(Ordering::Acquire);
+        let flushed = self.written.flushed();
         let mut lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
         for (ns, table) in self.tables.read().unwrap_or_else(PoisonError::into_inner).iter() {
             if table.last_write.load(Ordering::Acquire) > flushed {
@@ -204,7 +202,7 @@ impl Opened {
             };
             let live = table.apply(batch)?;
             // Counted after the write, so that a flush that began before never seems to cover it.
-            table.last_write.fetch_max(self.written.fetch_add(1, Ordering::AcqRel) + 1, Ordering::AcqRel);
+            table.last_write.fetch_max(self.written.next(), Ordering::AcqRel);
             if live == Live::Yes {
                 return Ok(());
             }
@@ -212,10 +210,7 @@ impl Opened {
     }
 
     pub(super) async fn flush(&self) -> Result<(), KvError> {
-        let covers = self.written.load(Ordering::Acquire);
-        self.watch(self.flusher.flush().await.map_err(KvError::engine))?;
-        self.flushed.fetch_max(covers, Ordering::AcqRel);
-        Ok(())
+        self.watch(self.flusher.flush().await.map_err(KvError::engine))
     }
 
     /// Has what was applied before the call flushed a moment later.
