@@ -178,9 +178,7 @@ pub fn misused(what: &str) -> ExitCode {
 
 /// Starts the log as the settings want it.
 pub fn start_log(config: &Config) {
-    let ours = || Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO);
-    let parts = config.log_filter.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let filter: Targets = parts.collect::<Vec<_>>().join(",").parse().unwrap_or_else(|_error| ours());
+    let filter = log_filter(&config.log_filter);
     // Else the libraries would make lines that the filter then drops.
     let most = Filter::<Registry>::max_level_hint(&filter).unwrap_or(LevelFilter::TRACE);
     let color = config.color && std::io::stdout().is_terminal();
@@ -189,6 +187,15 @@ pub fn start_log(config: &Config) {
         LogFormat::Human => log.finish().with(filter).init(),
         LogFormat::Json => log.json().finish().with(filter).init(),
     }
+}
+
+/// The lines that are asked for: levels and targets, with commas between them. What can't be read, or asks for spans or
+/// fields, gives our own lines: those of the libraries name phone numbers.
+fn log_filter(asked: &str) -> Targets {
+    // An empty part would be a level of its own, a space a part of a target's name, a bracket too.
+    let parts: Vec<_> = asked.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let filter = parts.join(",").parse().ok().filter(|_| !parts.is_empty() && !asked.contains('['));
+    filter.unwrap_or_else(|| Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO))
 }
 
 /// Takes sessions of another gateway over by hand.
@@ -231,6 +238,28 @@ mod tests {
 
     fn parse(line: &str) -> Result<Command, String> {
         Command::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn no_filter_brings_the_lines_of_libraries_unasked() {
+        use tracing::Level;
+        for asked in [
+            "off,wa_gateway=info",
+            "off, wa_gateway=info,",
+            " wa_gateway=info , off,,",
+            "wa_gateway[session]=debug",
+            "wa_gateway=loudly",
+            "wa_gateway==debug",
+            ",",
+        ] {
+            let filter = log_filter(asked);
+            assert!(filter.would_enable("wa_gateway::session", &Level::INFO), "{asked}");
+            assert!(!filter.would_enable("wa_gateway::session", &Level::DEBUG), "{asked}");
+            assert!(!filter.would_enable("whatsapp_rust", &Level::ERROR), "{asked}");
+        }
+        let filter = log_filter("warn,wa_gateway=trace");
+        assert!(filter.would_enable("whatsapp_rust", &Level::WARN) && filter.would_enable("wa_gateway", &Level::TRACE));
+        assert!(!log_filter("off").would_enable("wa_gateway", &Level::ERROR));
     }
 
     #[test]

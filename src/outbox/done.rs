@@ -159,13 +159,30 @@ mod tests {
         assert!(rows.0.len() as u64 <= BLOCKS, "{}", rows.0.len());
     }
 
+    fn old_row(turn: u64) -> Batch {
+        let value = [turn.to_be_bytes().as_slice(), id(turn).as_bytes()].concat();
+        Batch::new().put(key::old_recent_key(turn % RECENT_IDS as u64), value)
+    }
+
+    #[test]
+    fn an_older_release_may_go_on_in_between() {
+        let mut rows = Rows::default();
+        for turns in [0..1_500, 2_200..2_300] {
+            let mut recent = rows.load();
+            for turn in turns.clone() {
+                rows.write(recent.put(Batch::new(), turn, &id(turn)));
+                recent.push(turn, &id(turn));
+            }
+            (turns.end..turns.end + 700).for_each(|turn| rows.write(old_row(turn)));
+        }
+        let recent = rows.load();
+        assert!((2_000..3_000).all(|turn| recent.contains(&id(turn))), "the last thousand, whoever wrote them");
+    }
+
     #[test]
     fn rows_of_an_older_release_are_known_until_their_turn_comes() {
         let mut rows = Rows::default();
-        for turn in 500..1_500_u64 {
-            let value = [turn.to_be_bytes().as_slice(), id(turn).as_bytes()].concat();
-            rows.write(Batch::new().put(key::old_recent_key(turn % RECENT_IDS as u64), value));
-        }
+        (500..1_500).for_each(|turn| rows.write(old_row(turn)));
         let mut recent = rows.load();
         assert!((500..1_500).all(|turn| recent.contains(&id(turn))));
         for turn in 1_500..2_100 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wa_gateway::store::backend::SessionBackend;
-use wa_gateway::store::{Batch, Namespace};
+use wa_gateway::store::{Batch, Kv, Namespace};
 use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
 use whatsapp_rust::wacore::store::traits::{
@@ -70,7 +70,13 @@ conformance!(
 );
 
 fn ours(path: &std::path::Path) -> Arc<SessionBackend> {
-    SessionBackend::new(engine::sled(&path.join("store")), Namespace::credentials("u"), None)
+    with_engine(path).0
+}
+
+/// The same, with what it is over.
+fn with_engine(path: &std::path::Path) -> (Arc<SessionBackend>, Arc<dyn Kv>, Namespace) {
+    let (kv, ns) = (engine::sled(&path.join("store")), Namespace::credentials("u"));
+    (SessionBackend::new(Arc::clone(&kv), ns.clone(), None), kv, ns)
 }
 
 async fn identities(b: Storage) {
@@ -546,9 +552,8 @@ async fn an_older_mapping_moves_no_number() {
 #[tokio::test]
 async fn the_latest_sync_key_is_one_that_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(&folder.path().join("store"));
-    let ns = Namespace::credentials("u");
-    let b: Storage = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
+    let (b, kv, ns) = with_engine(folder.path());
+    let b: Storage = b;
     b.set_sync_key(b"old", sync_key(10)).await.unwrap();
     b.set_sync_key(b"young", sync_key(20)).await.unwrap();
     b.set_sync_key(b"bad", sync_key(30)).await.unwrap();
@@ -561,10 +566,8 @@ async fn the_latest_sync_key_is_one_that_can_be_read() {
 #[tokio::test]
 async fn a_row_of_an_unknown_format_is_an_error_not_a_new_device() {
     let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(&folder.path().join("store"));
-    let ns = Namespace::credentials("u");
+    let (b, kv, ns) = with_engine(folder.path());
     kv.write(&ns, Batch::new().put("Z", "\u{9}{}")).await.unwrap();
-    let b = SessionBackend::new(Arc::clone(&kv), ns, None);
     assert!(!b.has_device().await.unwrap());
     let b: Storage = b;
     assert!(b.exists().await.unwrap());
@@ -575,9 +578,8 @@ async fn a_row_of_an_unknown_format_is_an_error_not_a_new_device() {
 #[tokio::test]
 async fn an_index_that_nobody_reads_any_more_goes_with_what_is_expired() {
     let folder = tempfile::tempdir().unwrap();
-    let kv = engine::sled(&folder.path().join("store"));
-    let ns = Namespace::credentials("u");
-    let backend: Storage = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
+    let (backend, kv, ns) = with_engine(folder.path());
+    let backend: Storage = backend;
     backend.store_sent_message("c", "1", b"one").await.unwrap();
     let entries = (0..1_000_u64).fold(Batch::new(), |batch, at| {
         batch.put([&b"o"[..], &at.to_be_bytes(), b"O\0\0\0\x01c1"].concat(), Bytes::new())
@@ -588,4 +590,18 @@ async fn an_index_that_nobody_reads_any_more_goes_with_what_is_expired() {
     assert_eq!(left.iter().map(|(key, _)| &key[..1]).collect::<Vec<_>>(), [b"O"]);
     assert_eq!(backend.delete_expired_sent_messages(i64::MAX).await.unwrap(), 1);
     assert!(kv.snapshot(&ns).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_damaged_sent_message_keeps_nothing_else_from_expiring() {
+    let folder = tempfile::tempdir().unwrap();
+    let (backend, kv, ns) = with_engine(folder.path());
+    let backend: Storage = backend;
+    for id in 0..300 {
+        backend.store_sent_message("c", &format!("{id:03}"), b"text").await.unwrap();
+    }
+    let damaged: &[u8] = b"O\0\0\0\x01c100";
+    kv.write(&ns, Batch::new().put(damaged, "cut")).await.unwrap();
+    assert_eq!(backend.delete_expired_sent_messages(i64::MAX).await.unwrap(), 299);
+    assert_eq!(kv.snapshot(&ns).await.unwrap().iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [damaged]);
 }

@@ -327,3 +327,26 @@ impl SessionBackend {
         Ok(removed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::store::Namespace;
+    use crate::store::sled::SledStore;
+
+    #[tokio::test]
+    async fn what_expires_is_not_remembered_as_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let kv = Arc::new(SledStore::open(&folder.path().join("store")).unwrap());
+        let backend = SessionBackend::new(kv, Namespace::credentials("u"), None);
+        let rows = [("old", 10), ("young", 30)];
+        let rows = rows.map(|(id, at)| (pending("c", "s", id), value::stamped(at, b"text")));
+        backend.keep_pending(rows.clone()).await.unwrap();
+        backend.store_pending().await.unwrap();
+        assert_eq!(backend.expire_pending(20).await.unwrap(), 1);
+        let stored = backend.unstored.lock().await.stored.clone();
+        assert_eq!(stored, HashSet::from([rows[1].0.clone()]));
+    }
+}
