@@ -4,15 +4,23 @@
 //! starts from it goes on behind that ceiling. So a send needs its record on disk only when the ceiling was raised or the
 //! chain is another (`signal_flush.rs`, `persist_signal_state_pre_wire`); every other record is what the library calls
 //! write-behind. It stores both by one method, so the record itself is asked.
+//!
+//! A record that has to be on disk is stored with a ceiling that is [`AHEAD`] of the library's: when the library raises its own,
+//! the disk knows of it already, and that send waits for nothing either. A process that starts from the row goes on behind the
+//! higher ceiling; the receiver skips what was not sent, of which it bears far more (2,000 keys of a chain).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher as _, RandomState};
 
+use bytes::Bytes;
 use whatsapp_rust::buffa::DecodeError;
-use whatsapp_rust::buffa::encoding::{Tag, WireType, decode_varint, skip_field};
+use whatsapp_rust::buffa::encoding::{Tag, WireType, decode_varint, encode_varint, skip_field};
 
-/// Chats whose lease is remembered; with one more all are forgotten, and each record is flushed once more. 16 bytes each.
+/// Chats whose lease is remembered; with one more all are forgotten, and each record is flushed once more. 32 bytes each.
 const CHATS: usize = 4_096;
+
+/// Counters that a row on disk has beyond those that the library leased, 64 at a time. So one send in 192 waits for the disk.
+const AHEAD: u32 = 128;
 
 // RecordStructure, with the field that wacore-libsignal adds (`protocol/local_field.rs`).
 const CURRENT_SESSION: u32 = 1;
@@ -22,53 +30,148 @@ const SENDER_CHAIN: u32 = 6;
 // SessionStructure.Chain.
 const SENDER_RATCHET_KEY: u32 = 1;
 
-/// The leases that are on disk, as far as this backend has flushed them: hashes of addresses, to hashes of ceiling and chain.
+/// The leases that are on disk, as far as this backend has flushed them, by hashes of addresses.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     hashes: RandomState,
-    flushed: HashMap<u64, u64>,
+    stored: HashMap<u64, Stored>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lease {
+    /// Hash of the chain's key, or of its absence.
+    chain: u64,
+    ceiling: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    /// On disk.
+    lease: Lease,
+    /// Hash of what a record holds besides its sending chain, as last written.
+    heard: u64,
+}
+
+/// A record as it is to be stored.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) row: Bytes,
+    /// The lease that is on disk covers it.
+    pub(super) covered: bool,
+    /// Something may have been received since the last row: more than the sending chain is another.
+    pub(super) heard: bool,
 }
 
 impl Leases {
-    /// Whether this record of an address names the lease that is on disk. One that can't be understood does not.
-    pub(super) fn covers(&self, address: &str, record: &[u8]) -> bool {
-        let flushed = self.flushed.get(&self.hashes.hash_one(address));
-        flushed.is_some() && flushed.copied() == self.lease(record)
+    /// Whether this record of an address is within the lease that is on disk, and the row to store for it: with that lease,
+    /// or else with one to be flushed. A record that can't be understood is stored as it is, and flushed.
+    pub(super) fn grant(&self, address: &str, record: &Bytes) -> Grant {
+        let (Ok(asked), Ok(heard)) = (self.lease(record), self.heard(record)) else {
+            return Grant { row: record.clone(), covered: false, heard: true };
+        };
+        let stored = self.stored.get(&self.hashes.hash_one(address));
+        let heard = stored.is_none_or(|stored| stored.heard != heard);
+        let on_disk = stored.map(|stored| stored.lease).filter(|lease| lease.chain == asked.chain);
+        let covered = on_disk.is_some_and(|lease| match (asked.ceiling, lease.ceiling) {
+            (Some(asked), Some(on_disk)) => asked <= on_disk,
+            (asked, on_disk) => asked == on_disk,
+        });
+        let ceiling = if covered {
+            on_disk.and_then(|lease| lease.ceiling)
+        } else {
+            asked.ceiling.map(|ceiling| ceiling.saturating_add(AHEAD))
+        };
+        let row = ceiling.filter(|_| ceiling != asked.ceiling).and_then(|ceiling| with_ceiling(record, ceiling).ok());
+        Grant { row: row.unwrap_or_else(|| record.clone()), covered, heard }
     }
 
-    /// Takes note of a record that was flushed.
-    pub(super) fn flushed(&mut self, address: &str, record: &[u8]) {
+    /// Takes note of a row that was flushed.
+    pub(super) fn flushed(&mut self, address: &str, row: &[u8]) {
         let address = self.hashes.hash_one(address);
-        if self.flushed.len() >= CHATS && !self.flushed.contains_key(&address) {
-            self.flushed.clear();
+        if self.stored.len() >= CHATS && !self.stored.contains_key(&address) {
+            self.stored.clear();
         }
-        match self.lease(record) {
-            Some(lease) => self.flushed.insert(address, lease),
-            None => self.flushed.remove(&address),
+        match (self.lease(row), self.heard(row)) {
+            (Ok(lease), Ok(heard)) => self.stored.insert(address, Stored { lease, heard }),
+            _ => self.stored.remove(&address),
         };
+    }
+
+    /// Takes note of a row that was written under a lease that is on disk.
+    pub(super) fn buffered(&mut self, address: &str, row: &[u8]) {
+        let (address, heard) = (self.hashes.hash_one(address), self.heard(row));
+        if let (Some(stored), Ok(heard)) = (self.stored.get_mut(&address), heard) {
+            stored.heard = heard;
+        }
     }
 
     /// The record of this address is another one now.
     pub(super) fn forget(&mut self, address: &str) {
-        self.flushed.remove(&self.hashes.hash_one(address));
+        self.stored.remove(&self.hashes.hash_one(address));
     }
 
-    fn lease(&self, record: &[u8]) -> Option<u64> {
-        lease(record).ok().map(|lease| self.hashes.hash_one(lease))
+    fn lease(&self, record: &[u8]) -> Result<Lease, DecodeError> {
+        let ceiling = field(record, CEILING)?.and_then(Field::number);
+        let ceiling = ceiling.map(u32::try_from).transpose().map_err(|_| DecodeError::UnexpectedEof)?;
+        let mut chain = Some(record);
+        for number in [CURRENT_SESSION, SENDER_CHAIN, SENDER_RATCHET_KEY] {
+            chain = match chain {
+                Some(message) => field(message, number)?.and_then(Field::bytes),
+                None => None,
+            };
+        }
+        Ok(Lease { chain: self.hashes.hash_one(chain), ceiling })
+    }
+
+    /// Hash of what a received message changes: all but ceiling and incarnation, and of the current session all but its sending chain.
+    fn heard(&self, record: &[u8]) -> Result<u64, DecodeError> {
+        let mut hasher = self.hashes.build_hasher();
+        each_field(record, |number, whole| {
+            if number == CURRENT_SESSION
+                && let Some(session) = field(whole, number)?.and_then(Field::bytes)
+            {
+                return each_field(session, |number, whole| {
+                    if number != SENDER_CHAIN {
+                        hasher.write(whole);
+                    }
+                    Ok(())
+                });
+            }
+            if number < CEILING {
+                hasher.write(whole);
+            }
+            Ok(())
+        })?;
+        Ok(hasher.finish())
     }
 }
 
-/// Ceiling and chain of a record.
-fn lease(record: &[u8]) -> Result<(Option<u64>, Option<&[u8]>), DecodeError> {
-    let ceiling = field(record, CEILING)?.and_then(Field::number);
-    let mut chain = Some(record);
-    for number in [CURRENT_SESSION, SENDER_CHAIN, SENDER_RATCHET_KEY] {
-        chain = match chain {
-            Some(message) => field(message, number)?.and_then(Field::bytes),
-            None => None,
-        };
+/// Calls for each field of a protobuf message, with its number and its bytes, tag included.
+fn each_field<'a>(
+    message: &'a [u8],
+    mut each: impl FnMut(u32, &'a [u8]) -> Result<(), DecodeError>,
+) -> Result<(), DecodeError> {
+    let mut rest = message;
+    while !rest.is_empty() {
+        let (whole, tag) = (rest, Tag::decode(&mut rest)?);
+        skip_field(tag, &mut rest)?;
+        each(tag.field_number(), &whole[..whole.len() - rest.len()])?;
     }
-    Ok((ceiling, chain))
+    Ok(())
+}
+
+/// The record with another ceiling; the library refuses one with two.
+fn with_ceiling(record: &[u8], ceiling: u32) -> Result<Bytes, DecodeError> {
+    let mut row = Vec::with_capacity(record.len() + 8);
+    each_field(record, |number, whole| {
+        if number != CEILING {
+            row.extend_from_slice(whole);
+        }
+        Ok(())
+    })?;
+    Tag::new(CEILING, WireType::Varint).encode(&mut row);
+    encode_varint(ceiling.into(), &mut row);
+    Ok(row.into())
 }
 
 enum Field<'a> {
@@ -111,10 +214,11 @@ fn field(mut message: &[u8], number: u32) -> Result<Option<Field<'_>>, DecodeErr
 
 #[cfg(test)]
 mod tests {
-    use whatsapp_rust::buffa::MessageField;
+    use whatsapp_rust::buffa::{Message as _, MessageField};
     use whatsapp_rust::wacore::libsignal::protocol::{SessionRecord, SessionState};
     use whatsapp_rust::waproto::whatsapp::SessionStructure;
     use whatsapp_rust::waproto::whatsapp::session_structure::Chain;
+    use whatsapp_rust::waproto::whatsapp::session_structure::chain::ChainKey;
 
     use super::*;
 
@@ -124,21 +228,50 @@ mod tests {
         SessionRecord::new(SessionState::from_session_structure(session))
     }
 
-    fn stored(record: &SessionRecord) -> Vec<u8> {
+    fn stored(record: &SessionRecord) -> Bytes {
         let mut row = Vec::new();
         record.serialize_into_for_store(&mut row, &[7; 16]);
-        row
+        row.into()
+    }
+
+    fn ceiling(row: &[u8]) -> Option<u32> {
+        Leases::default().lease(row).unwrap().ceiling
+    }
+
+    /// Stores a record as the backend does; whether it had to be flushed.
+    fn store(leases: &mut Leases, address: &str, record: &SessionRecord) -> (bool, Bytes) {
+        let grant = leases.grant(address, &stored(record));
+        if !grant.covered {
+            leases.flushed(address, &grant.row);
+        }
+        (!grant.covered, grant.row)
     }
 
     #[test]
     fn ceiling_and_chain_are_read_as_the_library_writes_them() {
-        let mut first = record(1);
-        assert_eq!(lease(&stored(&first)).unwrap(), (None, Some(&[1; 33][..])));
+        let leases = Leases::default();
+        let (mut first, chain) = (record(1), leases.hashes.hash_one(Some(&[1_u8; 33][..])));
+        assert_eq!(leases.lease(&stored(&first)).unwrap(), Lease { chain, ceiling: None });
         first.reserve_sender_chain_counters(0);
         let ceiling = first.reserved_sender_chain_index();
         assert!(ceiling > 0);
-        assert_eq!(lease(&stored(&first)).unwrap(), (Some(ceiling.into()), Some(&[1; 33][..])));
-        assert_eq!(lease(&stored(&SessionRecord::new_fresh())).unwrap(), (None, None));
+        assert_eq!(leases.lease(&stored(&first)).unwrap(), Lease { chain, ceiling: Some(ceiling) });
+        let none = leases.hashes.hash_one(None::<&[u8]>);
+        assert_eq!(leases.lease(&stored(&SessionRecord::new_fresh())).unwrap(), Lease { chain: none, ceiling: None });
+    }
+
+    #[test]
+    fn what_is_stored_is_what_the_library_wrote_under_a_higher_ceiling() {
+        let mut here = record(1);
+        here.reserve_sender_chain_counters(0);
+        let asked = here.reserved_sender_chain_index();
+        let (_, row) = store(&mut Leases::default(), "a", &here);
+        assert_eq!(ceiling(&row), Some(asked + AHEAD));
+        // The same incarnation: it is not moved forward.
+        let read = |row: &[u8]| SessionRecord::deserialize_for_store(row, &[7; 16]).unwrap();
+        assert_eq!(read(&row).reserved_sender_chain_index(), asked + AHEAD);
+        assert_eq!(stored(&read(&with_ceiling(&row, asked).unwrap())), stored(&here));
+        assert_eq!(ceiling(&store(&mut Leases::default(), "a", &record(1)).1), None, "one without a lease gets none");
     }
 
     #[test]
@@ -146,31 +279,88 @@ mod tests {
         let mut leases = Leases::default();
         let mut here = record(1);
         here.reserve_sender_chain_counters(0);
-        let row = stored(&here);
-        assert!(!leases.covers("a", &row), "nothing was flushed yet");
-        leases.flushed("a", &row);
-        assert!(leases.covers("a", &row) && !leases.covers("b", &row));
+        assert!(!leases.grant("a", &stored(&here)).covered, "nothing was flushed yet");
+        let (_, row) = store(&mut leases, "a", &here);
+        assert!(leases.grant("a", &stored(&here)).covered && !leases.grant("b", &stored(&here)).covered);
 
         here.session_state_mut().unwrap().set_previous_counter(5);
-        assert_ne!(stored(&here), row);
-        assert!(leases.covers("a", &stored(&here)), "what else has changed rides along");
+        let grant = leases.grant("a", &stored(&here));
+        assert!(grant.covered && grant.row != row, "what else has changed rides along");
 
         let mut other = record(2);
         other.reserve_sender_chain_counters(0);
-        assert!(!leases.covers("a", &stored(&other)), "another chain under the same ceiling");
-        here.reserve_sender_chain_counters(here.reserved_sender_chain_index());
-        assert!(!leases.covers("a", &stored(&here)), "a raised ceiling");
+        assert!(!leases.grant("a", &stored(&other)).covered, "another chain under the same ceiling");
+        assert!(!leases.grant("a", &stored(&record(1))).covered, "no lease where there was one");
 
         leases.forget("a");
-        assert!(!leases.covers("a", &row));
+        assert!(!leases.grant("a", &stored(&here)).covered);
+    }
+
+    /// Whatever was sent, the last row that was flushed must stand above it, and no later row may stand below that.
+    #[test]
+    fn no_counter_is_spent_that_a_row_on_disk_does_not_cover() {
+        let (mut leases, mut here) = (Leases::default(), record(1));
+        let (mut on_disk, mut flushes) = (0, 0);
+        for spent in 0..1_000 {
+            if spent >= here.reserved_sender_chain_index() {
+                here.reserve_sender_chain_counters(spent);
+            }
+            let (flushed, row) = store(&mut leases, "a", &here);
+            let stands = ceiling(&row).unwrap();
+            if flushed {
+                (on_disk, flushes) = (stands, flushes + 1);
+            }
+            assert!(spent < on_disk && stands == on_disk, "{spent} was sent under {on_disk}, stored {stands}");
+        }
+        assert!(flushes <= 6, "{flushes} flushes");
+    }
+
+    #[test]
+    fn what_was_received_is_told_from_what_was_sent() {
+        let (mut leases, mut here) = (Leases::default(), record(1));
+        here.reserve_sender_chain_counters(0);
+        assert!(leases.grant("a", &stored(&here)).heard, "nothing is known of it yet");
+        store(&mut leases, "a", &here);
+        assert!(!leases.grant("a", &stored(&here)).heard, "nothing is another");
+
+        let session = |record: &SessionRecord| {
+            SessionStructure::decode_from_slice(
+                field(&stored(record), CURRENT_SESSION).unwrap().and_then(Field::bytes).unwrap(),
+            )
+            .unwrap()
+        };
+        let again = |session: SessionStructure| {
+            let mut record = SessionRecord::new(SessionState::from_session_structure(session));
+            record.reserve_sender_chain_counters(0);
+            record
+        };
+        let mut sent = session(&here);
+        let key = ChainKey { index: Some(7), ..ChainKey::default() };
+        sent.sender_chain.as_option_mut().unwrap().chain_key = MessageField::some(key);
+        let sent = again(sent);
+        assert_ne!(stored(&sent), stored(&here));
+        assert!(!leases.grant("a", &stored(&sent)).heard, "only the sending chain went on");
+
+        let mut heard = session(&sent);
+        heard.receiver_chains.push(Chain::default());
+        let heard = again(heard);
+        let grant = leases.grant("a", &stored(&heard));
+        assert!(grant.heard && grant.covered, "a receiving chain is another");
+        leases.buffered("a", &grant.row);
+        assert!(!leases.grant("a", &stored(&heard)).heard, "it is written");
+        assert!(leases.grant("a", &stored(&sent)).heard, "what was before it is another again");
+
+        here.archive_current_state().unwrap();
+        assert!(leases.grant("a", &stored(&here)).heard, "the session is an earlier one now");
     }
 
     #[test]
     fn what_is_no_record_is_never_covered() {
         let mut leases = Leases::default();
-        for junk in [&b"\x0a\xff"[..], b"\xff", b"\x07", b"\x0a\x05\x32\xff"] {
+        for junk in [&b"\x0a\xff"[..], b"\xff", b"\x07", b"\x0a\x05\x32\xff", b"\xa0\x06\xff\xff\xff\xff\x7f"] {
             leases.flushed("a", junk);
-            assert!(!leases.covers("a", junk), "{junk:?}");
+            let grant = leases.grant("a", &Bytes::from_static(junk));
+            assert!(!grant.covered && grant.row == junk, "{junk:?}");
         }
     }
 
@@ -181,7 +371,7 @@ mod tests {
         for chat in 0..=CHATS {
             leases.flushed(&chat.to_string(), &row);
         }
-        assert!(leases.flushed.len() <= CHATS);
-        assert!(leases.covers(&CHATS.to_string(), &row), "the last one is among them");
+        assert!(leases.stored.len() <= CHATS);
+        assert!(leases.grant(&CHATS.to_string(), &row).covered, "the last one is among them");
     }
 }

@@ -67,25 +67,32 @@ impl SignalStore for SessionBackend {
     /// whatsapp-rust 0.7.0 flushes all ratchets that moved, also that of a message in another chat which is decrypted
     /// but whose pending row is not written yet; a kill right after such a flush would lose that message (on its
     /// redelivery it counts as seen). Its row comes within microseconds, so while several chats are busy the flush lets
-    /// it go first.
+    /// it go first. Where nothing was received there is no such row, and a send waits for nothing.
     ///
     /// Flushed only when something may be sent that a record on disk does not know of: see `lease`.
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
-        if sessions.len() > 1 || self.several_chats_are_busy() {
+        let (mut covered, mut heard, mut rows) = (true, false, Vec::with_capacity(sessions.len()));
+        {
+            let leases = self.leases();
+            for (address, record) in sessions {
+                let grant = leases.grant(address, record);
+                covered &= grant.covered;
+                heard |= grant.heard;
+                rows.push((Arc::clone(address), grant.row));
+            }
+        }
+        if heard && (sessions.len() > 1 || self.several_chats_are_busy()) {
             tokio::time::sleep(ROWS_FIRST).await;
         }
-        let batch = puts(key::SESSION, sessions).loose();
-        let covered = {
-            let leases = self.leases();
-            sessions.iter().all(|(address, record)| leases.covers(address, record))
-        };
+        let batch = puts(key::SESSION, &rows).loose();
         if covered {
-            return self.write(batch.buffered()).await;
+            self.write(batch.buffered()).await?;
+        } else {
+            self.write(batch).await?;
         }
-        self.write(batch).await?;
         let mut leases = self.leases();
-        for (address, record) in sessions {
-            leases.flushed(address, record);
+        for (address, row) in &rows {
+            if covered { leases.buffered(address, row) } else { leases.flushed(address, row) }
         }
         Ok(())
     }
