@@ -285,7 +285,7 @@ impl SessionManager {
         if self.0.token.is_cancelled() {
             return Err(StartError::ShuttingDown);
         }
-        let entry = self.create(&name).await?;
+        let (entry, is_new) = self.create(&name).await?;
         if entry.record().away {
             return Err(StartError::Moved);
         }
@@ -316,7 +316,7 @@ impl SessionManager {
             Err(_) if matches!(state, State::Damaged(_)) => return Err(StartError::Damaged),
             Err(error) => return Err(error.into()),
         }
-        if state == State::LoggedOut || entry.record().state == RecordState::LoggedOut {
+        if !is_new && (state == State::LoggedOut || entry.record().state == RecordState::LoggedOut) {
             // A logout that could not remove the credentials leaves them void.
             self.0.kv.drop_namespace(&credentials).await?;
         }
@@ -339,14 +339,15 @@ impl SessionManager {
         Ok(entry)
     }
 
-    /// The listed session of a name, made when there is none. Call while it is the name's turn.
-    async fn create(&self, name: &SessionName) -> Result<Arc<Entry>, KvError> {
+    /// The listed session of a name, made when there is none; `true`: nothing was ever stored of it. Call while it is the
+    /// name's turn.
+    async fn create(&self, name: &SessionName) -> Result<(Arc<Entry>, bool), KvError> {
         if let Some(entry) = self.entry(name.as_str()) {
-            return Ok(entry);
+            return Ok((entry, false));
         }
-        let record = {
+        let (record, is_new) = {
             let _reserving = self.0.reserving.lock().await;
-            self.0.registry.reserve(name).await?
+            self.0.registry.find_or_reserve(name).await?
         };
         let entry = self.make(record, State::LoggedOut);
         // Nothing is listed that could not be delivered.
@@ -354,7 +355,7 @@ impl SessionManager {
             return Err(KvError::engine("a new outbox can't be read"));
         }
         self.enlist(&entry);
-        Ok(entry)
+        Ok((entry, is_new))
     }
 
     /// An entry over what is stored of a session, of which nothing is read yet.

@@ -197,9 +197,17 @@ impl Registry {
     /// # Errors
     /// As the engine's `write`.
     pub async fn reserve(&self, name: &SessionName) -> Result<SessionRecord, KvError> {
+        self.find_or_reserve(name).await.map(|(record, _is_new)| record)
+    }
+
+    /// The same; `true`: it was made by this call, and nothing was ever stored under its uid.
+    ///
+    /// # Errors
+    /// As the engine's `write`.
+    pub async fn find_or_reserve(&self, name: &SessionName) -> Result<(SessionRecord, bool), KvError> {
         for _ in 0..CONFLICT_RETRIES {
             if let Some(record) = self.get(name).await? {
-                return Ok(record);
+                return Ok((record, false));
             }
             let counter = self.row(SEQUENCE).await?;
             let sequence = match counter.as_deref() {
@@ -226,7 +234,7 @@ impl Registry {
                 .put(name_key(name), record.uid.clone())
                 .put(key(RECORD, record.uid.as_bytes()), json(&record)?);
             match self.kv.write(&self.ns, batch).await {
-                Ok(()) => return Ok(record),
+                Ok(()) => return Ok((record, true)),
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
             }
