@@ -129,6 +129,11 @@ export class Simulator {
     return poll(`the companions of ${phone} to acknowledge everything`, async () => (await this.devices(phone)).every((device) => device.queued === 0), options)
   }
 
+  /** When it has noticed that no companion of a phone is connected. */
+  async away(phone, options) {
+    return poll(`the companions of ${phone} to be away`, async () => (await this.devices(phone)).every((device) => !device.online), options)
+  }
+
   /** Makes a group of these numbers, the first its admin; its JID. */
   async group(subject, members, lid = false) {
     return (await this.post('/group', { subject, members, lid })).jid
