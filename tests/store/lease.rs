@@ -11,6 +11,7 @@ use whatsapp_rust::wacore::libsignal::protocol::{SessionRecord, SessionState, Si
 use whatsapp_rust::wacore::store::traits::SignalStore as _;
 use whatsapp_rust::waproto::whatsapp::SessionStructure;
 use whatsapp_rust::waproto::whatsapp::session_structure::Chain;
+use whatsapp_rust::waproto::whatsapp::session_structure::chain::ChainKey;
 
 use crate::engine::{Home, over_both};
 use crate::faulty::Faulty;
@@ -18,7 +19,8 @@ use crate::faulty::Faulty;
 over_both!(a_ratchet_is_flushed_when_its_lease_is_another, a_backend_trusts_no_lease_of_the_one_before);
 
 fn record(chain: u8, spent: u32) -> SessionRecord {
-    let chain = Chain { sender_ratchet_key: Some(vec![chain; 33]), ..Chain::default() };
+    let key = MessageField::some(ChainKey { index: Some(0), key: Some(vec![9; 32].into()), ..ChainKey::default() });
+    let chain = Chain { sender_ratchet_key: Some(vec![chain; 33]), chain_key: key, ..Chain::default() };
     let session = SessionStructure { sender_chain: MessageField::some(chain), ..SessionStructure::default() };
     let mut record = SessionRecord::new(SessionState::from_session_structure(session));
     record.reserve_sender_chain_counters(spent);

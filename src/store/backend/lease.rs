@@ -5,8 +5,9 @@
 //! chain is another (`signal_flush.rs`, `persist_signal_state_pre_wire`); every other record is what the library calls
 //! write-behind. It stores both by one method, so the record itself is asked.
 //!
-//! A record that has to be on disk is stored with a ceiling that is [`AHEAD`] of the library's: when the library raises its own,
-//! the disk knows of it already, and that send waits for nothing either. A process that starts from the row goes on behind the
+//! A record that has to be on disk is stored with a ceiling that is [`AHEAD`] counters higher: when the library raises its own,
+//! the disk knows of it already, and that send waits for nothing either. It is counted from the chain's place, as the library
+//! may read such a row again: the ceiling must not climb with each reading, and no process move the chain that sent nothing. A process that starts from the row goes on behind the
 //! higher ceiling; the receiver skips what was not sent, of which it bears far more (2,000 keys of a chain).
 
 use std::collections::HashMap;
@@ -15,12 +16,13 @@ use std::hash::{BuildHasher, Hasher as _, RandomState};
 use bytes::Bytes;
 use whatsapp_rust::buffa::DecodeError;
 use whatsapp_rust::buffa::encoding::{Tag, WireType, decode_varint, encode_varint, skip_field, varint_len};
+use whatsapp_rust::wacore::libsignal::protocol::consts::SENDER_CHAIN_RESERVATION_BATCH;
 
 /// Chats whose lease is remembered; with one more all are forgotten, and each record is flushed once more. 32 bytes each.
 const CHATS: usize = 4_096;
 
-/// Counters that a row on disk has beyond those that the library leased, 64 at a time. So one send in 192 waits for the disk.
-const AHEAD: u32 = 128;
+/// Counters from a chain's place to the ceiling of a row on disk. The library leases 64 at a time: one send in 192 waits for the disk.
+const AHEAD: u32 = 3 * SENDER_CHAIN_RESERVATION_BATCH;
 
 // RecordStructure, with the field that wacore-libsignal adds (`protocol/local_field.rs`).
 const CURRENT_SESSION: u32 = 1;
@@ -29,6 +31,9 @@ const CEILING: u32 = 100;
 const SENDER_CHAIN: u32 = 6;
 // SessionStructure.Chain.
 const SENDER_RATCHET_KEY: u32 = 1;
+const CHAIN_KEY: u32 = 3;
+// SessionStructure.Chain.ChainKey.
+const INDEX: u32 = 1;
 
 /// The leases that are on disk, as far as this backend has flushed them, by hashes of addresses.
 #[derive(Debug, Default)]
@@ -44,11 +49,14 @@ struct Lease {
     ceiling: Option<u32>,
 }
 
-#[derive(Debug)]
-struct Stored {
+/// What is known of a stored row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored {
     /// On disk.
     lease: Lease,
-    /// Hash of what a record holds besides its sending chain, as last written.
+    /// The ceiling of the record that the row was made for.
+    asked: Option<u32>,
+    /// Hash of what it holds besides its sending chain.
     heard: u64,
 }
 
@@ -60,49 +68,52 @@ pub(super) struct Grant {
     pub(super) covered: bool,
     /// Something may have been received since the last row: more than the sending chain is another.
     pub(super) heard: bool,
+    /// To be noted when it is written; `None`: the record can't be understood.
+    pub(super) stored: Option<Stored>,
 }
 
 impl Leases {
     /// Whether this record of an address is within the lease that is on disk, and the row to store for it: with that lease,
     /// or else with one to be flushed. A record that can't be understood is stored as it is, and flushed.
     pub(super) fn grant(&self, address: &str, record: &Bytes) -> Grant {
-        let (Ok(asked), Ok(heard)) = (self.lease(record), self.heard(record)) else {
-            return Grant { row: record.clone(), covered: false, heard: true };
+        let (Ok((asked, place)), Ok(heard)) = (self.lease(record), self.heard(record)) else {
+            return Grant { row: record.clone(), covered: false, heard: true, stored: None };
         };
-        let stored = self.stored.get(&self.hashes.hash_one(address));
-        let heard = stored.is_none_or(|stored| stored.heard != heard);
-        let on_disk = stored.map(|stored| stored.lease).filter(|lease| lease.chain == asked.chain);
-        let covered = on_disk.is_some_and(|lease| match (asked.ceiling, lease.ceiling) {
+        let known = self.stored.get(&self.hashes.hash_one(address));
+        let is_new = known.is_none_or(|known| known.heard != heard);
+        // One that asks for less than before was another in between, of which the disk may know nothing.
+        let on_disk = known.filter(|known| known.lease.chain == asked.chain && known.asked <= asked.ceiling);
+        let on_disk = on_disk.map(|known| known.lease).filter(|on_disk| match (asked.ceiling, on_disk.ceiling) {
             (Some(asked), Some(on_disk)) => asked <= on_disk,
             (asked, on_disk) => asked == on_disk,
         });
-        let ceiling = if covered {
-            on_disk.and_then(|lease| lease.ceiling)
-        } else {
-            asked.ceiling.map(|ceiling| ceiling.saturating_add(AHEAD))
-        };
-        let row = ceiling.filter(|_| ceiling != asked.ceiling).and_then(|ceiling| with_ceiling(record, ceiling).ok());
-        Grant { row: row.unwrap_or_else(|| record.clone()), covered, heard }
+        let lease = on_disk.unwrap_or_else(|| match (asked.ceiling, place) {
+            // Before the next send the library raises a ceiling that is reached.
+            (Some(ceiling), Some(place)) if place < ceiling => {
+                Lease { ceiling: Some(ceiling.max(place.saturating_add(AHEAD))), ..asked }
+            }
+            _ => asked,
+        });
+        let row =
+            match lease.ceiling.filter(|_| lease.ceiling != asked.ceiling).map(|raised| with_ceiling(record, raised)) {
+                None => record.clone(),
+                Some(Ok(row)) => row,
+                Some(Err(_)) => return Grant { row: record.clone(), covered: false, heard: true, stored: None },
+            };
+        let stored = Some(Stored { lease, asked: asked.ceiling, heard });
+        Grant { row, covered: on_disk.is_some(), heard: is_new, stored }
     }
 
-    /// Takes note of a row that was flushed.
-    pub(super) fn flushed(&mut self, address: &str, row: &[u8]) {
+    /// Takes note of a row that was written: flushed, unless the lease on disk covers it.
+    pub(super) fn written(&mut self, address: &str, stored: Option<Stored>) {
         let address = self.hashes.hash_one(address);
         if self.stored.len() >= CHATS && !self.stored.contains_key(&address) {
             self.stored.clear();
         }
-        match (self.lease(row), self.heard(row)) {
-            (Ok(lease), Ok(heard)) => self.stored.insert(address, Stored { lease, heard }),
-            _ => self.stored.remove(&address),
+        match stored {
+            Some(stored) => self.stored.insert(address, stored),
+            None => self.stored.remove(&address),
         };
-    }
-
-    /// Takes note of a row that was written under a lease that is on disk.
-    pub(super) fn buffered(&mut self, address: &str, row: &[u8]) {
-        let (address, heard) = (self.hashes.hash_one(address), self.heard(row));
-        if let (Some(stored), Ok(heard)) = (self.stored.get_mut(&address), heard) {
-            stored.heard = heard;
-        }
     }
 
     /// The record of this address is another one now.
@@ -110,17 +121,16 @@ impl Leases {
         self.stored.remove(&self.hashes.hash_one(address));
     }
 
-    fn lease(&self, record: &[u8]) -> Result<Lease, DecodeError> {
-        let ceiling = field(record, CEILING)?.and_then(Field::number);
-        let ceiling = ceiling.map(u32::try_from).transpose().map_err(|_| DecodeError::UnexpectedEof)?;
-        let mut chain = Some(record);
-        for number in [CURRENT_SESSION, SENDER_CHAIN, SENDER_RATCHET_KEY] {
-            chain = match chain {
-                Some(message) => field(message, number)?.and_then(Field::bytes),
-                None => None,
-            };
-        }
-        Ok(Lease { chain: self.hashes.hash_one(chain), ceiling })
+    /// The lease of a record, and the place of its sending chain.
+    fn lease(&self, record: &[u8]) -> Result<(Lease, Option<u32>), DecodeError> {
+        let small = |number: Option<u64>| number.map(u32::try_from).transpose().map_err(|_| DecodeError::UnexpectedEof);
+        let ceiling = small(field(record, CEILING)?.and_then(Field::number))?;
+        let chain = within(within(Some(record), CURRENT_SESSION)?, SENDER_CHAIN)?;
+        let place = match within(chain, CHAIN_KEY)? {
+            Some(key) => small(field(key, INDEX)?.and_then(Field::number))?,
+            None => None,
+        };
+        Ok((Lease { chain: self.hashes.hash_one(within(chain, SENDER_RATCHET_KEY)?), ceiling }, place))
     }
 
     /// Hash of what a received message changes: all but ceiling and incarnation, and of the current session all but its sending chain.
@@ -144,6 +154,11 @@ impl Leases {
         })?;
         Ok(hasher.finish())
     }
+}
+
+/// The bytes of a field within a message.
+fn within(message: Option<&[u8]>, number: u32) -> Result<Option<&[u8]>, DecodeError> {
+    message.map_or(Ok(None), |message| Ok(field(message, number)?.and_then(Field::bytes)))
 }
 
 /// Calls for each field of a protobuf message, with its number and its bytes, tag included.
@@ -230,7 +245,13 @@ mod tests {
     use super::*;
 
     fn record(chain: u8) -> SessionRecord {
-        let chain = Chain { sender_ratchet_key: Some(vec![chain; 33]), ..Chain::default() };
+        at(chain, 0)
+    }
+
+    fn at(chain: u8, place: u32) -> SessionRecord {
+        let key = ChainKey { index: Some(place), key: Some(vec![9; 32].into()), ..ChainKey::default() };
+        let (ratchet, key) = (Some(vec![chain; 33]), MessageField::some(key));
+        let chain = Chain { sender_ratchet_key: ratchet, chain_key: key, ..Chain::default() };
         let session = SessionStructure { sender_chain: MessageField::some(chain), ..SessionStructure::default() };
         SessionRecord::new(SessionState::from_session_structure(session))
     }
@@ -242,15 +263,13 @@ mod tests {
     }
 
     fn ceiling(row: &[u8]) -> Option<u32> {
-        Leases::default().lease(row).unwrap().ceiling
+        Leases::default().lease(row).unwrap().0.ceiling
     }
 
     /// Stores a record as the backend does; whether it had to be flushed.
     fn store(leases: &mut Leases, address: &str, record: &SessionRecord) -> (bool, Bytes) {
         let grant = leases.grant(address, &stored(record));
-        if !grant.covered {
-            leases.flushed(address, &grant.row);
-        }
+        leases.written(address, grant.stored);
         (!grant.covered, grant.row)
     }
 
@@ -258,13 +277,17 @@ mod tests {
     fn ceiling_and_chain_are_read_as_the_library_writes_them() {
         let leases = Leases::default();
         let (mut first, chain) = (record(1), leases.hashes.hash_one(Some(&[1_u8; 33][..])));
-        assert_eq!(leases.lease(&stored(&first)).unwrap(), Lease { chain, ceiling: None });
+        assert_eq!(leases.lease(&stored(&first)).unwrap(), (Lease { chain, ceiling: None }, Some(0)));
         first.reserve_sender_chain_counters(0);
         let ceiling = first.reserved_sender_chain_index();
         assert!(ceiling > 0);
-        assert_eq!(leases.lease(&stored(&first)).unwrap(), Lease { chain, ceiling: Some(ceiling) });
+        assert_eq!(leases.lease(&stored(&first)).unwrap(), (Lease { chain, ceiling: Some(ceiling) }, Some(0)));
+        assert_eq!(leases.lease(&stored(&at(1, 300))).unwrap().1, Some(300));
         let none = leases.hashes.hash_one(None::<&[u8]>);
-        assert_eq!(leases.lease(&stored(&SessionRecord::new_fresh())).unwrap(), Lease { chain: none, ceiling: None });
+        assert_eq!(
+            leases.lease(&stored(&SessionRecord::new_fresh())).unwrap(),
+            (Lease { chain: none, ceiling: None }, None)
+        );
     }
 
     #[test]
@@ -273,10 +296,10 @@ mod tests {
         here.reserve_sender_chain_counters(0);
         let asked = here.reserved_sender_chain_index();
         let (_, row) = store(&mut Leases::default(), "a", &here);
-        assert_eq!(ceiling(&row), Some(asked + AHEAD));
+        assert_eq!(ceiling(&row), Some(AHEAD));
         // The same incarnation: it is not moved forward.
         let read = |row: &[u8]| SessionRecord::deserialize_for_store(row, &[7; 16]).unwrap();
-        assert_eq!(read(&row).reserved_sender_chain_index(), asked + AHEAD);
+        assert_eq!(read(&row).reserved_sender_chain_index(), AHEAD);
         assert_eq!(stored(&read(&with_ceiling(&row, asked).unwrap())), stored(&here));
         assert_eq!(ceiling(&store(&mut Leases::default(), "a", &record(1)).1), None, "one without a lease gets none");
     }
@@ -306,12 +329,14 @@ mod tests {
     /// Whatever was sent, the last row that was flushed must stand above it, and no later row may stand below that.
     #[test]
     fn no_counter_is_spent_that_a_row_on_disk_does_not_cover() {
-        let (mut leases, mut here) = (Leases::default(), record(1));
+        let (mut leases, mut ceilings) = (Leases::default(), record(1));
         let (mut on_disk, mut count) = (0, 0);
         for spent in 0..1_000 {
-            if spent >= here.reserved_sender_chain_index() {
-                here.reserve_sender_chain_counters(spent);
+            if spent >= ceilings.reserved_sender_chain_index() {
+                ceilings.reserve_sender_chain_counters(spent);
             }
+            let mut here = at(1, spent + 1);
+            here.reserve_sender_chain_counters(ceilings.reserved_sender_chain_index() - SENDER_CHAIN_RESERVATION_BATCH);
             let (flushed, row) = store(&mut leases, "a", &here);
             let stands = ceiling(&row).unwrap();
             if flushed {
@@ -319,7 +344,36 @@ mod tests {
             }
             assert!(spent < on_disk && stands == on_disk, "{spent} was sent under {on_disk}, stored {stands}");
         }
-        assert!(count <= 6, "{count} count");
+        assert!(count <= 6, "flushed {count} times");
+    }
+
+    /// Rows are read again after an eviction, by the same incarnation of the library, and after a restart, by another.
+    #[test]
+    fn neither_ceiling_nor_place_climbs_when_rows_are_only_read_and_stored() {
+        let mut here = at(1, 3);
+        here.reserve_sender_chain_counters(0);
+        let (_, mut row) = store(&mut Leases::default(), "a", &here);
+        for round in 0..100 {
+            let incarnation = if round < 50 { [7; 16] } else { [round; 16] };
+            let read = SessionRecord::deserialize_for_store(&row, &incarnation).unwrap();
+            let mut again = Vec::new();
+            read.serialize_into_for_store(&mut again, &incarnation);
+            row = Leases::default().grant("a", &again.into()).row;
+            let (lease, place) = Leases::default().lease(&row).unwrap();
+            assert_eq!(lease.ceiling, Some(3 + AHEAD), "round {round}");
+            assert_eq!(place, Some(if round < 50 { 3 } else { 3 + AHEAD }), "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_session_that_was_another_in_between_is_flushed() {
+        let mut leases = Leases::default();
+        let mut here = at(1, 70);
+        here.reserve_sender_chain_counters(70);
+        store(&mut leases, "a", &here);
+        let mut back = at(1, 70);
+        back.reserve_sender_chain_counters(0);
+        assert!(!leases.grant("a", &stored(&back)).covered);
     }
 
     #[test]
@@ -342,8 +396,7 @@ mod tests {
             record
         };
         let mut sent = session(&here);
-        let key = ChainKey { index: Some(7), ..ChainKey::default() };
-        sent.sender_chain.as_option_mut().unwrap().chain_key = MessageField::some(key);
+        sent.sender_chain.as_option_mut().unwrap().chain_key.as_option_mut().unwrap().index = Some(7);
         let sent = again(sent);
         assert_ne!(stored(&sent), stored(&here));
         assert!(!leases.grant("a", &stored(&sent)).heard, "only the sending chain went on");
@@ -353,7 +406,7 @@ mod tests {
         let heard = again(heard);
         let grant = leases.grant("a", &stored(&heard));
         assert!(grant.heard && grant.covered, "a receiving chain is another");
-        leases.buffered("a", &grant.row);
+        leases.written("a", grant.stored);
         assert!(!leases.grant("a", &stored(&heard)).heard, "it is written");
         assert!(leases.grant("a", &stored(&sent)).heard, "what was before it is another again");
 
@@ -365,7 +418,8 @@ mod tests {
     fn what_is_no_record_is_never_covered() {
         let mut leases = Leases::default();
         for junk in [&b"\x0a\xff"[..], b"\xff", b"\x07", b"\x0a\x05\x32\xff", b"\xa0\x06\xff\xff\xff\xff\x7f"] {
-            leases.flushed("a", junk);
+            let first = leases.grant("a", &Bytes::from_static(junk));
+            leases.written("a", first.stored);
             let grant = leases.grant("a", &Bytes::from_static(junk));
             assert!(!grant.covered && grant.row == junk, "{junk:?}");
         }
@@ -376,7 +430,8 @@ mod tests {
         let mut leases = Leases::default();
         let row = stored(&record(1));
         for chat in 0..=CHATS {
-            leases.flushed(&chat.to_string(), &row);
+            let grant = leases.grant(&chat.to_string(), &row);
+            leases.written(&chat.to_string(), grant.stored);
         }
         assert!(leases.stored.len() <= CHATS);
         assert!(leases.grant(&CHATS.to_string(), &row).covered, "the last one is among them");

@@ -71,7 +71,8 @@ impl SignalStore for SessionBackend {
     ///
     /// Flushed only when something may be sent that a record on disk does not know of: see `lease`.
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
-        let (mut covered, mut heard, mut rows) = (true, false, Vec::with_capacity(sessions.len()));
+        let (mut covered, mut heard) = (true, false);
+        let (mut rows, mut notes) = (Vec::with_capacity(sessions.len()), Vec::with_capacity(sessions.len()));
         {
             let leases = self.leases();
             for (address, record) in sessions {
@@ -79,20 +80,17 @@ impl SignalStore for SessionBackend {
                 covered &= grant.covered;
                 heard |= grant.heard;
                 rows.push((Arc::clone(address), grant.row));
+                notes.push(grant.stored);
             }
         }
         if heard && (sessions.len() > 1 || self.several_chats_are_busy()) {
             tokio::time::sleep(ROWS_FIRST).await;
         }
         let batch = puts(key::SESSION, &rows).loose();
-        if covered {
-            self.write(batch.buffered()).await?;
-        } else {
-            self.write(batch).await?;
-        }
+        self.write(if covered { batch.buffered() } else { batch }).await?;
         let mut leases = self.leases();
-        for (address, row) in &rows {
-            if covered { leases.buffered(address, row) } else { leases.flushed(address, row) }
+        for ((address, _row), stored) in rows.iter().zip(notes) {
+            leases.written(address, stored);
         }
         Ok(())
     }
@@ -176,6 +174,10 @@ impl SignalStore for SessionBackend {
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
+        // The library stores them behind the sessions of the same moment; see there.
+        if self.several_chats_are_busy() {
+            tokio::time::sleep(ROWS_FIRST).await;
+        }
         self.write(puts(key::SENDER_KEY, sender_keys).loose()).await
     }
 
