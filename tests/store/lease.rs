@@ -19,7 +19,7 @@ use crate::faulty::Faulty;
 over_both!(a_ratchet_is_flushed_when_its_lease_is_another, a_backend_trusts_no_lease_of_the_one_before);
 
 fn record(chain: u8, spent: u32) -> SessionRecord {
-    let key = MessageField::some(ChainKey { index: Some(0), key: Some(vec![9; 32].into()), ..ChainKey::default() });
+    let key = MessageField::some(ChainKey { index: Some(0), key: Some(vec![9; 32].into()) });
     let chain = Chain { sender_ratchet_key: Some(vec![chain; 33]), chain_key: key, ..Chain::default() };
     let session = SessionStructure { sender_chain: MessageField::some(chain), ..SessionStructure::default() };
     let mut record = SessionRecord::new(SessionState::from_session_structure(session));

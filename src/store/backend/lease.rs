@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn at(chain: u8, place: u32) -> SessionRecord {
-        let key = ChainKey { index: Some(place), key: Some(vec![9; 32].into()), ..ChainKey::default() };
+        let key = ChainKey { index: Some(place), key: Some(vec![9; 32].into()) };
         let (ratchet, key) = (Some(vec![chain; 33]), MessageField::some(key));
         let chain = Chain { sender_ratchet_key: ratchet, chain_key: key, ..Chain::default() };
         let session = SessionStructure { sender_chain: MessageField::some(chain), ..SessionStructure::default() };

@@ -72,24 +72,23 @@ impl SignalStore for SessionBackend {
     /// Flushed only when something may be sent that a record on disk does not know of: see `lease`.
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
         let (mut covered, mut heard) = (true, false);
-        let (mut rows, mut notes) = (Vec::with_capacity(sessions.len()), Vec::with_capacity(sessions.len()));
+        let (mut batch, mut notes) = (Batch::new().loose(), Vec::with_capacity(sessions.len()));
         {
             let leases = self.leases();
             for (address, record) in sessions {
                 let grant = leases.grant(address, record);
                 covered &= grant.covered;
                 heard |= grant.heard;
-                rows.push((Arc::clone(address), grant.row));
+                batch = batch.put(key::named(key::SESSION, &**address), grant.row);
                 notes.push(grant.stored);
             }
         }
         if heard && (sessions.len() > 1 || self.several_chats_are_busy()) {
             tokio::time::sleep(ROWS_FIRST).await;
         }
-        let batch = puts(key::SESSION, &rows).loose();
         self.write(if covered { batch.buffered() } else { batch }).await?;
         let mut leases = self.leases();
-        for ((address, _row), stored) in rows.iter().zip(notes) {
+        for ((address, _record), stored) in sessions.iter().zip(notes) {
             leases.written(address, stored);
         }
         Ok(())
