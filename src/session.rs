@@ -347,7 +347,7 @@ impl SessionManager {
         }
         let (record, is_new) = {
             let _reserving = self.0.reserving.lock().await;
-            self.0.registry.find_or_reserve(name).await?
+            self.0.registry.reserve(name).await?
         };
         let entry = self.make(record, State::LoggedOut);
         // Nothing is listed that could not be delivered.

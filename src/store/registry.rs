@@ -192,19 +192,12 @@ impl Registry {
         self.row(&key(RECORD, &uid)).await?.map(|row| parse(&row)).transpose()
     }
 
-    /// The session of this name, made when there is none; two callers at once get the same one.
+    /// The session of this name, made when there is none; two callers at once get the same one. `true`: it was made by this
+    /// call, and nothing was ever stored under its uid.
     ///
     /// # Errors
     /// As the engine's `write`.
-    pub async fn reserve(&self, name: &SessionName) -> Result<SessionRecord, KvError> {
-        self.find_or_reserve(name).await.map(|(record, _is_new)| record)
-    }
-
-    /// The same; `true`: it was made by this call, and nothing was ever stored under its uid.
-    ///
-    /// # Errors
-    /// As the engine's `write`.
-    pub async fn find_or_reserve(&self, name: &SessionName) -> Result<(SessionRecord, bool), KvError> {
+    pub async fn reserve(&self, name: &SessionName) -> Result<(SessionRecord, bool), KvError> {
         for _ in 0..CONFLICT_RETRIES {
             if let Some(record) = self.get(name).await? {
                 return Ok((record, false));

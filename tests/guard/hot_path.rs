@@ -198,7 +198,7 @@ impl World {
 async fn fill(registry: &Registry, sessions: usize) {
     for number in 0..sessions {
         let name = SessionName::parse(&format!("shop-{number:03}")).unwrap();
-        let record = registry.reserve(&name).await.unwrap();
+        let record = registry.reserve(&name).await.unwrap().0;
         let change = |record: &mut wa_gateway::store::registry::SessionRecord| {
             record.state = RecordState::LoggedOut;
             record.details =

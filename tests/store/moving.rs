@@ -59,7 +59,7 @@ impl Host {
 
     /// A linked session with rows of every kind.
     async fn link(&self, session: &str) {
-        let uid = self.registry().reserve(&name(session)).await.unwrap().uid;
+        let uid = self.registry().reserve(&name(session)).await.unwrap().0.uid;
         let record = |record: &mut SessionRecord| {
             record.details = Some(AccountDetails { name: "Ann".into(), phone_number: "491234".into() });
             record.platform = Some("android".into());
@@ -213,7 +213,7 @@ async fn what_is_taken_or_not_linked_is_refused(home: Home) {
         }
     };
     assert!(matches!(refused("nobody").await, LeaveError::NotFound));
-    let unlinked = a.registry().reserve(&name("unlinked")).await.unwrap();
+    let unlinked = a.registry().reserve(&name("unlinked")).await.unwrap().0;
     assert!(matches!(refused("unlinked").await, LeaveError::NotLinked));
     a.kv.write(&Namespace::credentials(&unlinked.uid), Batch::new().put("Z", "junk")).await.unwrap();
     assert!(matches!(refused("unlinked").await, LeaveError::Damaged));

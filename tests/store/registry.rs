@@ -74,7 +74,7 @@ async fn two_reservations_at_once_make_one_session(home: Home) {
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..40 {
         let registry = store.registry();
-        tasks.spawn(async move { registry.reserve(&name(&format!("s{}", task % 4))).await.unwrap().uid });
+        tasks.spawn(async move { registry.reserve(&name(&format!("s{}", task % 4))).await.unwrap().0.uid });
     }
     let mut uids = std::collections::BTreeSet::new();
     while let Some(uid) = tasks.join_next().await {
@@ -89,7 +89,9 @@ async fn two_reservations_at_once_make_one_session(home: Home) {
 async fn updates_reach_only_their_own_session(home: Home) {
     let mut store = Store::new(home).await;
     let registry = store.registry();
-    let first = registry.reserve(&name("a")).await.unwrap();
+    let (first, is_new) = registry.reserve(&name("a")).await.unwrap();
+    assert!(is_new);
+    assert_eq!(registry.reserve(&name("a")).await.unwrap(), (first.clone(), false));
     let details = AccountDetails { name: "Ann".into(), phone_number: "491234".into() };
     let updated = registry
         .update(&first.uid, |record| {
@@ -116,7 +118,7 @@ async fn updates_reach_only_their_own_session(home: Home) {
         "only mark_deleting deletes"
     );
     registry.mark_deleting(&first.uid).await.unwrap().unwrap();
-    let second = registry.reserve(&name("a")).await.unwrap();
+    let second = registry.reserve(&name("a")).await.unwrap().0;
     assert_ne!(second.uid, first.uid, "the name was free at once");
     assert_eq!(registry.update(&first.uid, |record| record.platform = None).await.unwrap(), None, "a late task");
     assert_eq!(registry.update("unknown", |_| ()).await.unwrap(), None);
@@ -140,8 +142,8 @@ async fn a_deletion_cut_short_is_finished_at_the_next_start(home: Home) {
         let mut store = Store::new(home.another()).await;
         let (doomed, kept) = {
             let registry = store.registry();
-            let doomed = registry.reserve(&name("a")).await.unwrap();
-            let kept = registry.reserve(&name("b")).await.unwrap();
+            let doomed = registry.reserve(&name("a")).await.unwrap().0;
+            let kept = registry.reserve(&name("b")).await.unwrap().0;
             for uid in [&doomed.uid, &kept.uid] {
                 store.kv().write(&Namespace::credentials(uid), Batch::new().put("key", "secret")).await.unwrap();
                 store.kv().write(&Namespace::outbox(uid), Batch::new().put("key", "event")).await.unwrap();
@@ -152,7 +154,7 @@ async fn a_deletion_cut_short_is_finished_at_the_next_start(home: Home) {
             assert_eq!(ended.is_ok(), step >= STEPS, "step {step}: {ended:?}");
             if step > 0 {
                 // Free at once, and the new session of that name is not touched by what follows.
-                assert_ne!(registry.reserve(&name("a")).await.unwrap().uid, doomed.uid);
+                assert_ne!(registry.reserve(&name("a")).await.unwrap().0.uid, doomed.uid);
             }
             (doomed, kept)
         };
@@ -188,7 +190,7 @@ async fn a_logout_cut_short_and_orphans_are_cleared_at_the_next_start(home: Home
     let store = Store::new(home).await;
     let registry = store.registry();
     let kv = store.kv();
-    let gone = registry.reserve(&name("a")).await.unwrap();
+    let gone = registry.reserve(&name("a")).await.unwrap().0;
     registry.update(&gone.uid, |record| record.state = RecordState::LoggedOut).await.unwrap();
     for ns in [
         Namespace::credentials(&gone.uid),
@@ -224,7 +226,7 @@ async fn farewells_wait_in_order_until_removed(home: Home) {
         registry.remove_farewell(key).await.unwrap();
     }
     assert_eq!(registry.farewells().await.unwrap(), []);
-    let session = registry.reserve(&name("a")).await.unwrap();
+    let session = registry.reserve(&name("a")).await.unwrap().0;
     registry.remove_farewell(Bytes::from_static(b"name/a")).await.unwrap();
     assert_eq!(registry.get(&name("a")).await.unwrap(), Some(session), "only farewells can be removed so");
 }

@@ -79,7 +79,7 @@ async fn stage() -> AppState {
     let kv: Arc<dyn crate::store::Kv> = Arc::new(MemoryKv::default());
     let registry = Registry::new(Arc::clone(&kv));
     for name in ["mine", "yours"] {
-        let record = registry.reserve(&SessionName::parse(name).unwrap()).await.unwrap();
+        let record = registry.reserve(&SessionName::parse(name).unwrap()).await.unwrap().0;
         registry.update(&record.uid, |record| record.state = RecordState::LoggedOut).await.unwrap();
     }
     let sessions = sessions_over(Arc::clone(&kv));

@@ -5,10 +5,11 @@
 //! chain is another (`signal_flush.rs`, `persist_signal_state_pre_wire`); every other record is what the library calls
 //! write-behind. It stores both by one method, so the record itself is asked.
 //!
-//! A record that has to be on disk is stored with a ceiling that is [`AHEAD`] counters higher: when the library raises its own,
-//! the disk knows of it already, and that send waits for nothing either. It is counted from the chain's place, as the library
-//! may read such a row again: the ceiling must not climb with each reading, and no process move the chain that sent nothing. A process that starts from the row goes on behind the
-//! higher ceiling; the receiver skips what was not sent, of which it bears far more (2,000 keys of a chain).
+//! A record that has to be on disk is stored with a ceiling [`AHEAD`] of its chain's place: when the library raises its own, the
+//! disk knows of it already, and that send waits for nothing either. It is counted from the place, as the library may read such
+//! a row again: the ceiling must not climb with each reading, and no process move a chain that sent nothing. A process that
+//! starts from the row goes on behind the higher ceiling; the receiver skips what was not sent, of which it bears far more
+//! (2,000 keys of a chain).
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher as _, RandomState};
@@ -18,7 +19,7 @@ use whatsapp_rust::buffa::DecodeError;
 use whatsapp_rust::buffa::encoding::{Tag, WireType, decode_varint, encode_varint, skip_field, varint_len};
 use whatsapp_rust::wacore::libsignal::protocol::consts::SENDER_CHAIN_RESERVATION_BATCH;
 
-/// Chats whose lease is remembered; with one more all are forgotten, and each record is flushed once more. 32 bytes each.
+/// Chats whose lease is remembered; with one more all are forgotten, and each record is flushed once more. 40 bytes each.
 const CHATS: usize = 4_096;
 
 /// Counters from a chain's place to the ceiling of a row on disk. The library leases 64 at a time: one send in 192 waits for the disk.
@@ -39,7 +40,7 @@ const INDEX: u32 = 1;
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     hashes: RandomState,
-    stored: HashMap<u64, Stored>,
+    stored: HashMap<u64, Note>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ struct Lease {
 
 /// What is known of a stored row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stored {
+pub(super) struct Note {
     /// On disk.
     lease: Lease,
     /// The ceiling of the record that the row was made for.
@@ -69,7 +70,7 @@ pub(super) struct Grant {
     /// Something may have been received since the last row: more than the sending chain is another.
     pub(super) heard: bool,
     /// To be noted when it is written; `None`: the record can't be understood.
-    pub(super) stored: Option<Stored>,
+    pub(super) stored: Option<Note>,
 }
 
 impl Leases {
@@ -100,12 +101,12 @@ impl Leases {
                 Some(Ok(row)) => row,
                 Some(Err(_)) => return Grant { row: record.clone(), covered: false, heard: true, stored: None },
             };
-        let stored = Some(Stored { lease, asked: asked.ceiling, heard });
+        let stored = Some(Note { lease, asked: asked.ceiling, heard });
         Grant { row, covered: on_disk.is_some(), heard: is_new, stored }
     }
 
     /// Takes note of a row that was written: flushed, unless the lease on disk covers it.
-    pub(super) fn written(&mut self, address: &str, stored: Option<Stored>) {
+    pub(super) fn written(&mut self, address: &str, stored: Option<Note>) {
         let address = self.hashes.hash_one(address);
         if self.stored.len() >= CHATS && !self.stored.contains_key(&address) {
             self.stored.clear();
