@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::outbox::{self, Notice, Outbox};
 use crate::store::backend::SessionBackend;
 use crate::store::registry::{AccountDetails, RecordState, Registry, SessionRecord};
-use crate::store::{Kv, KvError, Namespace};
+use crate::store::{Flushing, Kv, KvError, Namespace};
 use crate::whatsapp::WhatsApp;
 
 mod backlog;
@@ -112,7 +112,7 @@ pub enum StartError {
     /// The session is paired and alive.
     #[error("Session already exist")]
     AlreadyExists,
-    /// No QR and no connection within the time; the start goes on.
+    /// No QR and no connection within the time; the start goes on, unless the session can't be stored.
     #[error("WhatsApp did not answer in time; the session keeps trying, ask again")]
     TimedOut,
     /// The session was deleted, logged out or stopped while we waited.
@@ -266,7 +266,7 @@ impl SessionManager {
     /// A cancelled call leaves the start going on.
     ///
     /// # Errors
-    /// By [`StartError`]; after `TimedOut` the start goes on.
+    /// By [`StartError`]; after `TimedOut` the start goes on, unless the session can't be stored.
     pub async fn start(&self, name: SessionName) -> Result<Started, StartError> {
         let deadline = Instant::now() + self.0.settings.start_timeout;
         let manager = self.clone();
@@ -279,20 +279,36 @@ impl SessionManager {
         }
     }
 
-    /// Makes sure that the session has a running task, and says that somebody waits for it.
+    /// Makes sure that the session is stored and has a running task, and says that somebody waits for it.
     async fn begin(&self, name: SessionName) -> Result<Arc<Entry>, StartError> {
         let _turn = self.0.turns.take(name.as_str()).await;
         if self.0.token.is_cancelled() {
             return Err(StartError::ShuttingDown);
         }
-        let (entry, is_new) = self.create(&name).await?;
+        let (entry, flushing) = self.create(&name).await?;
+        let Some(flushing) = flushing else {
+            return self.launch(&entry, false).await.map(|()| entry);
+        };
+        // A new one dials while the disk works. It is not listed before it is stored, so nobody sees its code until then.
+        let stored = async { flushing.await.inspect(|()| self.enlist(&entry)) };
+        let (stored, launched) = tokio::join!(biased; stored, self.launch(&entry, true));
+        if let Err(error) = stored {
+            self.abandon(&entry).await;
+            return Err(error.into());
+        }
+        launched.map(|()| entry)
+    }
+
+    /// Makes sure that a session has a running task. `is_new`: nothing was ever stored of it. Call while it is the name's
+    /// turn.
+    async fn launch(&self, entry: &Arc<Entry>, is_new: bool) -> Result<(), StartError> {
         if entry.record().away {
             return Err(StartError::Moved);
         }
         entry.ask();
         // A start of the gateway may not have come to it yet.
         if !entry.has_task() && matches!(entry.view().state, State::Connecting | State::StoreFailed { .. }) {
-            self.settle(&entry).await?;
+            self.settle(entry).await?;
         }
         let state = entry.view().state.clone();
         if entry.has_task() && !state.is_over() {
@@ -302,12 +318,12 @@ impl SessionManager {
             if state.is_paired() && state != State::Pairing && !entry.is_resuming() {
                 return Err(StartError::AlreadyExists);
             }
-            return Ok(entry);
+            return Ok(());
         }
         // One that WhatsApp logged out may be at its last steps.
         entry.end_task(END_TIMEOUT, false).await;
         let credentials = Namespace::credentials(&entry.uid);
-        match self.damage_of(&entry).await {
+        match self.damage_of(entry).await {
             Ok(None) => {}
             Ok(Some(damage)) => {
                 entry.set_state(State::Damaged(damage)).await;
@@ -328,34 +344,36 @@ impl SessionManager {
         entry.set_record(started.await?.ok_or(StartError::Ended)?);
         entry.set_resuming(linked);
         let told = entry.enter(if linked { State::Connecting } else { State::Starting }, None);
-        tracing::info!(session = %name, linked, "session starts");
+        tracing::info!(session = %entry.name, linked, "session starts");
         // Told while it dials. In this order: what the task tells comes after it, for commits are made as they are asked for.
         let tell = async {
             if let Some(status) = told {
                 entry.tell(status).await;
             }
         };
-        tokio::join!(biased; tell, async { task::spawn(&self.0, &entry, None) });
-        Ok(entry)
+        tokio::join!(biased; tell, async { task::spawn(&self.0, entry, None) });
+        Ok(())
     }
 
-    /// The listed session of a name, made when there is none; `true`: nothing was ever stored of it. Call while it is the
-    /// name's turn.
-    async fn create(&self, name: &SessionName) -> Result<(Arc<Entry>, bool), KvError> {
+    /// The listed session of a name, or one that is made: that is listed here if it is stored already, else by whoever waits for
+    /// that. Call while it is the name's turn.
+    async fn create(&self, name: &SessionName) -> Result<(Arc<Entry>, Option<Flushing>), KvError> {
         if let Some(entry) = self.entry(name.as_str()) {
-            return Ok((entry, false));
+            return Ok((entry, None));
         }
-        let (record, is_new) = {
+        let (record, flushing) = {
             let _reserving = self.0.reserving.lock().await;
-            self.0.registry.reserve(name).await?
+            self.0.registry.begin_reserve(name).await?
         };
         let entry = self.make(record, State::LoggedOut);
         // Nothing is listed that could not be delivered.
         if !self.deliver(&entry).await? {
             return Err(KvError::engine("a new outbox can't be read"));
         }
-        self.enlist(&entry);
-        Ok((entry, is_new))
+        if flushing.is_none() {
+            self.enlist(&entry);
+        }
+        Ok((entry, flushing))
     }
 
     /// An entry over what is stored of a session, of which nothing is read yet.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 pub mod backend;
 pub mod measured;
@@ -229,6 +230,9 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
+/// Ends when a batch that was applied is as durable as it asked to be.
+pub type Flushing = BoxFuture<'static, Result<(), KvError>>;
+
 /// An ordered key-value engine: sled in a folder of this process, or Redis.
 ///
 /// A cancelled call may or may not have taken effect, as one whole.
@@ -242,6 +246,12 @@ pub trait Kv: Send + Sync + fmt::Debug + 'static {
     async fn range(&self, ns: &Namespace, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError>;
     /// Applies a batch atomically.
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError>;
+    /// The same, with the wait for its durability apart, so that something else can be done meanwhile. Whoever drops that wait
+    /// does not learn whether the batch is safe.
+    async fn apply(&self, ns: &Namespace, batch: Batch) -> Result<Flushing, KvError> {
+        self.write(ns, batch).await?;
+        Ok(Box::pin(std::future::ready(Ok(()))))
+    }
     /// Removes the namespace with all its keys; durable when it returns; absent is fine.
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError>;
     /// All namespaces that hold or held a key.

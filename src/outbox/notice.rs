@@ -17,7 +17,7 @@ pub enum Notice {
         /// Its outbox.
         outbox: Outbox,
     },
-    /// The session is being deleted: post nothing of it any more.
+    /// The session is being deleted, or could not be stored: post nothing of it any more.
     Closed {
         /// The session's uid.
         uid: String,

@@ -175,10 +175,7 @@ impl SessionManager {
     async fn remove(&self, entry: &Arc<Entry>) -> Result<(), EndError> {
         let record = entry.record();
         let unlinked = self.unlink(entry).await;
-        self.stop_delivery(&record.uid).await;
-        // A hook of the library that comes late must not bring the outbox back.
-        entry.outbox.close().await;
-        entry.follow.ledger.close().await;
+        self.seal(entry).await;
         if let Err(error) = self.0.erase(&record).await {
             tracing::error!(session = %record.name, %error, "the store keeps data of a deleted session; trying again");
             let (manager, record) = (Arc::clone(&self.0), record.clone());
@@ -187,6 +184,23 @@ impl SessionManager {
         }
         tracing::info!(session = %record.name, unlinked, "session deleted with everything stored of it");
         Ok(())
+    }
+
+    /// Takes back a new session that is not listed yet and may not be stored: a restart might not know what was linked to it.
+    /// What is stored of it after all is found by the next start of its name, and of the gateway. A receiver may have been told
+    /// that it is connecting.
+    pub(super) async fn abandon(&self, entry: &Arc<Entry>) {
+        entry.end_task(END_TIMEOUT, false).await;
+        self.seal(entry).await;
+        tracing::error!(session = %entry.name, "a new session could not be stored and is given up");
+    }
+
+    /// Ends the delivery of a session's events, and lets nothing more be written of them.
+    async fn seal(&self, entry: &Arc<Entry>) {
+        self.stop_delivery(&entry.uid).await;
+        // A hook of the library that comes late must not bring the outbox back.
+        entry.outbox.close().await;
+        entry.follow.ledger.close().await;
     }
 
     /// Waits until the sink posts nothing of this session any more.

@@ -1,7 +1,7 @@
 //! Whose turn it is: verbs on one name come one after the other, in the order in which they were asked.
 //!
-//! Start holds its turn only until the session's task runs, never while it waits for WhatsApp; what ends a session holds
-//! it until the session has ended. So the last verb on a name wins, and one name never waits for another.
+//! Start holds its turn only until the session is stored and its task runs, never while it waits for WhatsApp; what ends
+//! a session holds it until the session has ended. So the last verb on a name wins, and one name never waits for another.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

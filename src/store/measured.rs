@@ -6,7 +6,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Batch, Durability, KeyRange, Kv, KvError, Namespace};
+use super::{Batch, Durability, Flushing, KeyRange, Kv, KvError, Namespace};
 use crate::metrics::Metrics;
 
 /// Passes everything on and counts the writes that wait until they are safe.
@@ -20,6 +20,13 @@ impl Measured {
     /// Around this store.
     pub fn new(inner: Arc<dyn Kv>, metrics: Metrics) -> Self {
         Self { inner, metrics }
+    }
+}
+
+fn count(metrics: &Metrics, began: Instant, durability: Durability, error: Option<&KvError>) {
+    let failed = matches!(error, Some(KvError::Engine(_)));
+    if durability == Durability::Flushed || failed {
+        metrics.write(began.elapsed(), failed);
     }
 }
 
@@ -40,11 +47,23 @@ impl Kv for Measured {
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {
         let (began, durability) = (Instant::now(), batch.durability);
         let written = self.inner.write(ns, batch).await;
-        let failed = matches!(written, Err(KvError::Engine(_)));
-        if durability == Durability::Flushed || failed {
-            self.metrics.write(began.elapsed(), failed);
-        }
+        count(&self.metrics, began, durability, written.as_ref().err());
         written
+    }
+
+    async fn apply(&self, ns: &Namespace, batch: Batch) -> Result<Flushing, KvError> {
+        let (began, durability, metrics) = (Instant::now(), batch.durability, self.metrics.clone());
+        match self.inner.apply(ns, batch).await {
+            Ok(flushing) => Ok(Box::pin(async move {
+                let written = flushing.await;
+                count(&metrics, began, durability, written.as_ref().err());
+                written
+            })),
+            Err(error) => {
+                count(&metrics, began, durability, Some(&error));
+                Err(error)
+            }
+        }
     }
 
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError> {

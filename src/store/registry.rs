@@ -1,7 +1,7 @@
 //! Which sessions there are: one record each, and the names that lead to them.
 //!
 //! A record is kept under the session's random uid, and the name is only an index entry: a deleted name is free at once,
-//! while the record stays until its namespaces are gone. Called by `session`; every write is flushed before it returns.
+//! while the record stays until its namespaces are gone. Called by `session`; every write is flushed before it returns, but that of `begin_reserve`.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 mod inspect;
 mod moving;
 
-use super::{Batch, KeyRange, Kv, KvError, Namespace};
+use super::{Batch, Flushing, KeyRange, Kv, KvError, Namespace};
 use crate::event::SessionName;
 
 mod adoption;
@@ -198,9 +198,20 @@ impl Registry {
     /// # Errors
     /// As the engine's `write`.
     pub async fn reserve(&self, name: &SessionName) -> Result<(SessionRecord, bool), KvError> {
+        match self.begin_reserve(name).await? {
+            (record, Some(flushing)) => flushing.await.map(|()| (record, true)),
+            (record, None) => Ok((record, false)),
+        }
+    }
+
+    /// The same, before a session that was made is durable: if the wait for that fails, a restart may or may not know it.
+    ///
+    /// # Errors
+    /// As the engine's `apply`.
+    pub async fn begin_reserve(&self, name: &SessionName) -> Result<(SessionRecord, Option<Flushing>), KvError> {
         for _ in 0..CONFLICT_RETRIES {
             if let Some(record) = self.get(name).await? {
-                return Ok((record, false));
+                return Ok((record, None));
             }
             let counter = self.row(SEQUENCE).await?;
             let sequence = match counter.as_deref() {
@@ -226,8 +237,8 @@ impl Registry {
                 .put(SEQUENCE, Bytes::copy_from_slice(&sequence.to_be_bytes()))
                 .put(name_key(name), record.uid.clone())
                 .put(key(RECORD, record.uid.as_bytes()), json(&record)?);
-            match self.kv.write(&self.ns, batch).await {
-                Ok(()) => return Ok((record, true)),
+            match self.kv.apply(&self.ns, batch).await {
+                Ok(flushing) => return Ok((record, Some(flushing))),
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
             }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 pub use self::error::OpenError;
 use self::opened::Opened;
-use super::{Batch, Durability, KeyRange, Kv, KvError, Namespace};
+use super::{Batch, Durability, Flushing, KeyRange, Kv, KvError, Namespace};
 
 /// How often sled rolls its buffer, gives space back and really syncs the file: the most that a power cut can take of what
 /// was flushed. Shorter costs idle syncs, longer delays the reuse of space.
@@ -209,6 +209,19 @@ impl Kv for SledStore {
             Durability::Buffered => {
                 opened.flush_soon();
                 Ok(())
+            }
+        }
+    }
+
+    async fn apply(&self, ns: &Namespace, batch: Batch) -> Result<Flushing, KvError> {
+        let opened = self.opened().await?;
+        opened.watch(opened.apply(ns, &batch))?;
+        match batch.durability {
+            // Of this opening: another one may have lost it.
+            Durability::Flushed => Ok(opened.begin_flush()),
+            Durability::Buffered => {
+                opened.flush_soon();
+                Ok(Box::pin(std::future::ready(Ok(()))))
             }
         }
     }

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use wa_gateway::store::sled::SledStore;
-use wa_gateway::store::{Batch, KeyRange, Kv, KvError, Namespace, Op};
+use wa_gateway::store::{Batch, Flushing, KeyRange, Kv, KvError, Namespace, Op};
 use wa_gateway::{Config, Gateway};
 use whatsapp_simulator::{Options, Simulator};
 
@@ -34,6 +34,9 @@ struct Failing {
     lose_row: AtomicBool,
     row_waits: watch::Sender<bool>,
     let_go: Notify,
+    /// Flushes that are waited for apart from their write: how many wait until they are let go, and with what.
+    held: Mutex<Vec<oneshot::Sender<Result<(), KvError>>>>,
+    holds: AtomicBool,
     ratchets: Ratchets,
 }
 
@@ -66,6 +69,8 @@ impl Failing {
             lose_row,
             row_waits: watch::Sender::new(false),
             let_go: Notify::new(),
+            held: Mutex::default(),
+            holds: AtomicBool::new(false),
             ratchets,
         }
     }
@@ -140,6 +145,19 @@ impl Kv for Failing {
         let written = self.inner.write(ns, batch).await;
         self.ratchets.ended.send_modify(|ended| *ended = begun.max(*ended));
         written
+    }
+    async fn apply(&self, ns: &Namespace, batch: Batch) -> Result<Flushing, KvError> {
+        self.check()?;
+        let flushing = self.inner.apply(ns, batch).await?;
+        if !self.holds.load(Ordering::SeqCst) {
+            return Ok(flushing);
+        }
+        let (let_go, held) = oneshot::channel();
+        self.held.lock().unwrap().push(let_go);
+        Ok(Box::pin(async move {
+            held.await.unwrap()?;
+            flushing.await
+        }))
     }
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError> {
         self.check()?;
@@ -334,6 +352,47 @@ async fn a_session_whose_rows_are_not_given_out_at_the_start_waits_for_them_alon
     *kv.mute.lock().unwrap() = None;
     // By itself, and as the device that it was.
     api.wait_status("a", "connected").await;
+    assert_eq!(simulator.counters().pairings, 2);
+    gateway.shutdown(STEP, std::future::pending()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_session_dials_while_it_is_stored_and_is_told_of_once_it_is() {
+    let Scene { simulator, receiver, api, gateway, kv, _folder: folder } = Scene::new().await;
+    kv.holds.store(true, Ordering::SeqCst);
+    for stored in [false, true] {
+        let before = simulator.counters().registrations;
+        let mut starting = tokio::task::JoinSet::new();
+        let starter = api.clone();
+        starting.spawn(async move { starter.start("b").await });
+        eventually("it to dial", || async { (simulator.counters().registrations > before).then_some(()) }).await;
+        for _ in 0..20 {
+            assert_eq!(api.status("b").await, "absent");
+            assert!(starting.try_join_next().is_none(), "the code is told before the session is stored");
+        }
+        let let_go = kv.held.lock().unwrap().pop().unwrap();
+        let_go.send(if stored { Ok(()) } else { Err(full()) }).unwrap();
+        let answer = starting.join_next().await.unwrap().unwrap();
+        if stored {
+            let qr = answer.expect(200).json()["qr"].as_str().unwrap().to_owned();
+            simulator.scan(&qr, OTHER).await.unwrap();
+        } else {
+            assert_eq!(answer.expect(503).message(), "The session store is not available");
+            assert_eq!(api.status("b").await, "absent");
+            api.get("/session/b").await.expect(404);
+            eventually("its connection to end", || async { (simulator.connections() == 1).then_some(()) }).await;
+            // As after a reopened store that has lost it.
+            let uid = kv.get(&Namespace::registry(), b"name/b").await.unwrap().unwrap();
+            let record = Bytes::from([b"session/", &uid[..]].concat());
+            let lost = Batch::new().remove(&b"name/b"[..]).remove(record);
+            kv.inner.write(&Namespace::registry(), lost).await.unwrap();
+        }
+    }
+    api.wait_status("b", "connected").await;
+    gateway.shutdown(STEP, std::future::pending()).await;
+
+    let (gateway, api) = bind(&simulator, &receiver, &folder, &kv).await;
+    api.wait_status("b", "connected").await;
     assert_eq!(simulator.counters().pairings, 2);
     gateway.shutdown(STEP, std::future::pending()).await;
 }

@@ -66,19 +66,24 @@ impl Flusher {
 
     /// Returns when everything written before the call survives a killed process.
     pub(super) async fn flush(&self) -> Result<(), Error> {
+        self.begin().await
+    }
+
+    /// The same, with the flush asked for before this returns, whether or not anybody waits for it.
+    pub(super) fn begin(&self) -> impl Future<Output = Result<(), Error>> + Send + use<> {
         let (done, flushed) = oneshot::channel();
         let first = {
             let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            if queue.closed {
-                return Err(ended());
+            // Dropped, the waiter hears that it has ended.
+            if !queue.closed {
+                queue.waiters.push(done);
             }
-            queue.waiters.push(done);
             queue.waiters.len() == 1
         };
         if first {
             self.shared.wake.notify_one();
         }
-        flushed.await.unwrap_or_else(|_| Err(ended()))
+        async { flushed.await.unwrap_or_else(|_| Err(ended())) }
     }
 }
 

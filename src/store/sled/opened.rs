@@ -19,7 +19,7 @@ use super::flusher::{Flusher, Syncing, Written};
 use super::marker::{self, Mark};
 use super::table::{Live, Table};
 use super::{CACHE_BYTES, SYNC_EVERY_MS, SyncMode};
-use crate::store::{Batch, KvError, Namespace, check_keys};
+use crate::store::{Batch, Flushing, KvError, Namespace, check_keys};
 
 /// The tree of the store itself; no namespace has this name.
 const META: &str = "meta";
@@ -211,6 +211,18 @@ impl Opened {
 
     pub(super) async fn flush(&self) -> Result<(), KvError> {
         self.watch(self.flusher.flush().await.map_err(KvError::engine))
+    }
+
+    /// The same, with the flush asked for before this returns. Does not keep the database open.
+    pub(super) fn begin_flush(self: &Arc<Self>) -> Flushing {
+        let (flushed, opened) = (self.flusher.begin(), Arc::downgrade(self));
+        Box::pin(async move {
+            let flushed = flushed.await.map_err(KvError::engine);
+            match opened.upgrade() {
+                Some(opened) => opened.watch(flushed),
+                None => flushed,
+            }
+        })
     }
 
     /// Has what was applied before the call flushed a moment later.
