@@ -87,6 +87,14 @@ pub(crate) struct Settings {
 pub(crate) struct BareLibrary {
     pub(crate) url: String,
     pub(crate) control: String,
+    pub(crate) part: BarePart,
+}
+
+/// What the bare library does, each next to the same of the gateway: the machine's speed changes from minute to minute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum BarePart {
+    Starts,
+    Texts,
 }
 
 pub(crate) fn parse() -> anyhow::Result<Mode> {
@@ -110,8 +118,9 @@ pub(crate) fn parse() -> anyhow::Result<Mode> {
         }
         Some("bare-library") => {
             let words = rest(raw)?;
-            let [url, control] = words.as_slice() else { bail!("bare-library URL CONTROL") };
-            Ok(Mode::BareLibrary(BareLibrary { url: url.clone(), control: control.clone() }))
+            let [url, control, part] = words.as_slice() else { bail!("bare-library URL CONTROL starts|texts") };
+            let part = if part == "starts" { BarePart::Starts } else { BarePart::Texts };
+            Ok(Mode::BareLibrary(BareLibrary { url: url.clone(), control: control.clone(), part }))
         }
         Some("table") => Ok(Mode::Table { files: rest(raw)?.into_iter().map(PathBuf::from).collect() }),
         _ => bench(parser),

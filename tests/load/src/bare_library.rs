@@ -21,7 +21,7 @@ use whatsapp_rust::wacore::types::events::{Event, EventHandler, EventInterest, E
 use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::{Client, Jid, SendOptions, TokioRuntime, async_channel};
 
-use crate::arguments::BareLibrary;
+use crate::arguments::{BareLibrary, BarePart};
 use crate::phones::{Line, Phones};
 use crate::proc::Process;
 use crate::report::{Latencies, count, millis};
@@ -29,7 +29,7 @@ use crate::say;
 
 /// Clients that are linked, one after the other.
 const CLIENTS: usize = 20;
-/// Texts each way of the first of them.
+/// Texts each way of one more.
 const TEXTS: usize = 300;
 /// Anything that takes longer has failed.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -45,39 +45,53 @@ const CONTACT: &str = "6284000000000";
 
 pub(crate) async fn run(settings: BareLibrary) -> anyhow::Result<bool> {
     let phones = Phones::new(&settings.control).await?;
-    phones.account(CONTACT).await?;
-    let own = Process(std::process::id());
-    let tracker = TaskTracker::new();
+    let (own, tracker) = (Process(std::process::id()), TaskTracker::new());
+    let told = match settings.part {
+        BarePart::Starts => starts(&settings.url, &phones, own, &tracker).await?,
+        BarePart::Texts => texts(&settings.url, &phones, own, &tracker).await?,
+    };
+    say(&told.to_string());
+    Ok(true)
+}
+
+/// Links some clients, one after the other.
+async fn starts(url: &str, phones: &Phones, own: Process, tracker: &TaskTracker) -> anyhow::Result<serde_json::Value> {
     let cpu = own.cpu()?;
     let (mut codes, mut linked) = (Latencies::default(), Vec::new());
     for number in 0..CLIENTS {
-        let begun = Instant::now();
-        let mut session = Session::begin(&settings.url, &tracker).await?;
-        let code = session.next(|event| if let Told::Code(code) = event { Some(code) } else { None }).await?;
-        codes.add(begun.elapsed());
-        phones.scan(&code, &format!("{OWN}{number:04}")).await?;
-        session.next(|event| matches!(event, Told::Connected).then_some(())).await?;
+        let (session, code) = Session::link(url, phones, &format!("{OWN}{number:04}"), tracker).await?;
+        codes.add(code);
         linked.push(session);
     }
     // What follows a login belongs to the pairing.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let pairing = own.cpu()?.saturating_sub(cpu);
+    for session in linked {
+        session.client.disconnect().await;
+    }
+    Ok(json!({"bare.start": codes.quantile(500), "bare.cpu.pairing": millis(pairing) / count(CLIENTS)}))
+}
 
-    let first = linked.first_mut().context("no client")?;
-    first.send("the first text").await?;
+/// Sends and receives texts with one client.
+async fn texts(url: &str, phones: &Phones, own: Process, tracker: &TaskTracker) -> anyhow::Result<serde_json::Value> {
+    phones.account(CONTACT).await?;
+    let to = format!("{OWN}{CLIENTS:04}");
+    let (mut session, _code) = Session::link(url, phones, &to, tracker).await?;
+    session.send("the first text").await?;
+    // What follows a login belongs to the pairing.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let cpu = own.cpu()?;
     let mut sends = Latencies::default();
     for number in 0..TEXTS {
-        sends.extend([first.send(&format!("text {number}")).await?]);
+        sends.extend([session.send(&format!("text {number}")).await?]);
     }
     let sent = own.cpu()?.saturating_sub(cpu);
 
-    let to = format!("{OWN}0000");
     let line = |number: usize| Line { phone: CONTACT.to_owned(), to: to.clone(), text: format!("text {number}") };
     let cpu = own.cpu()?;
     phones.say(&(0..TEXTS).map(line).collect::<Vec<_>>(), None).await?;
     for _ in 0..TEXTS {
-        first.next(|event| matches!(event, Told::Message).then_some(())).await?;
+        session.next(|event| matches!(event, Told::Message).then_some(())).await?;
     }
     // Acknowledged too, or they would be found waiting at the end of the gateway's run. The gateway is quiet meanwhile.
     let begun = Instant::now();
@@ -86,19 +100,13 @@ pub(crate) async fn run(settings: BareLibrary) -> anyhow::Result<bool> {
         tokio::time::sleep(STEP).await;
     }
     let received = own.cpu()?.saturating_sub(cpu);
-    let told = json!({
-        "bare.start": codes.quantile(500),
+    session.client.disconnect().await;
+    Ok(json!({
         "bare.send": sends.quantile(500),
         "bare.send.p99": sends.quantile(990),
-        "bare.cpu.pairing": millis(pairing) / count(CLIENTS),
         "bare.cpu.sent": millis(sent) / count(TEXTS),
         "bare.cpu.received": millis(received) / count(TEXTS),
-    });
-    say(&told.to_string());
-    for session in linked {
-        session.client.disconnect().await;
-    }
-    Ok(true)
+    }))
 }
 
 /// What is of interest of the library's events.
@@ -138,6 +146,17 @@ impl Session {
         let running = Arc::clone(&client);
         tracker.spawn(async move { running.run().await });
         Ok(Self { client, events, _subscription: subscription })
+    }
+
+    /// Links a client to a phone; returns how long its code took, too.
+    async fn link(url: &str, phones: &Phones, number: &str, tracker: &TaskTracker) -> anyhow::Result<(Self, Duration)> {
+        let begun = Instant::now();
+        let mut session = Self::begin(url, tracker).await?;
+        let code = session.next(|event| if let Told::Code(code) = event { Some(code) } else { None }).await?;
+        let took = begun.elapsed();
+        phones.scan(&code, number).await?;
+        session.next(|event| matches!(event, Told::Connected).then_some(())).await?;
+        Ok((session, took))
     }
 
     /// Sends to the contact and waits for the server's acknowledgement; returns how long that took.

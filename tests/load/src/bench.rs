@@ -130,10 +130,10 @@ impl Bench {
         phase::pairing::run(self).await?;
         phase::idle::run(self).await?;
         phase::traffic::run(self).await?;
-        phase::requests::run(self).await?;
         if self.settings.compare {
-            phase::compare::run(self).await?;
+            phase::compare::texts(self).await?;
         }
+        phase::requests::run(self).await?;
         if self.is_ours() {
             phase::restart::run(self).await?;
         }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::bench::{Bench, each};
 use crate::client::Server;
 use crate::ledger::{own_number, session_name};
+use crate::phase::compare;
 use crate::phones::Phones;
 use crate::proc::{self, Process};
 use crate::receiver::Receiver;
@@ -32,6 +33,12 @@ pub(crate) async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let sessions = bench.settings.sessions;
     let (begun, none) = (bench.cpu()?, bench.process.map(Process::memory).transpose()?);
     let alone = pair(bench, 0..sessions.min(ALONE), 1).await?;
+    let of = |paired: &[Paired], half: fn(&Paired) -> Duration| paired.iter().map(half).collect::<Latencies>();
+    bench.report.latencies("start.alone", "start → QR alone", &of(&alone, |paired| paired.code));
+    bench.report.latencies("scan.alone", "scan → connected alone", &of(&alone, |paired| paired.connected));
+    if bench.settings.compare {
+        compare::starts(bench).await?;
+    }
     // What one more session costs is told between the tenth part and the whole, without the first ones' shared costs.
     let tenth = sessions / 10;
     let mut crowd = Vec::new();
@@ -45,9 +52,6 @@ pub(crate) async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     bench.quiet().await?;
 
     bench.cost("cpu.pairing", "CPU a pairing", begun, sessions)?;
-    let of = |paired: &[Paired], half: fn(&Paired) -> Duration| paired.iter().map(half).collect::<Latencies>();
-    bench.report.latencies("start.alone", "start → QR alone", &of(&alone, |paired| paired.code));
-    bench.report.latencies("scan.alone", "scan → connected alone", &of(&alone, |paired| paired.connected));
     if !crowd.is_empty() {
         bench.report.latencies("start.ten", "start → QR, ten at once", &of(&crowd, |paired| paired.code));
         bench.report.latencies("scan.ten", "scan → connected, ten at once", &of(&crowd, |paired| paired.connected));
