@@ -21,7 +21,7 @@ async fn sigterm_ends_it_in_order_and_sessions_come_back() {
     process.api.wait_status("a", "connected").await;
     let status = process.terminate().await;
     assert_eq!(status.code(), Some(0), "{}", process.log());
-    assert!(process.log().contains("stopped"), "{}", process.log());
+    process.says("stopped").await;
     assert_eq!(simulator.connections(), 0);
     // Stopped, not logged out: the device is still linked.
     assert_eq!(simulator.devices(NUMBER).len(), 1);
@@ -43,7 +43,7 @@ async fn without_a_key_it_makes_its_own_and_tells_only_the_file() {
     let key = std::fs::read_to_string(&file).unwrap().trim().to_owned();
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     process.api.get(&format!("/session?key={key}")).await.expect(200);
-    assert!(process.log().contains("api-key"));
+    process.says("api-key").await;
     assert!(!process.log().contains(&key));
     process.api.get(&format!("/session/start?session=a&key={key}")).await.expect(200);
     receiver.last_status("a", "connecting").await;

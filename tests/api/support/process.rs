@@ -73,6 +73,15 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until it has printed this: lines are read a moment after they are written.
+    pub(crate) async fn says(&self, text: &str) {
+        let until = tokio::time::Instant::now() + STEP;
+        while !self.log().contains(text) {
+            assert!(tokio::time::Instant::now() < until, "no {text} in\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// The most memory that it ever held, in bytes (Linux).
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
