@@ -45,7 +45,8 @@
 //!    in `http::error` and nowhere else; a send without an acknowledgement is a 504 that still carries the id.
 //!
 //! `POST /session/start` differs in 3: it reserves the name in the registry, starts the session's task while that is
-//! flushed, lists the session, and waits on its watch for a code or a connection. The wait has a deadline, the start itself goes on.
+//! flushed, lists the session, and waits on its watch for a code or a connection. The wait has a deadline, the start
+//! itself goes on.
 //!
 //! # One event: a picture arrives
 //!

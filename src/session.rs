@@ -363,7 +363,7 @@ impl SessionManager {
         }
         let (record, flushing) = {
             let _reserving = self.0.reserving.lock().await;
-            self.0.registry.begin_reserve(name).await?
+            self.0.registry.reserve(name).await?
         };
         let entry = self.make(record, State::LoggedOut);
         // Nothing is listed that could not be delivered.

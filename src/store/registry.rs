@@ -1,7 +1,8 @@
 //! Which sessions there are: one record each, and the names that lead to them.
 //!
 //! A record is kept under the session's random uid, and the name is only an index entry: a deleted name is free at once,
-//! while the record stays until its namespaces are gone. Called by `session`; every write is flushed before it returns, but that of `begin_reserve`.
+//! while the record stays until its namespaces are gone. Called by `session`; every write is flushed before it returns, but
+//! that of `reserve`.
 
 use std::sync::Arc;
 
@@ -192,23 +193,13 @@ impl Registry {
         self.row(&key(RECORD, &uid)).await?.map(|row| parse(&row)).transpose()
     }
 
-    /// The session of this name, made when there is none; two callers at once get the same one. `true`: it was made by this
-    /// call, and nothing was ever stored under its uid.
-    ///
-    /// # Errors
-    /// As the engine's `write`.
-    pub async fn reserve(&self, name: &SessionName) -> Result<(SessionRecord, bool), KvError> {
-        match self.begin_reserve(name).await? {
-            (record, Some(flushing)) => flushing.await.map(|()| (record, true)),
-            (record, None) => Ok((record, false)),
-        }
-    }
-
-    /// The same, before a session that was made is durable: if the wait for that fails, a restart may or may not know it.
+    /// The session of this name, made when there is none; two callers at once get the same one. One that this call made comes
+    /// with the wait until it is durable, and nothing was ever stored under its uid: if the wait fails, a restart may or may not
+    /// know it.
     ///
     /// # Errors
     /// As the engine's `apply`.
-    pub async fn begin_reserve(&self, name: &SessionName) -> Result<(SessionRecord, Option<Flushing>), KvError> {
+    pub async fn reserve(&self, name: &SessionName) -> Result<(SessionRecord, Option<Flushing>), KvError> {
         for _ in 0..CONFLICT_RETRIES {
             if let Some(record) = self.get(name).await? {
                 return Ok((record, None));

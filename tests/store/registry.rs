@@ -89,9 +89,11 @@ async fn two_reservations_at_once_make_one_session(home: Home) {
 async fn updates_reach_only_their_own_session(home: Home) {
     let mut store = Store::new(home).await;
     let registry = store.registry();
-    let (first, is_new) = registry.reserve(&name("a")).await.unwrap();
-    assert!(is_new);
-    assert_eq!(registry.reserve(&name("a")).await.unwrap(), (first.clone(), false));
+    let (first, flushing) = registry.reserve(&name("a")).await.unwrap();
+    flushing.expect("it is new").await.unwrap();
+    let (again, flushing) = registry.reserve(&name("a")).await.unwrap();
+    assert!(flushing.is_none());
+    assert_eq!(again, first);
     let details = AccountDetails { name: "Ann".into(), phone_number: "491234".into() };
     let updated = registry
         .update(&first.uid, |record| {
