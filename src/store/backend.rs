@@ -16,6 +16,7 @@ mod app_sync;
 mod check;
 mod device;
 mod draft;
+mod held;
 mod inbound;
 mod key;
 mod lease;
@@ -68,6 +69,8 @@ pub struct SessionBackend {
     writing: inbound::Writing,
     /// What is on disk of the leases of ratchets.
     leases: std::sync::Mutex<lease::Leases>,
+    /// Ratchets that need not be stored yet: see `held`. Taken before `unstored`.
+    held: Mutex<held::Held>,
     /// The last handled messages, once known.
     handled: Mutex<Option<inbound::Block>>,
     /// Whether any message may have been asked for again; known with `handled`.
@@ -118,6 +121,7 @@ impl SessionBackend {
             unstored: Mutex::default(),
             writing: inbound::Writing::default(),
             leases: std::sync::Mutex::default(),
+            held: Mutex::default(),
             handled: Mutex::new(None),
             any_asked: AtomicBool::new(false),
             poll_turn: Mutex::new(None),
@@ -135,11 +139,15 @@ impl SessionBackend {
     /// Refuses everything from now on, and returns when no write is under way: after it nothing of this session can come back into
     /// a namespace that is then dropped. Waits as long as the engine's slowest write.
     pub async fn close(&self) {
-        // A message that nobody has yet comes again, and is then replayed from its row.
-        if !self.failed.is_cancelled()
-            && let Err(error) = self.store_pending().await
-        {
-            tracing::debug!(%error, "pending messages were not stored");
+        if !self.failed.is_cancelled() {
+            // A message that nobody has yet comes again, and is then replayed from its row.
+            let stored = match self.store_pending().await {
+                Ok(()) => self.store_held().await,
+                failed => failed,
+            };
+            if let Err(error) = stored {
+                tracing::debug!(%error, "pending messages and ratchets were not stored");
+            }
         }
         *self.kv.write().await = None;
     }
@@ -162,6 +170,12 @@ impl SessionBackend {
         let kv = self.kv.read().await;
         let kv = kv.as_ref().ok_or_else(|| KvError::engine(Refused::Closed))?;
         Ok(kv.get(&self.ns, key::DEVICE).await?.is_some_and(|row| value::is_paired(&row)))
+    }
+
+    /// What is kept in memory for a later write is taken as long as a write would be.
+    async fn takes_more(&self) -> Result<()> {
+        open(self.kv.read().await.as_ref())?;
+        if self.failed.is_cancelled() { Err(StoreError::Database(Box::new(Refused::Failed))) } else { Ok(()) }
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use whatsapp_rust::wacore::store::error::{Result, StoreError};
 
-use super::{Refused, SessionBackend, key, open, value};
+use super::{SessionBackend, key, value};
 use crate::store::{Batch, KeyRange, Op};
 
 /// Handled messages whose digests share a row. Looked up only when a message comes twice, and written for each one: so few
@@ -193,10 +193,7 @@ impl SessionBackend {
 
     /// Takes pending rows: they reach the store before the next ratchet does.
     pub(super) async fn keep_pending(&self, rows: impl IntoIterator<Item = (Bytes, Bytes)> + Send) -> Result<()> {
-        open(self.kv.read().await.as_ref())?;
-        if self.failed.is_cancelled() {
-            return Err(StoreError::Database(Box::new(Refused::Failed)));
-        }
+        self.takes_more().await?;
         let now = {
             let mut unstored = self.unstored.lock().await;
             rows.into_iter().for_each(|(key, value)| unstored.put(key, value));

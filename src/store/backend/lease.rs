@@ -19,7 +19,7 @@ use whatsapp_rust::buffa::DecodeError;
 use whatsapp_rust::buffa::encoding::{Tag, WireType, decode_varint, encode_varint, skip_field, varint_len};
 use whatsapp_rust::wacore::libsignal::protocol::consts::SENDER_CHAIN_RESERVATION_BATCH;
 
-/// Chats whose lease is remembered; with one more all are forgotten, and each record is flushed once more. 40 bytes each.
+/// Chats whose lease is remembered; with one more all are forgotten, and each record is flushed once more. 56 bytes each.
 const CHATS: usize = 4_096;
 
 /// Counters from a chain's place to the ceiling of a row on disk. The library leases 64 at a time: one send in 192 waits for the disk.
@@ -29,7 +29,11 @@ const AHEAD: u32 = 3 * SENDER_CHAIN_RESERVATION_BATCH;
 const CURRENT_SESSION: u32 = 1;
 const CEILING: u32 = 100;
 // SessionStructure.
+const ROOT_KEY: u32 = 4;
+const PREVIOUS_COUNTER: u32 = 5;
 const SENDER_CHAIN: u32 = 6;
+const RECEIVER_CHAINS: u32 = 7;
+const PENDING_PRE_KEY: u32 = 9;
 // SessionStructure.Chain.
 const SENDER_RATCHET_KEY: u32 = 1;
 const CHAIN_KEY: u32 = 3;
@@ -59,17 +63,19 @@ pub(super) struct Note {
     asked: Option<u32>,
     /// Hash of what it holds besides its sending chain.
     heard: u64,
+    /// Hash of what no message changes: which Signal session it is, and which were before it.
+    origin: u64,
 }
 
 /// A record as it is to be stored.
 #[derive(Debug)]
 pub(super) struct Grant {
     pub(super) row: Bytes,
-    /// The lease that is on disk covers it.
+    /// The lease that is on disk covers it, or nothing was sent with its chain: the store may have it later.
     pub(super) covered: bool,
     /// Something may have been received since the last row: more than the sending chain is another.
     pub(super) heard: bool,
-    /// To be noted when it is written; `None`: the record can't be understood.
+    /// To be noted when it is written, or held if it is covered; `None`: the record can't be understood.
     pub(super) stored: Option<Note>,
 }
 
@@ -77,11 +83,23 @@ impl Leases {
     /// Whether this record of an address is within the lease that is on disk, and the row to store for it: with that lease,
     /// or else with one to be flushed. A record that can't be understood is stored as it is, and flushed.
     pub(super) fn grant(&self, address: &str, record: &Bytes) -> Grant {
-        let (Ok((asked, place)), Ok(heard)) = (self.lease(record), self.heard(record)) else {
+        let (Ok((asked, place)), Ok((heard, origin))) = (self.lease(record), self.heard(record)) else {
             return Grant { row: record.clone(), covered: false, heard: true, stored: None };
         };
         let known = self.stored.get(&self.hashes.hash_one(address));
         let is_new = known.is_none_or(|known| known.heard != heard);
+        // A received message began the chain with a fresh key (`SessionRecord`'s `reserve_sender_chain_counters` and what it says of a
+        // ratchet): before the first send a ceiling is asked for. A process that starts from the row on disk begins another.
+        let is_unused = |known: &&Note| {
+            known.lease.chain != asked.chain
+                && known.origin == origin
+                && asked.ceiling.is_none()
+                && place.unwrap_or(0) == 0
+        };
+        if let Some(known) = known.filter(is_unused) {
+            let stored = Some(Note { heard, ..*known });
+            return Grant { row: record.clone(), covered: true, heard: is_new, stored };
+        }
         // One that asks for less than before was another in between, of which the disk may know nothing.
         let on_disk = known.filter(|known| known.lease.chain == asked.chain && known.asked <= asked.ceiling);
         let on_disk = on_disk.map(|known| known.lease).filter(|on_disk| match (asked.ceiling, on_disk.ceiling) {
@@ -101,7 +119,7 @@ impl Leases {
                 Some(Ok(row)) => row,
                 Some(Err(_)) => return Grant { row: record.clone(), covered: false, heard: true, stored: None },
             };
-        let stored = Some(Note { lease, asked: asked.ceiling, heard });
+        let stored = Some(Note { lease, asked: asked.ceiling, heard, origin });
         Grant { row, covered: on_disk.is_some(), heard: is_new, stored }
     }
 
@@ -134,26 +152,33 @@ impl Leases {
         Ok((Lease { chain: self.hashes.hash_one(within(chain, SENDER_RATCHET_KEY)?), ceiling }, place))
     }
 
-    /// Hash of what a received message changes: all but ceiling and incarnation, and of the current session all but its sending chain.
-    fn heard(&self, record: &[u8]) -> Result<u64, DecodeError> {
-        let mut hasher = self.hashes.build_hasher();
+    /// Hashes of what a received message changes: all but ceiling and incarnation, and of the current session all but its sending
+    /// chain; and of what remains of it when a chain is received.
+    fn heard(&self, record: &[u8]) -> Result<(u64, u64), DecodeError> {
+        let (mut heard, mut origin) = (self.hashes.build_hasher(), self.hashes.build_hasher());
         each_field(record, |number, whole| {
             if number == CURRENT_SESSION
                 && let Some(session) = field(whole, number)?.and_then(Field::bytes)
             {
                 return each_field(session, |number, whole| {
-                    if number != SENDER_CHAIN {
-                        hasher.write(whole);
+                    match number {
+                        SENDER_CHAIN => {}
+                        ROOT_KEY | PREVIOUS_COUNTER | RECEIVER_CHAINS | PENDING_PRE_KEY => heard.write(whole),
+                        _ => {
+                            heard.write(whole);
+                            origin.write(whole);
+                        }
                     }
                     Ok(())
                 });
             }
             if number < CEILING {
-                hasher.write(whole);
+                heard.write(whole);
+                origin.write(whole);
             }
             Ok(())
         })?;
-        Ok(hasher.finish())
+        Ok((heard.finish(), origin.finish()))
     }
 }
 

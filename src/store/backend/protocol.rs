@@ -276,8 +276,10 @@ impl ProtocolStore for SessionBackend {
         self.settle(vec![pending(chat, sender, id)]).await
     }
 
-    /// Reads them all: committed messages leave at once, so few are ever there, and none pays for an index.
+    /// Reads them all: committed messages leave at once, so few are ever there, and none pays for an index. Every five minutes or
+    /// so, thus what is held of ratchets goes too.
     async fn delete_expired_pending_inbound(&self, cutoff_timestamp: i64) -> Result<u32> {
+        self.store_held().await?;
         self.expire_pending(cutoff_timestamp).await
     }
 

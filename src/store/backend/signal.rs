@@ -8,6 +8,7 @@ use bytes::Bytes;
 use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::SignalStore;
 
+use super::lease::Grant;
 use super::{SessionBackend, key, value};
 use crate::store::{Batch, KeyRange};
 
@@ -56,12 +57,18 @@ impl SignalStore for SessionBackend {
     }
 
     async fn get_session(&self, address: &str) -> Result<Option<Bytes>> {
+        if let Some(held) = self.held.lock().await.get(address) {
+            return Ok(Some(held));
+        }
         self.get(&key::named(key::SESSION, address)).await
     }
 
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
+        let mut held = self.held.lock().await;
         self.leases().forget(address);
-        self.put(key::named(key::SESSION, address), Bytes::copy_from_slice(session)).await
+        self.put(key::named(key::SESSION, address), Bytes::copy_from_slice(session)).await?;
+        held.forget(address);
+        Ok(())
     }
 
     /// whatsapp-rust 0.7.0 flushes all ratchets that moved, also that of a message in another chat which is decrypted
@@ -69,36 +76,59 @@ impl SignalStore for SessionBackend {
     /// redelivery it counts as seen). Its row comes within microseconds, so while several chats are busy the flush lets
     /// it go first. Where nothing was received there is no such row, and a send waits for nothing.
     ///
-    /// Flushed only when something may be sent that a record on disk does not know of: see `lease`.
+    /// Stored and flushed only when something may be sent that a record on disk does not know of (see `lease`); else held for a
+    /// later write (see `held`).
     async fn put_sessions_batch(&self, sessions: &[(Arc<str>, Bytes)]) -> Result<()> {
-        let (mut covered, mut heard) = (true, false);
-        let (mut batch, mut notes) = (Batch::new().loose(), Vec::with_capacity(sessions.len()));
+        self.takes_more().await?;
+        let (mut heard, mut urgent) = (false, Vec::new());
+        let mut held = self.held.lock().await;
         {
-            let leases = self.leases();
+            let mut leases = self.leases();
             for (address, record) in sessions {
                 let grant = leases.grant(address, record);
-                covered &= grant.covered;
                 heard |= grant.heard;
-                batch = batch.put(key::named(key::SESSION, &**address), grant.row);
-                notes.push(grant.stored);
+                if grant.covered {
+                    held.put(address, &grant.row);
+                    leases.written(address, grant.stored);
+                } else {
+                    urgent.push((address, grant));
+                }
             }
+        }
+        let all = held.is_much();
+        if urgent.is_empty() && !all {
+            return Ok(());
         }
         if heard && (sessions.len() > 1 || self.several_chats_are_busy()) {
             tokio::time::sleep(ROWS_FIRST).await;
         }
-        self.write(if covered { batch.buffered() } else { batch }).await?;
+        let batch = Batch::new().loose();
+        let batch = if urgent.is_empty() { batch.buffered() } else { batch };
+        let batch = if all { held.add_to(batch) } else { batch };
+        let add = |batch: Batch, (address, grant): &(&Arc<str>, Grant)| {
+            batch.put(key::named(key::SESSION, &***address), grant.row.clone())
+        };
+        self.write(urgent.iter().fold(batch, add)).await?;
+        if all {
+            held.clear();
+        }
         let mut leases = self.leases();
-        for ((address, _record), stored) in sessions.iter().zip(notes) {
-            leases.written(address, stored);
+        for (address, grant) in urgent {
+            held.forget(address);
+            leases.written(address, grant.stored);
         }
         Ok(())
     }
 
     async fn delete_session(&self, address: &str) -> Result<()> {
+        let mut held = self.held.lock().await;
         self.leases().forget(address);
-        self.remove(key::named(key::SESSION, address)).await
+        self.remove(key::named(key::SESSION, address)).await?;
+        held.forget(address);
+        Ok(())
     }
 
+    /// What is held has an older row in the store.
     async fn has_session(&self, address: &str) -> Result<bool> {
         Ok(self.get(&key::named(key::SESSION, address)).await?.is_some())
     }
@@ -141,8 +171,9 @@ impl SignalStore for SessionBackend {
         Ok(())
     }
 
-    /// Buffered: the session that it began was written before it, and a key that comes back is asked for by nobody.
+    /// Buffered, behind the session that it began; a key that comes back is asked for by nobody.
     async fn remove_prekey(&self, id: u32) -> Result<()> {
+        self.store_held().await?;
         self.remove_buffered(key::numbered(key::PREKEY, id)).await
     }
 
