@@ -60,9 +60,9 @@ pub struct SessionBackend {
     fence: Option<u64>,
     failed: CancellationToken,
     lid_mappings: Mutex<()>,
-    tc_tokens: Mutex<()>,
+    tc_tokens: Mutex<tc_token::Tokens>,
     sent_messages: Mutex<()>,
-    secrets: Mutex<()>,
+    secrets: Mutex<secret::Indexed>,
     /// Pending rows that the store has not got yet: see `inbound`.
     unstored: Mutex<inbound::Unstored>,
     /// Writes that may carry a ratchet.
@@ -115,9 +115,9 @@ impl SessionBackend {
             fence,
             failed: CancellationToken::new(),
             lid_mappings: Mutex::new(()),
-            tc_tokens: Mutex::new(()),
+            tc_tokens: Mutex::default(),
             sent_messages: Mutex::new(()),
-            secrets: Mutex::new(()),
+            secrets: Mutex::default(),
             unstored: Mutex::default(),
             writing: inbound::Writing::default(),
             leases: std::sync::Mutex::default(),

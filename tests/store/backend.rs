@@ -66,6 +66,7 @@ conformance!(
     secrets,
     secrets_merge_their_deadlines,
     secrets_expire,
+    secrets_expire_by_chat_and_hour,
     the_device,
 );
 
@@ -357,7 +358,14 @@ async fn tc_tokens(b: Storage) {
     jids.sort();
     assert_eq!(jids, ["a", "b"]);
     b.delete_tc_token("a").await.unwrap();
+    assert!(b.get_tc_token("a").await.unwrap().is_none());
     assert_eq!(b.get_all_tc_token_jids().await.unwrap(), ["b"]);
+    for (round, number) in (0..2_u8).flat_map(|round| (0..40).map(move |number| (round, number))) {
+        b.store_received_tc_token(&format!("of many {number}"), &[round, number], round.into()).await.unwrap();
+    }
+    for number in 0..40 {
+        assert_eq!(tc_token(&b, &format!("of many {number}")).await.0, [1, number]);
+    }
 }
 
 async fn tc_tokens_expire_by_two_windows(b: Storage) {
@@ -367,7 +375,9 @@ async fn tc_tokens_expire_by_two_windows(b: Storage) {
     b.put_tc_token("expired, live sender", &real(1, Some(2_000))).await.unwrap();
     b.put_tc_token("expired", &real(999, None)).await.unwrap();
     b.put_tc_token("fresh", &real(1_000, None)).await.unwrap();
+    assert!(b.get_tc_token("expired").await.unwrap().is_some());
     assert_eq!(b.delete_expired_tc_tokens(1_000, 2_000).await.unwrap(), 2);
+    assert!(b.get_tc_token("expired").await.unwrap().is_none());
     let mut left = b.get_all_tc_token_jids().await.unwrap();
     left.sort();
     assert_eq!(left, ["expired, live sender", "fresh", "recent placeholder"]);
@@ -450,6 +460,34 @@ async fn secrets_merge_their_deadlines(b: Storage) {
     assert_eq!(b.delete_expired_msg_secrets(i64::MAX).await.unwrap(), 0, "zero is never");
     assert!(b.get_msg_secret("c", "s", "b").await.unwrap().is_some());
     assert!(b.get_msg_secret("c", "s", "c").await.unwrap().is_some());
+}
+
+async fn secrets_expire_by_chat_and_hour(b: Storage) {
+    let entry = |chat: &str, sender: &str, id: &str, at: i64| MsgSecretEntry {
+        chat: chat.into(),
+        sender: sender.into(),
+        ..secret(id, 1, at, 0)
+    };
+    for (id, at) in [("1", 10), ("2", 20), ("3", 7_300), ("4", 0)] {
+        for (chat, sender) in [("c", "s"), ("cs", ""), ("c", "s2")] {
+            b.put_msg_secrets(vec![entry(chat, sender, id, at)]).await.unwrap();
+        }
+    }
+    assert_eq!(b.delete_expired_msg_secrets(9).await.unwrap(), 0);
+    assert_eq!(b.delete_expired_msg_secrets(10).await.unwrap(), 3);
+    // Of the same hour, after its entry was looked at.
+    b.put_msg_secrets(vec![entry("c", "s", "5", 30)]).await.unwrap();
+    assert_eq!(b.delete_expired_msg_secrets(25).await.unwrap(), 3);
+    assert_eq!(b.delete_expired_msg_secrets(30).await.unwrap(), 1);
+    // Moved on to another hour.
+    b.put_msg_secrets(vec![entry("c", "s", "3", 90_000)]).await.unwrap();
+    assert_eq!(b.delete_expired_msg_secrets(89_999).await.unwrap(), 2);
+    assert_eq!(b.delete_expired_msg_secrets(90_000).await.unwrap(), 1);
+    for (chat, sender) in [("c", "s"), ("cs", ""), ("c", "s2")] {
+        assert_eq!(b.get_msg_secret(chat, sender, "3").await.unwrap(), None);
+        assert!(b.get_msg_secret(chat, sender, "4").await.unwrap().is_some(), "zero is never");
+    }
+    assert_eq!(b.delete_expired_msg_secrets(i64::MAX).await.unwrap(), 0);
 }
 
 async fn secrets_expire(b: Storage) {

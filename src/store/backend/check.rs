@@ -14,7 +14,7 @@ use whatsapp_rust::waproto::codec::message_decode;
 
 use super::inbound::{DIGEST, is_block};
 use super::value::{self, Secret};
-use super::{PROBE, key};
+use super::{PROBE, key, secret};
 
 /// Bytes of a SHA-256 code, of a key, of a signature.
 const CODE: usize = 32;
@@ -69,7 +69,7 @@ fn table_of(table: u8, row: &[u8], value: &Bytes) -> Option<(&'static str, bool)
         key::SENT => ("a sent message", paired() && stamped(value, is_message)),
         key::OLD_SENT_INDEX => ("an index of sent messages", is_index_of(key::SENT)),
         key::SECRET => ("a message secret", key::parts(row).is_some() && Secret::from_bytes(value).is_ok()),
-        key::SECRET_INDEX => ("an index of message secrets", is_index_of(key::SECRET)),
+        key::SECRET_INDEX => ("an index of message secrets", secret::is_index(row, value) || is_index_of(key::SECRET)),
         key::PENDING => {
             ("a message that is not committed yet", key::parts(row).is_some() && stamped(value, is_message))
         }

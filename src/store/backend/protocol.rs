@@ -189,13 +189,11 @@ impl ProtocolStore for SessionBackend {
     }
 
     async fn put_tc_token(&self, jid: &str, entry: &TcTokenEntry) -> Result<()> {
-        let _lock = self.tc_tokens.lock().await;
-        self.write_tc_token(jid, entry).await
+        self.put_tc_token_entry(jid, entry).await
     }
 
     async fn delete_tc_token(&self, jid: &str) -> Result<()> {
-        let _lock = self.tc_tokens.lock().await;
-        self.remove_buffered(key::named(key::TC_TOKEN, jid)).await
+        self.remove_tc_token(jid).await
     }
 
     async fn get_all_tc_token_jids(&self) -> Result<Vec<String>> {

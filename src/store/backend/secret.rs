@@ -1,5 +1,11 @@
 //! Message secrets, which decrypt later reactions, poll votes and edits.
+//!
+//! What is too old is found by an index of chats and hours: one entry for all secrets of a sender in a chat whose deadline is
+//! within an hour, as an entry for each would be one more page that each message looks at. Older releases made one for each;
+//! such entries are read, and go in their time.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Bound;
 
 use async_trait::async_trait;
@@ -12,7 +18,48 @@ use whatsapp_rust::wacore::store::traits::{
 use super::draft::Draft;
 use super::value::Secret;
 use super::{PAGE, SessionBackend, key};
-use crate::store::KeyRange;
+use crate::store::{Batch, KeyRange, Op};
+
+/// Seconds that share an entry of the index.
+const HOUR: i64 = 3_600;
+/// Entries that are known to be there, 8 bytes each; with one more all are forgotten, and written once more.
+const INDEXED: usize = 64;
+/// The value of an entry for all that begins with its row; that of an older release, for one row, is empty.
+const ALL: &[u8] = &[1];
+
+/// Hashes of entries that the index has. Locked while secrets are written.
+#[derive(Debug, Default)]
+pub(super) struct Indexed {
+    hashes: RandomState,
+    entries: HashSet<u64>,
+}
+
+impl Indexed {
+    fn has(&self, entry: u64) -> bool {
+        self.entries.contains(&entry)
+    }
+
+    /// They are written.
+    fn add(&mut self, entries: Vec<u64>) {
+        if self.entries.len() + entries.len() > INDEXED {
+            self.entries.clear();
+        }
+        self.entries.extend(entries.into_iter().take(INDEXED));
+    }
+}
+
+fn hour(expires_at: i64) -> i64 {
+    expires_at.div_euclid(HOUR).saturating_mul(HOUR)
+}
+
+/// Whether this is an entry of the index as it is written now.
+pub(super) fn is_index(entry: &[u8], value: &[u8]) -> bool {
+    let is_start = |row: Bytes| {
+        row.first() == Some(&key::SECRET)
+            && key::parts(&row).is_some_and(|parts| parts.last().is_some_and(|last| last.is_empty()))
+    };
+    value == ALL && key::split_timed(&Bytes::copy_from_slice(entry)).is_some_and(|(_, row)| is_start(row))
+}
 
 impl SessionBackend {
     async fn secret(&self, chat: &str, sender: &str, id: &str) -> Result<Option<Secret>> {
@@ -24,28 +71,31 @@ impl SessionBackend {
 #[async_trait]
 impl MsgSecretStore for SessionBackend {
     async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
-        let _lock = self.secrets.lock().await;
+        let mut indexed = self.secrets.lock().await;
         for page in entries.chunks(PAGE) {
-            let mut draft = Draft::new(self);
+            let (mut draft, mut new_entries) = (Draft::new(self), Vec::new());
             for entry in page {
                 let row = key::joined(key::SECRET, [&entry.chat, &entry.sender], &*entry.msg_id);
                 let mut new =
                     Secret { bytes: entry.secret, expires_at: entry.expires_at, message_ts: entry.message_ts };
-                let old = draft.get(&row).await?.as_deref().map(Secret::from_bytes).transpose()?;
-                if let Some(old) = &old {
+                if let Some(old) = draft.get(&row).await?.as_deref().map(Secret::from_bytes).transpose()? {
                     new.expires_at = merge_msg_secret_expiry(old.expires_at, new.expires_at);
                     new.message_ts = merge_msg_secret_message_ts(old.message_ts, new.message_ts);
                 }
-                // Whatever comes of these in the end, no row is without an entry that sweeps it away.
+                // Before its row: whatever comes of these in the end, no row is without an entry that sweeps it away.
                 if new.expires_at != 0 {
-                    draft.put(key::timed(key::SECRET_INDEX, new.expires_at, &row), Bytes::new());
+                    let all = key::below(key::SECRET, [&entry.chat, &entry.sender]);
+                    let index = key::timed(key::SECRET_INDEX, hour(new.expires_at), &all);
+                    let hash = indexed.hashes.hash_one(&index);
+                    if !indexed.has(hash) {
+                        draft.put(index, Bytes::from_static(ALL));
+                        new_entries.push(hash);
+                    }
                 }
-                draft.put(row.clone(), new.to_bytes());
-                if let Some(old) = old.filter(|old| old.expires_at != 0 && old.expires_at != new.expires_at) {
-                    draft.remove(key::timed(key::SECRET_INDEX, old.expires_at, &row));
-                }
+                draft.put(row, new.to_bytes());
             }
             draft.write_loose().await?;
+            indexed.add(new_entries);
         }
         Ok(entries.len())
     }
@@ -59,18 +109,56 @@ impl MsgSecretStore for SessionBackend {
     }
 
     async fn delete_expired_msg_secrets(&self, cutoff_timestamp: i64) -> Result<u32> {
-        let _lock = self.secrets.lock().await;
-        let mut range = KeyRange::prefix(vec![key::SECRET_INDEX]);
+        let mut indexed = self.secrets.lock().await;
+        indexed.entries.clear();
+        let mut range = KeyRange::prefix(vec![key::SECRET_INDEX]).limit(PAGE);
         if let Some(after) = cutoff_timestamp.checked_add(1) {
             range.end = Bound::Excluded(key::timed(key::SECRET_INDEX, after, &[]));
         }
-        self.sweep(range, |batch, entry, _| {
-            batch.ops.push(crate::store::Op::Remove(entry.clone()));
-            let row = key::split_timed(entry).map(|(_, row)| crate::store::Op::Remove(row));
-            let counts = row.is_some();
-            batch.ops.extend(row);
-            counts
-        })
-        .await
+        let mut removed = 0;
+        loop {
+            let entries = self.range(range.clone()).await?;
+            let Some((last, _)) = entries.last() else { return Ok(removed) };
+            range.start = Bound::Excluded(last.clone());
+            let mut batch = Batch::new().buffered();
+            for (entry, kind) in &entries {
+                let Some((hour, row)) = key::split_timed(entry) else {
+                    batch.ops.push(Op::Remove(entry.clone()));
+                    continue;
+                };
+                if kind.is_empty() {
+                    batch.ops.extend([Op::Remove(entry.clone()), Op::Remove(row)]);
+                    removed += 1;
+                    continue;
+                }
+                let (gone, done) = self.sweep_secrets(row, hour, cutoff_timestamp).await?;
+                removed += gone;
+                if done {
+                    batch.ops.push(Op::Remove(entry.clone()));
+                }
+            }
+            self.write(batch).await?;
+        }
+    }
+}
+
+impl SessionBackend {
+    /// Removes what has expired of the secrets that begin so; says how many, and whether none is left whose deadline is within the hour.
+    async fn sweep_secrets(&self, all: Bytes, of: i64, cutoff: i64) -> Result<(u32, bool)> {
+        let mut done = true;
+        let removed = self
+            .sweep(KeyRange::prefix(all.to_vec()), |batch, key, row| {
+                // What is damaged stays: it is nobody's trouble but its reader's.
+                let Ok(secret) = Secret::from_bytes(row) else { return false };
+                let expired = secret.expires_at != 0 && secret.expires_at <= cutoff;
+                if expired {
+                    batch.ops.push(Op::Remove(key.clone()));
+                } else {
+                    done &= secret.expires_at == 0 || hour(secret.expires_at) != of;
+                }
+                expired
+            })
+            .await?;
+        Ok((removed, done))
     }
 }
