@@ -42,8 +42,12 @@ impl Outbox {
     async fn entries(&self, range: KeyRange) -> Result<Vec<Entry>, KvError> {
         let Inner { kv, ns, .. } = &*self.inner;
         let rows = kv.range(ns, range).await?;
-        let attempts: Vec<Bytes> = rows.iter().map(|(key, _)| key::attempt_key_of(key)).collect();
-        let attempts = kv.get_many(ns, &attempts).await?;
+        let attempts = if self.may_have_attempts() {
+            let attempts: Vec<Bytes> = rows.iter().map(|(key, _)| key::attempt_key_of(key)).collect();
+            kv.get_many(ns, &attempts).await?
+        } else {
+            vec![None; rows.len()]
+        };
         let mut entries = Vec::with_capacity(rows.len());
         for ((key, value), attempt) in rows.into_iter().zip(attempts) {
             let attempt = attempt.and_then(|bytes| Attempt::decode(&bytes)).unwrap_or_default();
@@ -60,6 +64,11 @@ impl Outbox {
             }
         }
         Ok(entries)
+    }
+
+    /// Not known before it was read.
+    fn may_have_attempts(&self) -> bool {
+        self.inner.attempted.load(Ordering::Acquire) || !self.inner.is_read.load(Ordering::Acquire)
     }
 
     /// Waits for a commit since the last call returned; for one waiter, the lane.
@@ -118,7 +127,7 @@ impl Outbox {
         meta.take(entry.event.kind, entry.event.body.len());
         let turn = meta.turn();
         let beside = [
-            (self.inner.attempted.load(Ordering::Acquire), key::attempt_key(entry.seq)),
+            (self.may_have_attempts(), key::attempt_key(entry.seq)),
             (self.is_pending(entry.seq), key::file_key(entry.seq)),
             (entry.event.kind.may_be_shed(), key::shed_key(entry.seq)),
         ];

@@ -174,12 +174,12 @@ impl Table {
             }
         }
         let Some(raised) = batch.fence.filter(|&token| token > seen) else {
-            let put = if single { self.put_each(&batch.ops) } else { self.put_all(&batch.ops) };
+            let put = if single { self.put_each(&batch.ops) } else { self.put_all(&batch.ops, &batch.conditions) };
             return put.map_err(KvError::engine);
         };
         let fence = Op::Put(Bytes::from_static(FENCE_KEY), Bytes::copy_from_slice(&raised.to_be_bytes()));
         let ops: Vec<Op> = batch.ops.iter().cloned().chain([fence]).collect();
-        let live = self.put_all(&ops).map_err(KvError::engine)?;
+        let live = self.put_all(&ops, &batch.conditions).map_err(KvError::engine)?;
         self.fence.store(raised, Ordering::Release);
         Ok(live)
     }
@@ -199,8 +199,8 @@ impl Table {
         ops.iter().try_for_each(|op| put(&self.tree, op)).map(|()| Live::Yes)
     }
 
-    /// All or none of them, whenever the process ends; the gate is held alone.
-    fn put_all(&self, ops: &[Op]) -> Result<Live, Error> {
+    /// All or none of them, whenever the process ends; the gate is held alone, and the rows of `read` were read.
+    fn put_all(&self, ops: &[Op], read: &[(Bytes, Option<Bytes>)]) -> Result<Live, Error> {
         if ops.len() <= 1 {
             return self.put_each(ops);
         }
@@ -218,7 +218,9 @@ impl Table {
         // A page that can't be read fails the batch here, with nothing written; the next lines need the pages anyway.
         for op in ops {
             let (Op::Put(key, _) | Op::Remove(key)) = op;
-            self.tree.get(key)?;
+            if !read.iter().any(|(known, _)| known == key) {
+                self.tree.get(key)?;
+            }
         }
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         *rows = Rows::Unknown;
