@@ -93,6 +93,9 @@ struct Busy {
 /// Rows of two chats within so long are traffic at the same time.
 const TOGETHER: Duration = Duration::from_millis(100);
 
+/// How long a write of ratchets waits for the pending rows of other chats.
+const ROWS_FIRST: Duration = Duration::from_millis(3);
+
 /// Why a backend writes no more.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 enum Refused {

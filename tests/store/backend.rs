@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use wa_gateway::store::backend::SessionBackend;
-use wa_gateway::store::{Batch, Kv, Namespace};
+use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
 use whatsapp_rust::wacore::store::traits::{
-    AppStateSyncKey, Backend, DeviceInfo, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, PendingInboundKey,
-    PendingInboundRow, TcTokenEntry,
+    AppStateSyncKey, Backend, DeviceInfo, DeviceListRecord, LidPnMappingEntry, MsgSecretEntry, MsgSecretStore as _,
+    PendingInboundKey, PendingInboundRow, TcTokenEntry,
 };
 use whatsapp_rust::wacore::store::{CachedNoiseCert, CachedServerCertChain, Device, InMemoryBackend};
 use whatsapp_rust::wacore::time::now_secs;
@@ -66,7 +66,7 @@ conformance!(
     secrets,
     secrets_merge_their_deadlines,
     secrets_expire,
-    secrets_expire_by_chat_and_hour,
+    secrets_expire_by_chat_and_day,
     the_device,
 );
 
@@ -449,40 +449,47 @@ async fn secrets(b: Storage) {
     assert_eq!(b.get_msg_secret("cs", "", "M1").await.unwrap(), None);
 }
 
+/// Seconds; ours keeps a secret until the day of its deadline is over.
+const DAY: i64 = 86_400;
+
 async fn secrets_merge_their_deadlines(b: Storage) {
-    b.put_msg_secrets(vec![secret("a", 1, 100, 5), secret("b", 1, 100, 0), secret("c", 1, 0, 0)]).await.unwrap();
-    b.put_msg_secrets(vec![secret("a", 1, 50, 4), secret("b", 1, 0, 0), secret("c", 1, 100, 0)]).await.unwrap();
-    assert_eq!(b.delete_expired_msg_secrets(99).await.unwrap(), 0, "never shortened");
+    let days = |days: i64| days * DAY;
+    b.put_msg_secrets(vec![secret("a", 1, days(2), 5), secret("b", 1, days(2), 0), secret("c", 1, 0, 0)])
+        .await
+        .unwrap();
+    b.put_msg_secrets(vec![secret("a", 1, days(1), 4), secret("b", 1, 0, 0), secret("c", 1, days(2), 0)])
+        .await
+        .unwrap();
+    assert_eq!(b.delete_expired_msg_secrets(days(2) - 1).await.unwrap(), 0, "never shortened");
     assert_eq!(b.get_msg_secret_with_ts("c", "s", "a").await.unwrap(), Some((vec![1; 32], 5)));
-    b.put_msg_secrets(vec![secret("a", 1, 200, 0)]).await.unwrap();
-    assert_eq!(b.delete_expired_msg_secrets(199).await.unwrap(), 0, "the later deadline counts");
-    assert_eq!(b.delete_expired_msg_secrets(200).await.unwrap(), 1);
+    b.put_msg_secrets(vec![secret("a", 1, days(4), 0)]).await.unwrap();
+    assert_eq!(b.delete_expired_msg_secrets(days(4) - 1).await.unwrap(), 0, "the later deadline counts");
+    assert_eq!(b.delete_expired_msg_secrets(days(5) - 1).await.unwrap(), 1);
     assert_eq!(b.delete_expired_msg_secrets(i64::MAX).await.unwrap(), 0, "zero is never");
     assert!(b.get_msg_secret("c", "s", "b").await.unwrap().is_some());
     assert!(b.get_msg_secret("c", "s", "c").await.unwrap().is_some());
 }
 
-async fn secrets_expire_by_chat_and_hour(b: Storage) {
+async fn secrets_expire_by_chat_and_day(b: Storage) {
     let entry = |chat: &str, sender: &str, id: &str, at: i64| MsgSecretEntry {
         chat: chat.into(),
         sender: sender.into(),
         ..secret(id, 1, at, 0)
     };
-    for (id, at) in [("1", 10), ("2", 20), ("3", 7_300), ("4", 0)] {
+    for (id, at) in [("1", 10), ("2", DAY + 20), ("3", 3 * DAY), ("4", 0)] {
         for (chat, sender) in [("c", "s"), ("cs", ""), ("c", "s2")] {
             b.put_msg_secrets(vec![entry(chat, sender, id, at)]).await.unwrap();
         }
     }
     assert_eq!(b.delete_expired_msg_secrets(9).await.unwrap(), 0);
-    assert_eq!(b.delete_expired_msg_secrets(10).await.unwrap(), 3);
-    // Of the same hour, after its entry was looked at.
-    b.put_msg_secrets(vec![entry("c", "s", "5", 30)]).await.unwrap();
-    assert_eq!(b.delete_expired_msg_secrets(25).await.unwrap(), 3);
-    assert_eq!(b.delete_expired_msg_secrets(30).await.unwrap(), 1);
-    // Moved on to another hour.
-    b.put_msg_secrets(vec![entry("c", "s", "3", 90_000)]).await.unwrap();
-    assert_eq!(b.delete_expired_msg_secrets(89_999).await.unwrap(), 2);
-    assert_eq!(b.delete_expired_msg_secrets(90_000).await.unwrap(), 1);
+    assert_eq!(b.delete_expired_msg_secrets(DAY - 1).await.unwrap(), 3);
+    // Of a day whose entry is there, and of one whose entry is gone.
+    b.put_msg_secrets(vec![entry("c", "s", "5", DAY + 30), entry("c", "s", "6", 15)]).await.unwrap();
+    assert_eq!(b.delete_expired_msg_secrets(2 * DAY - 1).await.unwrap(), 5);
+    // Moved on to another day.
+    b.put_msg_secrets(vec![entry("c", "s", "3", 7 * DAY)]).await.unwrap();
+    assert_eq!(b.delete_expired_msg_secrets(7 * DAY - 1).await.unwrap(), 2);
+    assert_eq!(b.delete_expired_msg_secrets(8 * DAY - 1).await.unwrap(), 1);
     for (chat, sender) in [("c", "s"), ("cs", ""), ("c", "s2")] {
         assert_eq!(b.get_msg_secret(chat, sender, "3").await.unwrap(), None);
         assert!(b.get_msg_secret(chat, sender, "4").await.unwrap().is_some(), "zero is never");
@@ -491,12 +498,45 @@ async fn secrets_expire_by_chat_and_hour(b: Storage) {
 }
 
 async fn secrets_expire(b: Storage) {
-    let many = (0..1_200).map(|i| secret(&i.to_string(), 1, 1_000 + i, 0)).collect();
+    let many = (0..1_200).map(|i| secret(&i.to_string(), 1, DAY + i + if i < 1_150 { 0 } else { DAY }, 0)).collect();
     b.put_msg_secrets(many).await.unwrap();
-    assert_eq!(b.delete_expired_msg_secrets(1_000 + 1_149).await.unwrap(), 1_150);
+    assert_eq!(b.delete_expired_msg_secrets(2 * DAY - 1).await.unwrap(), 1_150);
     assert_eq!(b.get_msg_secret("c", "s", "1149").await.unwrap(), None);
     assert!(b.get_msg_secret("c", "s", "1150").await.unwrap().is_some());
-    assert_eq!(b.delete_expired_msg_secrets(10_000).await.unwrap(), 50);
+    assert_eq!(b.delete_expired_msg_secrets(3 * DAY - 1).await.unwrap(), 50);
+}
+
+#[tokio::test]
+async fn an_index_of_secrets_is_small_and_that_of_an_older_release_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (b, kv, ns) = with_engine(folder.path());
+    let index = || async { kv.range(&ns, KeyRange::prefix(b"x".to_vec())).await.unwrap().len() };
+    let old_index = async |id: &str| {
+        let row = [b"X\0\0\0\x01c\0\0\0\x01s", id.as_bytes()].concat();
+        assert!(kv.get(&ns, &row).await.unwrap().is_some());
+        let at: i64 = 10;
+        let old = [b"x", (at ^ i64::MIN).to_be_bytes().as_slice(), &row].concat();
+        kv.write(&ns, Batch::new().put(old, Bytes::new())).await.unwrap();
+    };
+    b.put_msg_secrets(vec![secret("gone", 1, 10, 0)]).await.unwrap();
+    for (entry, _) in kv.range(&ns, KeyRange::prefix(b"x".to_vec())).await.unwrap() {
+        kv.write(&ns, Batch::new().remove(entry)).await.unwrap();
+    }
+    old_index("gone").await;
+    b.put_msg_secrets(vec![secret("moved", 1, 5 * DAY, 0)]).await.unwrap();
+    old_index("moved").await;
+    assert_eq!(index().await, 3);
+    b.put_msg_secrets((0..100).map(|id| secret(&id.to_string(), 1, 9 * DAY + id, 0)).collect()).await.unwrap();
+    b.put_msg_secrets((100..110).map(|id| secret(&id.to_string(), 1, 10 * DAY - 1, 0)).collect()).await.unwrap();
+    assert_eq!(index().await, 4, "one for a day");
+
+    assert_eq!(b.delete_expired_msg_secrets(2 * DAY).await.unwrap(), 1);
+    assert!(b.get_msg_secret("c", "s", "moved").await.unwrap().is_some());
+    assert_eq!(b.get_msg_secret("c", "s", "gone").await.unwrap(), None);
+    assert_eq!(index().await, 2);
+    assert_eq!(b.delete_expired_msg_secrets(10 * DAY - 1).await.unwrap(), 111);
+    assert_eq!(index().await, 0);
+    assert!(kv.range(&ns, KeyRange::prefix(b"X".to_vec())).await.unwrap().is_empty());
 }
 
 fn paired() -> Device {

@@ -43,9 +43,9 @@ pub fn check(row: &[u8], value: &Bytes) -> Result<(), &'static str> {
 fn table_of(table: u8, row: &[u8], value: &Bytes) -> Option<(&'static str, bool)> {
     let named = || row.len() > 1 && std::str::from_utf8(&row[1..]).is_ok();
     let paired = || key::split(row).is_some();
-    let is_index_of = |table: u8| {
+    let is_old_sent_index = || {
         value.is_empty()
-            && key::split_timed(&Bytes::copy_from_slice(row)).is_some_and(|(_, row)| row.first() == Some(&table))
+            && key::split_timed(&Bytes::copy_from_slice(row)).is_some_and(|(_, row)| row.first() == Some(&key::SENT))
     };
     Some(match table {
         key::SESSION => ("a Signal session", named() && session(value)),
@@ -67,9 +67,9 @@ fn table_of(table: u8, row: &[u8], value: &Bytes) -> Option<(&'static str, bool)
         key::GROUP => ("a group's members", named() && serde_json::from_slice::<IgnoredAny>(value).is_ok()),
         key::TC_TOKEN => ("a contact's token", named() && value::from_json::<TcTokenEntry>(value).is_ok()),
         key::SENT => ("a sent message", paired() && stamped(value, is_message)),
-        key::OLD_SENT_INDEX => ("an index of sent messages", is_index_of(key::SENT)),
+        key::OLD_SENT_INDEX => ("an index of sent messages", is_old_sent_index()),
         key::SECRET => ("a message secret", key::parts(row).is_some() && Secret::from_bytes(value).is_ok()),
-        key::SECRET_INDEX => ("an index of message secrets", secret::is_index(row, value) || is_index_of(key::SECRET)),
+        key::SECRET_INDEX => ("an index of message secrets", secret::is_any_index(row, value)),
         key::PENDING => {
             ("a message that is not committed yet", key::parts(row).is_some() && stamped(value, is_message))
         }

@@ -29,11 +29,8 @@ const AHEAD: u32 = 3 * SENDER_CHAIN_RESERVATION_BATCH;
 const CURRENT_SESSION: u32 = 1;
 const CEILING: u32 = 100;
 // SessionStructure.
-const ROOT_KEY: u32 = 4;
-const PREVIOUS_COUNTER: u32 = 5;
 const SENDER_CHAIN: u32 = 6;
 const RECEIVER_CHAINS: u32 = 7;
-const PENDING_PRE_KEY: u32 = 9;
 // SessionStructure.Chain.
 const SENDER_RATCHET_KEY: u32 = 1;
 const CHAIN_KEY: u32 = 3;
@@ -63,18 +60,20 @@ pub(super) struct Note {
     asked: Option<u32>,
     /// Hash of what it holds besides its sending chain.
     heard: u64,
-    /// Hash of what no message changes: which Signal session it is, and which were before it.
-    origin: u64,
+    /// Where its receiving chains stand, added up.
+    received: u64,
 }
 
 /// A record as it is to be stored.
 #[derive(Debug)]
 pub(super) struct Grant {
     pub(super) row: Bytes,
-    /// The lease that is on disk covers it, or nothing was sent with its chain: the store may have it later.
+    /// The lease that is on disk covers it: the store may have it later.
     pub(super) covered: bool,
     /// Something may have been received since the last row: more than the sending chain is another.
     pub(super) heard: bool,
+    /// Messages that its receiving chains went on by since the last row.
+    pub(super) passed: u64,
     /// To be noted when it is written, or held if it is covered; `None`: the record can't be understood.
     pub(super) stored: Option<Note>,
 }
@@ -83,23 +82,12 @@ impl Leases {
     /// Whether this record of an address is within the lease that is on disk, and the row to store for it: with that lease,
     /// or else with one to be flushed. A record that can't be understood is stored as it is, and flushed.
     pub(super) fn grant(&self, address: &str, record: &Bytes) -> Grant {
-        let (Ok((asked, place)), Ok((heard, origin))) = (self.lease(record), self.heard(record)) else {
-            return Grant { row: record.clone(), covered: false, heard: true, stored: None };
+        let (Ok((asked, place)), Ok((heard, received))) = (self.lease(record), self.heard(record)) else {
+            return Grant { row: record.clone(), covered: false, heard: true, passed: 0, stored: None };
         };
         let known = self.stored.get(&self.hashes.hash_one(address));
         let is_new = known.is_none_or(|known| known.heard != heard);
-        // A received message began the chain with a fresh key (`SessionRecord`'s `reserve_sender_chain_counters` and what it says of a
-        // ratchet): before the first send a ceiling is asked for. A process that starts from the row on disk begins another.
-        let is_unused = |known: &&Note| {
-            known.lease.chain != asked.chain
-                && known.origin == origin
-                && asked.ceiling.is_none()
-                && place.unwrap_or(0) == 0
-        };
-        if let Some(known) = known.filter(is_unused) {
-            let stored = Some(Note { heard, ..*known });
-            return Grant { row: record.clone(), covered: true, heard: is_new, stored };
-        }
+        let passed = known.map_or(0, |known| received.saturating_sub(known.received));
         // One that asks for less than before was another in between, of which the disk may know nothing.
         let on_disk = known.filter(|known| known.lease.chain == asked.chain && known.asked <= asked.ceiling);
         let on_disk = on_disk.map(|known| known.lease).filter(|on_disk| match (asked.ceiling, on_disk.ceiling) {
@@ -117,10 +105,12 @@ impl Leases {
             match lease.ceiling.filter(|_| lease.ceiling != asked.ceiling).map(|raised| with_ceiling(record, raised)) {
                 None => record.clone(),
                 Some(Ok(row)) => row,
-                Some(Err(_)) => return Grant { row: record.clone(), covered: false, heard: true, stored: None },
+                Some(Err(_)) => {
+                    return Grant { row: record.clone(), covered: false, heard: true, passed: 0, stored: None };
+                }
             };
-        let stored = Some(Note { lease, asked: asked.ceiling, heard, origin });
-        Grant { row, covered: on_disk.is_some(), heard: is_new, stored }
+        let stored = Some(Note { lease, asked: asked.ceiling, heard, received });
+        Grant { row, covered: on_disk.is_some(), heard: is_new, passed, stored }
     }
 
     /// Takes note of a row that was written: flushed, unless the lease on disk covers it.
@@ -152,33 +142,33 @@ impl Leases {
         Ok((Lease { chain: self.hashes.hash_one(within(chain, SENDER_RATCHET_KEY)?), ceiling }, place))
     }
 
-    /// Hashes of what a received message changes: all but ceiling and incarnation, and of the current session all but its sending
-    /// chain; and of what remains of it when a chain is received.
+    /// Hash of what a received message changes: all but ceiling and incarnation, and of the current session all but its sending
+    /// chain; and where the receiving chains of that stand, added up.
     fn heard(&self, record: &[u8]) -> Result<(u64, u64), DecodeError> {
-        let (mut heard, mut origin) = (self.hashes.build_hasher(), self.hashes.build_hasher());
+        let (mut hasher, mut received) = (self.hashes.build_hasher(), 0_u64);
         each_field(record, |number, whole| {
             if number == CURRENT_SESSION
                 && let Some(session) = field(whole, number)?.and_then(Field::bytes)
             {
                 return each_field(session, |number, whole| {
-                    match number {
-                        SENDER_CHAIN => {}
-                        ROOT_KEY | PREVIOUS_COUNTER | RECEIVER_CHAINS | PENDING_PRE_KEY => heard.write(whole),
-                        _ => {
-                            heard.write(whole);
-                            origin.write(whole);
-                        }
+                    if number != SENDER_CHAIN {
+                        hasher.write(whole);
+                    }
+                    if number == RECEIVER_CHAINS
+                        && let Some(key) = within(within(Some(whole), number)?, CHAIN_KEY)?
+                    {
+                        let index = field(key, INDEX)?.and_then(Field::number).unwrap_or(0);
+                        received = received.saturating_add(index);
                     }
                     Ok(())
                 });
             }
             if number < CEILING {
-                heard.write(whole);
-                origin.write(whole);
+                hasher.write(whole);
             }
             Ok(())
         })?;
-        Ok((heard.finish(), origin.finish()))
+        Ok((hasher.finish(), received))
     }
 }
 

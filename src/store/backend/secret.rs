@@ -1,8 +1,8 @@
 //! Message secrets, which decrypt later reactions, poll votes and edits.
 //!
-//! What is too old is found by an index of chats and hours: one entry for all secrets of a sender in a chat whose deadline is
-//! within an hour, as an entry for each would be one more page that each message looks at. Older releases made one for each;
-//! such entries are read, and go in their time.
+//! What is too old is found by an index of chats and days: one entry for all secrets of a sender in a chat whose deadline is
+//! within a day, as an entry for each would be one more page that each message looks at. They go when the day is over. Older
+//! releases made one for each; such entries are read, and go in their time.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -20,8 +20,8 @@ use super::value::Secret;
 use super::{PAGE, SessionBackend, key};
 use crate::store::{Batch, KeyRange, Op};
 
-/// Seconds that share an entry of the index.
-const HOUR: i64 = 3_600;
+/// Seconds that share an entry of the index, and that a secret may outlive its deadline by.
+const DAY: i64 = 86_400;
 /// Entries that are known to be there, 8 bytes each; with one more all are forgotten, and written once more.
 const INDEXED: usize = 64;
 /// The value of an entry for all that begins with its row; that of an older release, for one row, is empty.
@@ -48,17 +48,26 @@ impl Indexed {
     }
 }
 
-fn hour(expires_at: i64) -> i64 {
-    expires_at.div_euclid(HOUR).saturating_mul(HOUR)
+/// When the day of this deadline began.
+fn day(expires_at: i64) -> i64 {
+    expires_at.div_euclid(DAY).saturating_mul(DAY)
 }
 
 /// Whether this is an entry of the index as it is written now.
-pub(super) fn is_index(entry: &[u8], value: &[u8]) -> bool {
-    let is_start = |row: Bytes| {
-        row.first() == Some(&key::SECRET)
-            && key::parts(&row).is_some_and(|parts| parts.last().is_some_and(|last| last.is_empty()))
-    };
-    value == ALL && key::split_timed(&Bytes::copy_from_slice(entry)).is_some_and(|(_, row)| is_start(row))
+fn is_index(entry: &[u8], value: &[u8]) -> bool {
+    value == ALL && id_of(entry).is_some_and(|id| id.is_empty())
+}
+
+/// The same, or as older releases wrote it.
+pub(super) fn is_any_index(entry: &[u8], value: &[u8]) -> bool {
+    is_index(entry, value) || value.is_empty() && id_of(entry).is_some_and(|id| !id.is_empty())
+}
+
+/// The message's id in the row that an entry names.
+fn id_of(entry: &[u8]) -> Option<Bytes> {
+    let (_, row) = key::split_timed(&Bytes::copy_from_slice(entry))?;
+    let parts = key::parts(&row).filter(|_| row.first() == Some(&key::SECRET))?;
+    Some(Bytes::copy_from_slice(parts.last()?))
 }
 
 impl SessionBackend {
@@ -85,7 +94,7 @@ impl MsgSecretStore for SessionBackend {
                 // Before its row: whatever comes of these in the end, no row is without an entry that sweeps it away.
                 if new.expires_at != 0 {
                     let all = key::below(key::SECRET, [&entry.chat, &entry.sender]);
-                    let index = key::timed(key::SECRET_INDEX, hour(new.expires_at), &all);
+                    let index = key::timed(key::SECRET_INDEX, day(new.expires_at), &all);
                     let hash = indexed.hashes.hash_one(&index);
                     if !indexed.has(hash) {
                         draft.put(index, Bytes::from_static(ALL));
@@ -112,53 +121,48 @@ impl MsgSecretStore for SessionBackend {
         let mut indexed = self.secrets.lock().await;
         indexed.entries.clear();
         let mut range = KeyRange::prefix(vec![key::SECRET_INDEX]).limit(PAGE);
-        if let Some(after) = cutoff_timestamp.checked_add(1) {
-            range.end = Bound::Excluded(key::timed(key::SECRET_INDEX, after, &[]));
-        }
-        let mut removed = 0;
+        // Of days that are over.
+        range.end = Bound::Excluded(key::timed(key::SECRET_INDEX, cutoff_timestamp.saturating_sub(DAY - 2), &[]));
+        let (mut removed, mut swept) = (0, HashSet::new());
         loop {
             let entries = self.range(range.clone()).await?;
             let Some((last, _)) = entries.last() else { return Ok(removed) };
             range.start = Bound::Excluded(last.clone());
             let mut batch = Batch::new().buffered();
-            for (entry, kind) in &entries {
-                let Some((hour, row)) = key::split_timed(entry) else {
-                    batch.ops.push(Op::Remove(entry.clone()));
-                    continue;
-                };
-                if kind.is_empty() {
-                    batch.ops.extend([Op::Remove(entry.clone()), Op::Remove(row)]);
+            for (entry, value) in &entries {
+                let row = key::split_timed(entry).map(|(_, row)| row);
+                if is_index(entry, value) {
+                    if let Some(chat) = row.filter(|chat| swept.insert(chat.clone())) {
+                        removed += self.sweep_secrets(&chat, cutoff_timestamp).await?;
+                    }
+                } else if let Some(row) = row
+                    && self.get(&row).await?.is_some_and(|secret| is_expired(&secret, cutoff_timestamp))
+                {
+                    batch.ops.push(Op::Remove(row));
                     removed += 1;
-                    continue;
                 }
-                let (gone, done) = self.sweep_secrets(row, hour, cutoff_timestamp).await?;
-                removed += gone;
-                if done {
-                    batch.ops.push(Op::Remove(entry.clone()));
-                }
+                batch.ops.push(Op::Remove(entry.clone()));
             }
             self.write(batch).await?;
         }
     }
 }
 
+/// What is damaged is not: it is nobody's trouble but its reader's.
+fn is_expired(secret: &[u8], cutoff: i64) -> bool {
+    Secret::from_bytes(secret).is_ok_and(|secret| secret.expires_at != 0 && secret.expires_at <= cutoff)
+}
+
 impl SessionBackend {
-    /// Removes what has expired of the secrets that begin so; says how many, and whether none is left whose deadline is within the hour.
-    async fn sweep_secrets(&self, all: Bytes, of: i64, cutoff: i64) -> Result<(u32, bool)> {
-        let mut done = true;
-        let removed = self
-            .sweep(KeyRange::prefix(all.to_vec()), |batch, key, row| {
-                // What is damaged stays: it is nobody's trouble but its reader's.
-                let Ok(secret) = Secret::from_bytes(row) else { return false };
-                let expired = secret.expires_at != 0 && secret.expires_at <= cutoff;
-                if expired {
-                    batch.ops.push(Op::Remove(key.clone()));
-                } else {
-                    done &= secret.expires_at == 0 || hour(secret.expires_at) != of;
-                }
-                expired
-            })
-            .await?;
-        Ok((removed, done))
+    /// Removes what has expired of the secrets that begin so, and says how many.
+    async fn sweep_secrets(&self, chat: &[u8], cutoff: i64) -> Result<u32> {
+        self.sweep(KeyRange::prefix(chat.to_vec()), |batch, key, row| {
+            let expired = is_expired(row, cutoff);
+            if expired {
+                batch.ops.push(Op::Remove(key.clone()));
+            }
+            expired
+        })
+        .await
     }
 }

@@ -1,7 +1,6 @@
 //! Signal state: identities, sessions, pre-keys, sender keys.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::SignalStore;
 
 use super::lease::Grant;
-use super::{SessionBackend, key, value};
+use super::{ROWS_FIRST, SessionBackend, key, value};
 use crate::store::{Batch, KeyRange};
 
 /// First byte of a pre-key row; the library's record follows.
@@ -30,9 +29,6 @@ fn record(row: &Bytes) -> Result<Bytes> {
 fn puts<V: Clone + Into<Bytes>>(table: u8, rows: &[(Arc<str>, V)]) -> Batch {
     rows.iter().fold(Batch::new(), |batch, (name, value)| batch.put(key::named(table, &**name), value.clone()))
 }
-
-/// How long a flush of ratchets waits for the pending rows of other chats.
-const ROWS_FIRST: Duration = Duration::from_millis(3);
 
 #[async_trait]
 impl SignalStore for SessionBackend {
@@ -66,9 +62,8 @@ impl SignalStore for SessionBackend {
     async fn put_session(&self, address: &str, session: &[u8]) -> Result<()> {
         let mut held = self.held.lock().await;
         self.leases().forget(address);
-        self.put(key::named(key::SESSION, address), Bytes::copy_from_slice(session)).await?;
         held.forget(address);
-        Ok(())
+        self.put(key::named(key::SESSION, address), Bytes::copy_from_slice(session)).await
     }
 
     /// whatsapp-rust 0.7.0 flushes all ratchets that moved, also that of a message in another chat which is decrypted
@@ -86,11 +81,11 @@ impl SignalStore for SessionBackend {
             let mut leases = self.leases();
             for (address, record) in sessions {
                 let grant = leases.grant(address, record);
-                heard |= grant.heard;
                 if grant.covered {
-                    held.put(address, &grant.row);
+                    held.put(address, &grant);
                     leases.written(address, grant.stored);
                 } else {
+                    heard |= grant.heard;
                     urgent.push((address, grant));
                 }
             }
@@ -99,7 +94,8 @@ impl SignalStore for SessionBackend {
         if urgent.is_empty() && !all {
             return Ok(());
         }
-        if heard && (sessions.len() > 1 || self.several_chats_are_busy()) {
+        heard &= sessions.len() > 1 || self.several_chats_are_busy();
+        if heard || all && held.has_just_heard() {
             tokio::time::sleep(ROWS_FIRST).await;
         }
         let batch = Batch::new().loose();
@@ -108,13 +104,16 @@ impl SignalStore for SessionBackend {
         let add = |batch: Batch, (address, grant): &(&Arc<str>, Grant)| {
             batch.put(key::named(key::SESSION, &***address), grant.row.clone())
         };
-        self.write(urgent.iter().fold(batch, add)).await?;
+        let batch = urgent.iter().fold(batch, add);
+        for (address, _) in &urgent {
+            held.forget(address);
+        }
+        self.write(batch).await?;
         if all {
             held.clear();
         }
         let mut leases = self.leases();
         for (address, grant) in urgent {
-            held.forget(address);
             leases.written(address, grant.stored);
         }
         Ok(())
@@ -123,9 +122,8 @@ impl SignalStore for SessionBackend {
     async fn delete_session(&self, address: &str) -> Result<()> {
         let mut held = self.held.lock().await;
         self.leases().forget(address);
-        self.remove(key::named(key::SESSION, address)).await?;
         held.forget(address);
-        Ok(())
+        self.remove(key::named(key::SESSION, address)).await
     }
 
     /// What is held has an older row in the store.
