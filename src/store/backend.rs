@@ -3,7 +3,7 @@
 //! One backend is the only writer of its namespace. Methods that read, change and write hold the lock of their table for
 //! that time; such writes are buffered, so no lock waits for a flush. What the library relies on after a kill (leases of
 //! Signal sessions, sender keys, the paired device) is flushed before the method returns; the rest is buffered, and
-//! the engine never reorders it before an earlier write.
+//! the engine never reorders it before an earlier write. A ratchet that moves within its lease stays in memory (see `held`).
 //!
 //! A failed read or write poisons the backend: the library nacks messages whose keys it can't read, and after a failed
 //! write its ratchet has moved on in memory, and a later flush of it must not reach the store. The token of
