@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wa_gateway::store::backend::SessionBackend;
+use wa_gateway::store::backend::{SessionBackend, check};
 use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 use whatsapp_rust::wacore::appstate::hash::HashState;
 use whatsapp_rust::wacore::appstate::processor::AppStateMutationMAC;
@@ -516,6 +516,7 @@ async fn an_index_of_secrets_is_small_and_that_of_an_older_release_is_read() {
         assert!(kv.get(&ns, &row).await.unwrap().is_some());
         let at: i64 = 10;
         let old = [b"x", (at ^ i64::MIN).to_be_bytes().as_slice(), &row].concat();
+        assert_eq!((check(&old, &Bytes::new()), check(&old, &Bytes::from_static(&[1])).is_err()), (Ok(()), true));
         kv.write(&ns, Batch::new().put(old, Bytes::new())).await.unwrap();
     };
     b.put_msg_secrets(vec![secret("gone", 1, 10, 0)]).await.unwrap();

@@ -78,12 +78,19 @@ pub(super) struct Grant {
     pub(super) stored: Option<Note>,
 }
 
+impl Grant {
+    /// Of a record that can't be understood.
+    fn unread(record: &Bytes) -> Self {
+        Self { row: record.clone(), covered: false, heard: true, passed: 0, stored: None }
+    }
+}
+
 impl Leases {
     /// Whether this record of an address is within the lease that is on disk, and the row to store for it: with that lease,
     /// or else with one to be flushed. A record that can't be understood is stored as it is, and flushed.
     pub(super) fn grant(&self, address: &str, record: &Bytes) -> Grant {
         let (Ok((asked, place)), Ok((heard, received))) = (self.lease(record), self.heard(record)) else {
-            return Grant { row: record.clone(), covered: false, heard: true, passed: 0, stored: None };
+            return Grant::unread(record);
         };
         let known = self.stored.get(&self.hashes.hash_one(address));
         let is_new = known.is_none_or(|known| known.heard != heard);
@@ -105,9 +112,7 @@ impl Leases {
             match lease.ceiling.filter(|_| lease.ceiling != asked.ceiling).map(|raised| with_ceiling(record, raised)) {
                 None => record.clone(),
                 Some(Ok(row)) => row,
-                Some(Err(_)) => {
-                    return Grant { row: record.clone(), covered: false, heard: true, passed: 0, stored: None };
-                }
+                Some(Err(_)) => return Grant::unread(record),
             };
         let stored = Some(Note { lease, asked: asked.ceiling, heard, received });
         Grant { row, covered: on_disk.is_some(), heard: is_new, passed, stored }

@@ -35,10 +35,6 @@ pub(super) struct Indexed {
 }
 
 impl Indexed {
-    fn has(&self, entry: u64) -> bool {
-        self.entries.contains(&entry)
-    }
-
     /// They are written.
     fn add(&mut self, entries: Vec<u64>) {
         if self.entries.len() + entries.len() > INDEXED {
@@ -96,7 +92,7 @@ impl MsgSecretStore for SessionBackend {
                     let all = key::below(key::SECRET, [&entry.chat, &entry.sender]);
                     let index = key::timed(key::SECRET_INDEX, day(new.expires_at), &all);
                     let hash = indexed.hashes.hash_one(&index);
-                    if !indexed.has(hash) {
+                    if !indexed.entries.contains(&hash) {
                         draft.put(index, Bytes::from_static(ALL));
                         new_entries.push(hash);
                     }
