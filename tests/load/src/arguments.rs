@@ -8,7 +8,11 @@ use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 pub(crate) const USAGE: &str = "\
 usage: whatsapp-load [--gateway BIN | --base URL --key K --pid P] [options]
+       whatsapp-load bare [options]
        whatsapp-load table FILE...
+
+  bare                instead: the same pairings and texts with sessions of the bare library, its store in memory;
+                      takes --sessions, --messages, --chats and --json
 
   --gateway BIN       gateway to start; built with the cargo feature `simulator`; default: wa-gateway beside this program
   --base URL          a gateway that runs already, with --key K and, for memory and CPU, --pid P. Start this driver first:
@@ -31,10 +35,20 @@ usage: whatsapp-load [--gateway BIN | --base URL --key K --pid P] [options]
 pub(crate) enum Mode {
     Help,
     Bench(Settings),
-    Simulator { tls: bool, ports: Ports },
-    BareHttp { list: PathBuf },
+    Simulator {
+        tls: bool,
+        ports: Ports,
+    },
+    BareHttp {
+        list: PathBuf,
+    },
     BareLibrary(BareLibrary),
-    Table { files: Vec<PathBuf> },
+    /// Sessions of the bare library are measured.
+    Bare(Settings),
+    Crowd(Crowd),
+    Table {
+        files: Vec<PathBuf>,
+    },
 }
 
 /// TCP ports; 0 takes free ones.
@@ -97,6 +111,16 @@ pub(crate) enum BarePart {
     Texts,
 }
 
+/// Sessions of the bare library, and the texts each way of each.
+#[derive(Clone, Debug)]
+pub(crate) struct Crowd {
+    pub(crate) url: String,
+    pub(crate) control: String,
+    pub(crate) sessions: usize,
+    pub(crate) messages: usize,
+    pub(crate) chats: usize,
+}
+
 pub(crate) fn parse() -> anyhow::Result<Mode> {
     let mut parser = lexopt::Parser::from_env();
     let raw = parser.raw_args()?;
@@ -122,12 +146,25 @@ pub(crate) fn parse() -> anyhow::Result<Mode> {
             let part = if part == "starts" { BarePart::Starts } else { BarePart::Texts };
             Ok(Mode::BareLibrary(BareLibrary { url: url.clone(), control: control.clone(), part }))
         }
+        Some("crowd") => {
+            let words = rest(raw)?;
+            let [url, control, sessions, messages, chats] = words.as_slice() else {
+                bail!("crowd URL CONTROL SESSIONS MESSAGES CHATS")
+            };
+            let (url, control) = (url.clone(), control.clone());
+            let (sessions, messages, chats) = (sessions.parse()?, messages.parse()?, chats.parse()?);
+            Ok(Mode::Crowd(Crowd { url, control, sessions, messages, chats }))
+        }
         Some("table") => Ok(Mode::Table { files: rest(raw)?.into_iter().map(PathBuf::from).collect() }),
-        _ => bench(parser),
+        Some("bare") => {
+            parser.next()?;
+            bench(parser, true)
+        }
+        _ => bench(parser, false),
     }
 }
 
-fn bench(mut parser: lexopt::Parser) -> anyhow::Result<Mode> {
+fn bench(mut parser: lexopt::Parser, alone: bool) -> anyhow::Result<Mode> {
     let (mut gateway, mut base, mut key, mut pid, mut data) = (None, None, None, None, None);
     let (mut variables, mut sessions) = (Vec::new(), None);
     let mut settings = Settings {
@@ -176,6 +213,9 @@ fn bench(mut parser: lexopt::Parser) -> anyhow::Result<Mode> {
     ensure!((1..=100).contains(&settings.chats), "--chats must be 1 to 100");
     ensure!(settings.messages >= settings.chats, "--messages must be at least --chats: each chat gets a first text");
     ensure!(settings.rate.is_finite() && settings.rate > 0.0, "--rate must be above 0");
+    if alone {
+        return Ok(Mode::Bare(settings));
+    }
     settings.target = match (gateway, base) {
         (Some(_), Some(_)) => bail!("--gateway and --base exclude each other"),
         (None, Some(base)) => {

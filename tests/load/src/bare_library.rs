@@ -77,13 +77,13 @@ async fn texts(url: &str, phones: &Phones, own: Process, tracker: &TaskTracker) 
     phones.account(CONTACT).await?;
     let to = format!("{OWN}{CLIENTS:04}");
     let (mut session, _code) = Session::link(url, phones, &to, tracker).await?;
-    session.send("the first text").await?;
+    session.send(CONTACT, "the first text").await?;
     // What follows a login belongs to the pairing.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let cpu = own.cpu()?;
     let mut sends = Latencies::default();
     for number in 0..TEXTS {
-        sends.extend([session.send(&format!("text {number}")).await?]);
+        sends.extend([session.send(CONTACT, &format!("text {number}")).await?]);
     }
     let sent = own.cpu()?.saturating_sub(cpu);
 
@@ -91,7 +91,7 @@ async fn texts(url: &str, phones: &Phones, own: Process, tracker: &TaskTracker) 
     let cpu = own.cpu()?;
     phones.say(&(0..TEXTS).map(line).collect::<Vec<_>>(), None).await?;
     for _ in 0..TEXTS {
-        session.next(|event| matches!(event, Told::Message).then_some(())).await?;
+        session.message().await?;
     }
     // Acknowledged too, or they would be found waiting at the end of the gateway's run. The gateway is quiet meanwhile.
     let begun = Instant::now();
@@ -118,7 +118,7 @@ enum Told {
 }
 
 /// One client.
-struct Session {
+pub(crate) struct Session {
     client: Arc<Client>,
     events: mpsc::Receiver<Told>,
     _subscription: Subscription,
@@ -149,7 +149,12 @@ impl Session {
     }
 
     /// Links a client to a phone; returns how long its code took, too.
-    async fn link(url: &str, phones: &Phones, number: &str, tracker: &TaskTracker) -> anyhow::Result<(Self, Duration)> {
+    pub(crate) async fn link(
+        url: &str,
+        phones: &Phones,
+        number: &str,
+        tracker: &TaskTracker,
+    ) -> anyhow::Result<(Self, Duration)> {
         let begun = Instant::now();
         let mut session = Self::begin(url, tracker).await?;
         let code = session.next(|event| if let Told::Code(code) = event { Some(code) } else { None }).await?;
@@ -159,15 +164,20 @@ impl Session {
         Ok((session, took))
     }
 
-    /// Sends to the contact and waits for the server's acknowledgement; returns how long that took.
-    async fn send(&mut self, text: &str) -> anyhow::Result<Duration> {
+    /// Sends to a contact and waits for the server's acknowledgement; returns how long that took.
+    pub(crate) async fn send(&mut self, to: &str, text: &str) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         let id = self.client.generate_message_id();
         let options = SendOptions::default().with_message_id(&id);
-        let to: Jid = Jid::pn(CONTACT);
+        let to: Jid = Jid::pn(to);
         self.client.send_message_with_options(to, wa::Message::text(text), options).await?;
         self.next(|event| matches!(event, Told::Ack(acked) if acked == id).then_some(())).await?;
         Ok(begun.elapsed())
+    }
+
+    /// Waits for a message from a contact.
+    pub(crate) async fn message(&mut self) -> anyhow::Result<()> {
+        self.next(|event| matches!(event, Told::Message).then_some(())).await
     }
 
     /// The first event that is wanted; others are dropped.

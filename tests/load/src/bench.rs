@@ -252,22 +252,7 @@ impl Bench {
             self.stop_gateway().await?;
         }
         let settings = &self.settings;
-        let sessions = settings.sessions;
-        let about = json!({
-            "name": format!("{sessions}{}", if settings.wss { ", wss" } else { "" }),
-            "sessions": sessions,
-            "messages": settings.messages,
-            "chats": settings.chats,
-            "wss": settings.wss,
-            "soak_minutes": settings.soak_minutes,
-            "machine": proc::machine(),
-        });
-        let json = self.report.json(&about);
-        say(&self.report.table());
-        match &settings.json {
-            Some(file) => std::fs::write(file, format!("{json:#}\n"))?,
-            None => say(&json.to_string()),
-        }
+        tell(&self.report, settings, &format!("{}{}", settings.sessions, if settings.wss { ", wss" } else { "" }))?;
         let right = self.report.wrong.is_empty();
         if !right {
             complain(&format!(
@@ -278,6 +263,26 @@ impl Bench {
         }
         Ok(right)
     }
+}
+
+/// Prints the figures as a table, and as JSON, to the file if there is one.
+pub(crate) fn tell(report: &Report, settings: &Settings, name: &str) -> anyhow::Result<()> {
+    let about = json!({
+        "name": name,
+        "sessions": settings.sessions,
+        "messages": settings.messages,
+        "chats": settings.chats,
+        "wss": settings.wss,
+        "soak_minutes": settings.soak_minutes,
+        "machine": proc::machine(),
+    });
+    let json = report.json(&about);
+    say(&report.table());
+    match &settings.json {
+        Some(file) => std::fs::write(file, format!("{json:#}\n"))?,
+        None => say(&json.to_string()),
+    }
+    Ok(())
 }
 
 /// Does the work for all items, so many at the same time, in order; the first error ends it.

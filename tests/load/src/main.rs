@@ -2,8 +2,8 @@
 //! every message came through exactly once.
 //!
 //! `whatsapp-load --sessions N` is the driver. It starts the WhatsApp simulator as a process of its own (this program
-//! again), and the gateway as a third, or measures one that runs already. `simulator`, `bare-http` and `bare-library` are
-//! the other parts of a measurement, `table` makes one table of several results, `--soak` is the long run.
+//! again), and the gateway as a third, or measures one that runs already. `simulator`, `bare-http`, `bare-library`
+//! and `crowd` are the other parts of a measurement, `bare` measures the library by itself, `table` makes one table of several results, `--soak` is the long run.
 
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ mod bare_http;
 mod bare_library;
 mod bench;
 mod client;
+mod crowd;
 mod ledger;
 mod phase;
 mod phones;
@@ -53,6 +54,8 @@ fn main() -> ExitCode {
             Mode::Bench(settings) => bench::run(settings).await,
             Mode::Simulator { tls, ports } => simulator::run(tls, ports).await,
             Mode::BareHttp { list } => bare_http::run(&list).await,
+            Mode::Bare(settings) => crowd::run(settings).await,
+            Mode::Crowd(crowd) => crowd::part(crowd).await,
             Mode::BareLibrary(settings) => bare_library::run(settings).await,
             Mode::Table { files } => table::run(&files),
         }

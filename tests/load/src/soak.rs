@@ -35,7 +35,7 @@ struct Sample {
 pub(crate) async fn run(bench: &mut Bench, minutes: f64) -> anyhow::Result<()> {
     let sessions = bench.settings.sessions;
     pairing::run(bench).await?;
-    traffic::make_contacts(bench).await?;
+    traffic::make_contacts(&bench.phones, bench.settings.sessions, bench.settings.chats).await?;
     let end = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
     let mut samples = Vec::new();
     let (mut round, mut files) = (0, 0);

@@ -50,3 +50,19 @@ fn a_small_run_tells_figures_that_can_be_true() {
         assert!(figure(key) > 0.0, "{key} is {}", figure(key));
     }
 }
+
+#[test]
+fn sessions_of_the_bare_library_tell_figures_that_can_be_true() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("figures.json");
+    let mut run = Command::new(env!("CARGO_BIN_EXE_whatsapp-load"));
+    run.args(["bare", "--sessions", "3", "--messages", "4", "--chats", "2", "--json"]).arg(&file);
+    let run = run.output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let told: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(told["about"]["name"], "3, bare");
+    for key in ["cpu.pairing", "rss.connected", "cpu.first", "cpu.sent", "cpu.received", "rss.texts"] {
+        let value = told["figures"][format!("bare.crowd.{key}")]["value"].as_f64().unwrap_or_default();
+        assert!(value > 0.0, "{key} is {value} in {told:#}");
+    }
+}

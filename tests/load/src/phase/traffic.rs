@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use crate::bench::{Bench, each};
 use crate::client::Server;
 use crate::ledger::{check_counters, contact_number, own_number, session_name};
-use crate::phones::Line;
+use crate::phones::{Line, Phones};
 use crate::report::{Latencies, count};
 
 /// Requests under way at the same time while all sessions send.
-const AT_ONCE: usize = 16;
+pub(crate) const AT_ONCE: usize = 16;
 /// Texts of the latency phases, one at a time.
 const SINGLE: usize = 300;
 /// Texts of the throughput phases.
@@ -35,7 +35,7 @@ struct Send {
 
 pub(crate) async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let (sessions, chats, messages) = (bench.settings.sessions, bench.settings.chats, bench.settings.messages);
-    make_contacts(bench).await?;
+    make_contacts(&bench.phones, sessions, chats).await?;
     let before = messages_in(bench).await?;
     let turn = |turns: std::ops::Range<usize>| {
         turns.flat_map(move |turn| (0..sessions).map(move |session| (session, turn % chats, turn)))
@@ -95,11 +95,8 @@ pub(crate) async fn run(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 /// Has the contacts be there before anything is timed.
-pub(crate) async fn make_contacts(bench: &Bench) -> anyhow::Result<()> {
-    let chats = bench.settings.chats;
-    let sessions = 0..bench.settings.sessions;
-    let contacts = sessions.flat_map(|session| (0..chats).map(move |chat| contact_number(session, chat)));
-    let phones = bench.phones.clone();
+pub(crate) async fn make_contacts(phones: &Phones, sessions: usize, chats: usize) -> anyhow::Result<()> {
+    let contacts = (0..sessions).flat_map(|session| (0..chats).map(move |chat| contact_number(session, chat)));
     let made = each(contacts, AT_ONCE, |contact| {
         let phones = phones.clone();
         async move { phones.account(&contact).await }
