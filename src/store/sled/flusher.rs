@@ -19,9 +19,11 @@ use tokio::sync::oneshot;
 use super::opened::Marks;
 use crate::store::BUFFERED_FOR;
 
-/// Where many wait, flushes begin so far apart: each wakes all threads of sled's pool, and more writers share one.
-const PACE: Duration = Duration::from_millis(3);
-/// So many have waited for one flush: there will be more.
+/// Where many wait, the next flush begins so long after this one began for each of them, at most [`PACE_LIMIT`]: each wakes all
+/// seven threads of sled's pool (0.25 ms of CPU), and more writers share one.
+const PACE: Duration = Duration::from_millis(1);
+const PACE_LIMIT: Duration = Duration::from_millis(6);
+/// So many waited for a flush or came while it ran: there will be more. Fewer are not kept waiting.
 const CROWD: usize = 3;
 
 type Waiter = oneshot::Sender<Result<(), Error>>;
@@ -99,6 +101,11 @@ impl Flusher {
 }
 
 impl Shared {
+    /// Callers that wait for the next flush.
+    fn waiting(&self) -> usize {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).waiters.len()
+    }
+
     /// The next callers that wait for a flush: none when one is due for what was written meanwhile; `None`: closed.
     fn next(&self) -> Option<Vec<Waiter>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,6 +171,14 @@ impl Drop for Flusher {
     }
 }
 
+/// How long after a flush the next one begins at the earliest, by how many waited for it or came while it ran.
+fn pause(waited: usize) -> Duration {
+    if waited < CROWD {
+        return Duration::ZERO;
+    }
+    u32::try_from(waited).map_or(PACE_LIMIT, |waited| PACE.saturating_mul(waited).min(PACE_LIMIT))
+}
+
 fn run(shared: &Shared, db: &sled::Db, written: &Written, syncing: Option<&Syncing>, marks: Option<&Marks>) {
     let mut due = Instant::now();
     // Of a flush that nobody waited for. The system tells an error of writing once only, so the next who wait are told of it.
@@ -174,11 +189,11 @@ fn run(shared: &Shared, db: &sled::Db, written: &Written, syncing: Option<&Synci
         let began = Instant::now();
         shared.unflushed.store(false, Ordering::SeqCst);
         let covers = written.last();
-        due = if waiters.len() >= CROWD { began + PACE } else { began };
         let flushed = catch_unwind(AssertUnwindSafe(|| {
             let flushed = db.flush()?;
             syncing.map_or(Ok(flushed), |syncing| syncing.sync().map(|()| flushed).map_err(Error::Io))
         }));
+        due = began + pause(waiters.len() + shared.waiting());
         let panicked = flushed.is_err();
         let mut result = flushed.map_or_else(|_| Err(ended()), |flushed| flushed.map(drop));
         if let Some(error) = owed.take() {
@@ -256,6 +271,13 @@ mod tests {
     /// Reads the log itself: sled's readers see what is buffered too.
     fn is_logged(folder: &Path, value: &[u8]) -> bool {
         std::fs::read(folder.join("db")).unwrap().windows(value.len()).any(|window| window == value)
+    }
+
+    #[test]
+    fn only_a_crowd_waits_and_not_for_long() {
+        for (waited, wanted) in [(0, 0), (1, 0), (2, 0), (3, 3), (5, 5), (6, 6), (7, 6), (usize::MAX, 6)] {
+            assert_eq!(pause(waited), Duration::from_millis(wanted), "{waited}");
+        }
     }
 
     #[test]
