@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::error::OpenError;
-use super::flusher::{Flusher, Syncing, Written};
+use super::flusher::{Flusher, Syncing, Written, let_go};
 use super::marker::{self, Mark};
 use super::table::{Live, Table};
 use super::{CACHE_BYTES, SYNC_EVERY_MS, SyncMode};
@@ -241,6 +241,7 @@ impl Opened {
             return Ok(());
         }
         self.db.drop_tree(ns.as_str()).map_err(KvError::engine)?;
+        let_go();
         *live = Live::Dropped;
         self.tables.write().unwrap_or_else(PoisonError::into_inner).remove(ns);
         Ok(())
