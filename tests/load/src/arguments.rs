@@ -214,6 +214,9 @@ fn bench(mut parser: lexopt::Parser, alone: bool) -> anyhow::Result<Mode> {
     ensure!(settings.messages >= settings.chats, "--messages must be at least --chats: each chat gets a first text");
     ensure!(settings.rate.is_finite() && settings.rate > 0.0, "--rate must be above 0");
     if alone {
+        let is_other = settings.wss || settings.quick || !settings.compare || settings.soak_minutes.is_some();
+        let is_gateways = gateway.is_some() || base.is_some() || !variables.is_empty();
+        ensure!(!is_other && !is_gateways, "bare takes --sessions, --messages, --chats and --json only");
         return Ok(Mode::Bare(settings));
     }
     settings.target = match (gateway, base) {

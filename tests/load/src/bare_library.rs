@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -33,8 +33,6 @@ const CLIENTS: usize = 20;
 const TEXTS: usize = 300;
 /// Anything that takes longer has failed.
 const LIMIT: Duration = Duration::from_mins(1);
-/// How often it is asked what is left.
-const STEP: Duration = Duration::from_millis(20);
 /// As the gateway has it.
 const PRE_KEYS: usize = 50;
 /// Events that wait to be looked at.
@@ -94,11 +92,7 @@ async fn texts(url: &str, phones: &Phones, own: Process, tracker: &TaskTracker) 
         session.message().await?;
     }
     // Acknowledged too, or they would be found waiting at the end of the gateway's run. The gateway is quiet meanwhile.
-    let begun = Instant::now();
-    while phones.queued().await?.0 > 0 {
-        ensure!(begun.elapsed() < LIMIT, "the bare library does not acknowledge its texts");
-        tokio::time::sleep(STEP).await;
-    }
+    phones.acknowledged().await?;
     let received = own.cpu()?.saturating_sub(cpu);
     session.client.disconnect().await;
     Ok(json!({

@@ -3,7 +3,8 @@
 //!
 //! `whatsapp-load --sessions N` is the driver. It starts the WhatsApp simulator as a process of its own (this program
 //! again), and the gateway as a third, or measures one that runs already. `simulator`, `bare-http`, `bare-library`
-//! and `crowd` are the other parts of a measurement, `bare` measures the library by itself, `table` makes one table of several results, `--soak` is the long run.
+//! and `crowd` are the other parts of a measurement, `bare` measures the library by itself, `table` makes one table of
+//! several results, `--soak` is the long run.
 
 use std::process::ExitCode;
 

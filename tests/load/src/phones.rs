@@ -1,7 +1,10 @@
 //! The simulator's control port: phones that scan, contacts that write and read, counts.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::client::{Answer, Server};
 
@@ -9,6 +12,10 @@ use crate::client::{Answer, Server};
 const LINES: usize = 2_000;
 /// Phones that one question names.
 const PHONES: usize = 2_000;
+/// What is acknowledged later has failed.
+const ACKNOWLEDGED_LIMIT: Duration = Duration::from_mins(1);
+/// How often it is asked what is left.
+const STEP: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Phones(Server);
@@ -101,6 +108,16 @@ impl Phones {
     pub(crate) async fn queued(&self) -> anyhow::Result<(u64, String)> {
         let queued = self.get("/queued").await?;
         Ok((queued["queued"].as_u64().context("an odd answer to /queued")?, queued.to_string()))
+    }
+
+    /// Waits until companions have acknowledged all stanzas.
+    pub(crate) async fn acknowledged(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while self.queued().await?.0 > 0 {
+            ensure!(begun.elapsed() < ACKNOWLEDGED_LIMIT, "stanzas stay unacknowledged");
+            tokio::time::sleep(STEP).await;
+        }
+        Ok(())
     }
 
     pub(crate) async fn root(&self) -> anyhow::Result<Vec<u8>> {
