@@ -85,7 +85,6 @@ pub(super) fn convert(stored: &Stored, now: i64) -> Result<Converted, String> {
     let credentials = Credentials::new(&companion.identity).map_err(|refused| refused.to_string())?;
     let identity = hex::encode(Sha256::digest(&companion.identity.identity.public));
     let mut work = Work {
-        companion: &companion,
         credentials,
         tally: Tally::default(),
         now,
@@ -136,8 +135,7 @@ impl From<Refused> for Why {
     }
 }
 
-struct Work<'a> {
-    companion: &'a Companion,
+struct Work {
     credentials: Credentials,
     tally: Tally,
     now: i64,
@@ -153,7 +151,7 @@ struct Mapping {
     back: Vec<String>,
 }
 
-impl Work<'_> {
+impl Work {
     fn row(&mut self, row: &Row) {
         match row.category.as_str() {
             CREDS | "identity-key" => {}
@@ -212,8 +210,7 @@ impl Work<'_> {
     fn prekey(&mut self, row: &Row) -> Result<usize, Why> {
         let pair: KeyPair = read(row)?;
         let id: u32 = row.id.parse().map_err(|_error| Why::Unreadable)?;
-        let uploaded = id < self.companion.identity.first_unuploaded_prekey;
-        self.credentials.prekey(id, &pair.into(), uploaded)?;
+        self.credentials.prekey(id, &pair.into())?;
         Ok(1)
     }
 

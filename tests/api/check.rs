@@ -11,7 +11,7 @@ use wa_gateway::store::backend::SessionBackend;
 use wa_gateway::store::sled::SledStore;
 use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 use whatsapp_rust::wacore::libsignal::protocol::{
-    GenericSignedPreKey as _, KeyPair, PrivateKey, SignedPreKeyRecord, Timestamp,
+    GenericSignedPreKey as _, KeyPair, PreKeyRecord, PrivateKey, SignedPreKeyRecord, Timestamp,
 };
 use whatsapp_rust::wacore::store::traits::{Backend, MsgSecretEntry, TcTokenEntry};
 use whatsapp_simulator::phone::{Media, MediaKind};
@@ -39,6 +39,7 @@ const KINDS: &[(&str, &[u8], &str)] = &[
     ("credentials", b"S", "a Signal session"),
     ("credentials", b"I", "an identity key"),
     ("credentials", b"P", "a pre-key"),
+    ("credentials", b"p", "a block of pre-keys"),
     ("credentials", b"G", "a signed pre-key"),
     ("credentials", b"K", "a sender key"),
     ("credentials", b"Y", "an app-state key"),
@@ -204,6 +205,8 @@ async fn add_rare_rows(store: &Arc<SledStore>, credentials: &Namespace) {
     let asked = Batch::new().put([&b"A"[..], &[1; 16]].concat(), vec![1_u8]);
     kv.write(credentials, asked).await.unwrap();
     // As older releases wrote them.
+    let single = [&[1][..], &PreKeyRecord::new(900.into(), &pair).serialize().unwrap()].concat();
+    kv.write(credentials, Batch::new().put([&b"P"[..], &900_u32.to_be_bytes()].concat(), single)).await.unwrap();
     let mut index = [&b"o"[..], &(i64::MIN + 1_700_000_000).to_be_bytes()].concat();
     index.extend_from_slice(b"O\0\0\0\x01c3EB0E");
     kv.write(credentials, Batch::new().put(index, Bytes::new())).await.unwrap();

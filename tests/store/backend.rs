@@ -134,6 +134,14 @@ async fn prekeys(b: Storage) {
     b.remove_prekey(300).await.unwrap();
     b.remove_prekey(300).await.unwrap();
     assert_eq!(b.get_max_prekey_id().await.unwrap(), 255);
+    for id in 240..=255 {
+        b.remove_prekey(id).await.unwrap();
+    }
+    assert_eq!(b.get_max_prekey_id().await.unwrap(), 239);
+    assert_eq!(b.load_prekey(239).await.unwrap().as_deref(), Some(&b"r239"[..]));
+    b.store_prekey(240, b"anew", false).await.unwrap();
+    let loaded: BTreeMap<_, _> = b.load_prekeys_batch(&[240, 239, 241]).await.unwrap().into_iter().collect();
+    assert_eq!(loaded, BTreeMap::from([(239, Bytes::from_static(b"r239")), (240, Bytes::from_static(b"anew"))]));
 }
 
 async fn marking_brings_no_prekey_back(b: Storage) {

@@ -13,6 +13,7 @@ mod kv;
 mod lease;
 mod moving;
 mod poison;
+mod prekey;
 mod redis;
 #[path = "../redis/server.rs"]
 mod redis_server;

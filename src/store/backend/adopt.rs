@@ -20,7 +20,8 @@ use whatsapp_rust::waproto::{codec, whatsapp as wa};
 
 pub use ratchet::{Chain, Pending, Ratchet, SenderState};
 
-use super::{PAGE, key, signal, value};
+use super::prekey::Blocks;
+use super::{PAGE, key, value};
 use crate::store::{Batch, Kv, KvError, Namespace};
 
 /// Why something was not taken.
@@ -162,6 +163,7 @@ pub struct Credentials {
     local: Local,
     device: Bytes,
     rows: Vec<(Bytes, Bytes)>,
+    prekeys: Blocks,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -230,7 +232,7 @@ impl Credentials {
         device.first_unupload_pre_key_id = companion.first_unuploaded_prekey.clamp(1, device.next_pre_key_id);
         device.server_has_prekeys = device.first_unupload_pre_key_id > 1;
         device.edge_routing_info.clone_from(&companion.routing);
-        Ok(Self { local, device: value::device(true, &device)?, rows: Vec::new() })
+        Ok(Self { local, device: value::device(true, &device)?, rows: Vec::new(), prekeys: Blocks::default() })
     }
 
     fn put(&mut self, key: Bytes, value: impl Into<Bytes>) {
@@ -241,14 +243,14 @@ impl Credentials {
     ///
     /// # Errors
     /// [`Refused`] names the half that is damaged.
-    pub fn prekey(&mut self, id: u32, pair: &Pair, uploaded: bool) -> Result<(), Refused> {
+    pub fn prekey(&mut self, id: u32, pair: &Pair) -> Result<(), Refused> {
         // The protocol numbers them in three bytes.
         if id == 0 || id > 0x00ff_ffff {
             return Err(Refused::Damaged("number"));
         }
         let mut record = Vec::new();
         encode_pre_key_record_to(id, &pair.unchecked("key pair")?, &mut record);
-        self.put(key::numbered(key::PREKEY, id), signal::prekey(&record, uploaded));
+        self.prekeys.put(id, record.into());
         Ok(())
     }
 
@@ -394,7 +396,8 @@ impl Credentials {
     ///
     /// # Errors
     /// As the engine's `write`.
-    pub async fn write(self, kv: &dyn Kv, ns: &Namespace) -> Result<(), KvError> {
+    pub async fn write(mut self, kv: &dyn Kv, ns: &Namespace) -> Result<(), KvError> {
+        self.rows.extend(self.prekeys.rows().map_err(KvError::engine)?);
         for page in self.rows.chunks(PAGE) {
             let batch =
                 page.iter().fold(Batch::new().buffered(), |batch, (key, value)| batch.put(key.clone(), value.clone()));

@@ -13,6 +13,7 @@ use whatsapp_rust::wacore::store::traits::{AppStateSyncKey, DeviceListRecord, Li
 use whatsapp_rust::waproto::codec::message_decode;
 
 use super::inbound::{DIGEST, is_block};
+use super::prekey::is_block as is_block_of_prekeys;
 use super::value::{self, Secret};
 use super::{PROBE, key, secret};
 
@@ -50,7 +51,10 @@ fn table_of(table: u8, row: &[u8], value: &Bytes) -> Option<(&'static str, bool)
     Some(match table {
         key::SESSION => ("a Signal session", named() && session(value)),
         key::IDENTITY => ("an identity key", named() && value.len() == KEY),
-        key::PREKEY => ("a pre-key", key::number(row).is_some_and(|id| prekey(id, value))),
+        key::PREKEY => ("a pre-key", key::number(row).is_some_and(|id| single_prekey(id, value))),
+        key::PREKEYS => {
+            ("a block of pre-keys", key::number(row).is_some_and(|block| is_block_of_prekeys(block, value, prekey)))
+        }
         key::SIGNED_PREKEY => ("a signed pre-key", key::number(row).is_some_and(|id| signed_prekey(id, value))),
         key::SENDER_KEY => ("a sender key", named() && sender_key(value)),
         key::SYNC_KEY => ("an app-state key", value::from_json::<AppStateSyncKey>(value).is_ok()),
@@ -103,8 +107,11 @@ fn sender_key(row: &[u8]) -> bool {
     SenderKeyRecord::deserialize(row).is_ok_and(|record| !record.is_empty())
 }
 
-fn prekey(id: u32, row: &[u8]) -> bool {
-    let Some((&(0 | 1), record)) = row.split_first() else { return false };
+fn single_prekey(id: u32, row: &[u8]) -> bool {
+    matches!(row.split_first(), Some((0 | 1, record)) if prekey(id, record))
+}
+
+fn prekey(id: u32, record: &[u8]) -> bool {
     PreKeyRecord::deserialize(record).is_ok_and(|record| {
         record.id().is_ok_and(|of| u32::from(of) == id) && record.key_pair().is_ok_and(|pair| is_pair(&pair))
     })

@@ -7,7 +7,10 @@ use bytes::Bytes;
 
 pub(super) const SESSION: u8 = b'S';
 pub(super) const IDENTITY: u8 = b'I';
+/// Not written any more.
 pub(super) const PREKEY: u8 = b'P';
+/// Number of a block, to its pre-keys.
+pub(super) const PREKEYS: u8 = b'p';
 pub(super) const SIGNED_PREKEY: u8 = b'G';
 pub(super) const SENDER_KEY: u8 = b'K';
 pub(super) const SYNC_KEY: u8 = b'Y';

@@ -31,6 +31,7 @@ pub fn restored(key: &[u8], value: Bytes) -> Result<Option<Bytes>> {
         Some(
             &(key::SESSION
             | key::PREKEY
+            | key::PREKEYS
             | key::SENDER_KEY
             | key::BASE_KEY
             | key::SENDER_KEY_DEVICE

@@ -11,21 +11,6 @@ use super::lease::Grant;
 use super::{ROWS_FIRST, SessionBackend, key, value};
 use crate::store::{Batch, KeyRange};
 
-/// First byte of a pre-key row; the library's record follows.
-const KEPT: u8 = 0;
-const UPLOADED: u8 = 1;
-
-pub(super) fn prekey(record: &[u8], uploaded: bool) -> Bytes {
-    let mut value = Vec::with_capacity(1 + record.len());
-    value.push(if uploaded { UPLOADED } else { KEPT });
-    value.extend_from_slice(record);
-    value.into()
-}
-
-fn record(row: &Bytes) -> Result<Bytes> {
-    if row.is_empty() { Err(value::unreadable()) } else { Ok(row.slice(1..)) }
-}
-
 fn puts<V: Clone + Into<Bytes>>(table: u8, rows: &[(Arc<str>, V)]) -> Batch {
     rows.iter().fold(Batch::new(), |batch, (name, value)| batch.put(key::named(table, &**name), value.clone()))
 }
@@ -142,25 +127,20 @@ impl SignalStore for SessionBackend {
         Ok(false)
     }
 
-    async fn store_prekey(&self, id: u32, record: &[u8], uploaded: bool) -> Result<()> {
-        self.put(key::numbered(key::PREKEY, id), prekey(record, uploaded)).await
+    async fn store_prekey(&self, id: u32, record: &[u8], _uploaded: bool) -> Result<()> {
+        self.put_prekeys(vec![(id, Bytes::copy_from_slice(record))]).await
     }
 
-    async fn store_prekeys_batch(&self, keys: &[(u32, Bytes)], uploaded: bool) -> Result<()> {
-        let batch = keys.iter().fold(Batch::new(), |batch, (id, record)| {
-            batch.put(key::numbered(key::PREKEY, *id), prekey(record, uploaded))
-        });
-        self.write(batch).await
+    async fn store_prekeys_batch(&self, keys: &[(u32, Bytes)], _uploaded: bool) -> Result<()> {
+        self.put_prekeys(keys.to_vec()).await
     }
 
     async fn load_prekey(&self, id: u32) -> Result<Option<Bytes>> {
-        self.get(&key::numbered(key::PREKEY, id)).await?.as_ref().map(record).transpose()
+        Ok(self.prekeys(&[id]).await?.pop().map(|(_id, record)| record))
     }
 
     async fn load_prekeys_batch(&self, ids: &[u32]) -> Result<Vec<(u32, Bytes)>> {
-        let keys: Vec<_> = ids.iter().map(|&id| key::numbered(key::PREKEY, id)).collect();
-        let rows = self.get_many(&keys).await?;
-        ids.iter().zip(rows).filter_map(|(&id, row)| Some(record(&row?).map(|record| (id, record)))).collect()
+        self.prekeys(ids).await
     }
 
     /// Nothing: which keys were uploaded is told by the device's own row (`first_unupload_pre_key_id`), which the library
@@ -172,12 +152,11 @@ impl SignalStore for SessionBackend {
     /// Buffered, behind the session that it began; a key that comes back is asked for by nobody.
     async fn remove_prekey(&self, id: u32) -> Result<()> {
         self.store_held().await?;
-        self.remove_buffered(key::numbered(key::PREKEY, id)).await
+        self.drop_prekey(id).await
     }
 
     async fn get_max_prekey_id(&self) -> Result<u32> {
-        let last = self.range(KeyRange::prefix(vec![key::PREKEY]).reversed().limit(1)).await?;
-        Ok(last.first().and_then(|(key, _)| key::number(key)).unwrap_or(0))
+        self.last_prekey().await
     }
 
     async fn store_signed_prekey(&self, id: u32, record: &[u8]) -> Result<()> {
