@@ -21,6 +21,7 @@ mod inbound;
 mod key;
 mod lease;
 mod poll;
+mod prekey;
 mod protocol;
 mod restore;
 mod secret;
@@ -60,6 +61,7 @@ pub struct SessionBackend {
     fence: Option<u64>,
     failed: CancellationToken,
     lid_mappings: Mutex<()>,
+    prekeys: Mutex<()>,
     tc_tokens: Mutex<tc_token::Tokens>,
     sent_messages: Mutex<()>,
     secrets: Mutex<secret::Indexed>,
@@ -118,6 +120,7 @@ impl SessionBackend {
             fence,
             failed: CancellationToken::new(),
             lid_mappings: Mutex::new(()),
+            prekeys: Mutex::new(()),
             tc_tokens: Mutex::default(),
             sent_messages: Mutex::new(()),
             secrets: Mutex::default(),

@@ -17,6 +17,7 @@ over_both!(
     a_failed_read_is_known_before_its_reader_hears_of_it,
     a_newer_owner_ends_all_writes,
     nothing_comes_back_after_close,
+    a_token_is_remembered_as_it_is_stored,
 );
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -97,4 +98,19 @@ async fn nothing_comes_back_after_close(home: Home) {
     assert!(!kv.namespaces().await.unwrap().contains(&ns));
     assert!(!backend.failed().is_cancelled(), "closing is not failing");
     kv.write(&ns, Batch::new().put("a", "1")).await.unwrap();
+}
+
+async fn a_token_is_remembered_as_it_is_stored(home: Home) {
+    let faulty = Faulty::new(home.open().await);
+    let backend = SessionBackend::new(faulty.clone(), Namespace::credentials("u"), None);
+    backend.touch_tc_token_sender_timestamp("a", 5).await.unwrap();
+    backend.store_received_tc_token("b", &[7], 6).await.unwrap();
+    faulty.fail_reads.store(true, Ordering::SeqCst);
+    let sent_at = async |jid| backend.get_tc_token(jid).await.map(|entry| entry.unwrap().sender_timestamp);
+    assert_eq!((sent_at("a").await.unwrap(), sent_at("b").await.unwrap()), (Some(5), None), "nobody read the store");
+
+    faulty.fail_writes.store(true, Ordering::SeqCst);
+    backend.touch_tc_token_sender_timestamp("a", 9).await.unwrap_err();
+    faulty.fail_reads.store(false, Ordering::SeqCst);
+    assert_eq!(sent_at("a").await.unwrap(), Some(5), "what was not stored is not remembered");
 }

@@ -58,7 +58,10 @@ impl SessionBackend {
 
     async fn write_tc_token(&self, known: &mut Tokens, jid: &str, entry: &TcTokenEntry) -> Result<()> {
         known.forget(jid);
-        self.put_buffered(key::named(key::TC_TOKEN, jid), value::json(entry)?).await
+        let row = value::json(entry)?;
+        self.put_buffered(key::named(key::TC_TOKEN, jid), row.clone()).await?;
+        known.remember(jid, Some(row));
+        Ok(())
     }
 
     pub(super) async fn remove_tc_token(&self, jid: &str) -> Result<()> {
