@@ -29,6 +29,10 @@ const CROWD: usize = 3;
 /// Each gives back at most 512 pieces, and takes less than a microsecond where there is none.
 const COLLECTIONS: usize = 16;
 
+/// So often it is told, [`BUFFERED_FOR`] apart, once nothing is written any more: what somebody looks at meanwhile, as sled's own
+/// thread that moves pages, goes later.
+const ROUNDS: u32 = 16;
+
 type Waiter = oneshot::Sender<Result<(), Error>>;
 
 #[derive(Debug)]
@@ -112,6 +116,7 @@ impl Shared {
     /// The next callers that wait for a flush: none when one is due for what was written meanwhile; `None`: closed.
     fn next(&self) -> Option<Vec<Waiter>> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rounds = 0;
         loop {
             if !queue.waiters.is_empty() {
                 return Some(std::mem::take(&mut queue.waiters));
@@ -130,11 +135,16 @@ impl Shared {
             drop(queue);
             let_go();
             queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            rounds += 1;
+            if rounds < ROUNDS {
+                continue;
+            }
             self.asleep.store(true, Ordering::SeqCst);
             while queue.waiters.is_empty() && !queue.closed && !self.unflushed.load(Ordering::SeqCst) {
                 queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
             self.asleep.store(false, Ordering::SeqCst);
+            rounds = 0;
         }
     }
 }
@@ -311,6 +321,29 @@ mod tests {
         while Arc::strong_count(&pieces) > 1 {
             assert!(Instant::now() < deadline, "{} are kept", Arc::strong_count(&pieces) - 1);
             let_go();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_store_that_rests_lets_go_of_what_somebody_still_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = sled::Config::new().path(folder.path()).flush_every_ms(None).open().unwrap();
+        let _flusher = Flusher::start(db, Arc::default(), None, None).unwrap();
+        let pieces = Arc::new(());
+        {
+            let guard = crossbeam_epoch::pin();
+            for _ in 0..5_000 {
+                let piece = Arc::clone(&pieces);
+                guard.defer(move || drop(piece));
+            }
+            std::thread::sleep(3 * BUFFERED_FOR);
+            assert!(Arc::strong_count(&pieces) > 1, "they are gone while somebody may look at them");
+        }
+        // Those beyond the last 64, which stay with this thread until it looks at a store again.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while Arc::strong_count(&pieces) > 65 {
+            assert!(Instant::now() < deadline, "{} are kept", Arc::strong_count(&pieces) - 1);
             std::thread::sleep(Duration::from_millis(10));
         }
     }
