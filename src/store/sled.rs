@@ -27,9 +27,8 @@ use super::{Batch, Durability, Flushing, KeyRange, Kv, KvError, Namespace};
 /// was flushed. Shorter costs idle syncs, longer delays the reuse of space.
 pub const SYNC_EVERY_MS: u64 = 500;
 
-/// Pages that sled keeps decoded, in bytes; its own default is 1 GiB. Half of what 1,000 sessions that send and receive touch is
-/// in 16 MiB, most of it in 20: a text sent then takes 8 reads of the file instead of 15, one received 3 instead of 7, and 4 MiB
-/// more memory.
+/// Pages that sled keeps decoded, in bytes; its own default is 1 GiB. With 1,000 sessions a text sent takes 8 reads of the file
+/// instead of the 15 with 16 MiB, one received 3 instead of 7, for 4 MiB more memory; see `BENCHMARKS.md`.
 const CACHE_BYTES: u64 = 20 << 20;
 
 /// After a disk error the store is reopened at most so often.

@@ -84,6 +84,8 @@ async fn a_damaged_block_is_an_error_and_keeps_no_new_key_out() {
     kv.write(&namespace(), Batch::new().put(key, &b"torn"[..])).await.unwrap();
     backend.load_prekey(1).await.unwrap_err();
     backend.remove_prekey(1).await.unwrap_err();
+    assert_eq!(backend.get_max_prekey_id().await.unwrap(), 15, "none of its numbers means a second key");
+    kv.write(&namespace(), Batch::new().put(single(40), Bytes::new())).await.unwrap();
     backend.store_prekey(2, b"record", true).await.unwrap();
     assert_eq!(backend.load_prekey(1).await.unwrap(), None);
     assert_eq!(backend.load_prekey(2).await.unwrap().as_deref(), Some(&b"record"[..]));

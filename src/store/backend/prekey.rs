@@ -76,7 +76,7 @@ pub(super) fn is_block(block: u32, row: &Bytes, well: impl Fn(u32, &[u8]) -> boo
     })
 }
 
-/// Keys of a session that has none yet, as rows.
+/// Blocks by their numbers, to be written.
 #[derive(Default)]
 pub(super) struct Blocks(BTreeMap<u32, Block>);
 
@@ -118,12 +118,8 @@ impl SessionBackend {
         let singles = self.range(KeyRange::prefix(vec![key::PREKEY])).await?;
         let mut batch = Batch::new();
         let mut blocks = BTreeMap::new();
-        let known = singles.iter().filter_map(|(key, row)| {
-            let id = key::number(key)?;
-            Some(single(row).map(|record| (id, record)))
-        });
-        for known in known.chain(keys.into_iter().map(Ok)) {
-            let (id, record) = known?;
+        let known = singles.iter().filter_map(|(key, row)| Some((key::number(key)?, single(row).ok()?)));
+        for (id, record) in known.chain(keys) {
             let (block, place) = place(id);
             let records = match blocks.entry(block) {
                 Entry::Vacant(vacant) => vacant.insert(self.block_or_none(block).await?),
@@ -177,15 +173,15 @@ impl SessionBackend {
         }
     }
 
-    /// The highest number of a key that is stored; 0: there is none.
+    /// The highest number of a key that is stored, or that a block which can't be read may have; 0: there is none.
     pub(super) async fn last_prekey(&self) -> Result<u32> {
         let last = |table: u8| self.range(KeyRange::prefix(vec![table]).reversed().limit(1));
         let mut highest = last(key::PREKEY).await?.first().and_then(|(key, _)| key::number(key)).unwrap_or(0);
         if let Some((key, row)) = last(key::PREKEYS).await?.first()
             && let Some(block) = key::number(key)
-            && let Some((place, _)) = Block::read(row)?.0.last_key_value()
         {
-            highest = highest.max(block.saturating_mul(SIZE).saturating_add(u32::from(*place)));
+            let place = Block::parse(row).and_then(|records| records.0.keys().last().copied().map(u32::from));
+            highest = highest.max(block.saturating_mul(SIZE).saturating_add(place.unwrap_or(SIZE - 1)));
         }
         Ok(highest)
     }

@@ -50,3 +50,16 @@ fn restored_device(row: &[u8]) -> Result<Bytes> {
     device.next_pre_key_id = device.next_pre_key_id.saturating_add(PREKEY_GAP) % MAX_PREKEY_ID;
     value::device(value::is_paired(row), &device)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_that_may_have_been_used_comes_back() {
+        for table in [key::SESSION, key::PREKEY, key::PREKEYS, key::SENDER_KEY, key::BASE_KEY] {
+            assert_eq!(restored(&key::numbered(table, 1), "row".into()).unwrap(), None, "{}", char::from(table));
+        }
+        assert_eq!(restored(&key::named(key::IDENTITY, "a"), "row".into()).unwrap(), Some("row".into()));
+    }
+}
