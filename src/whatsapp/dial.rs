@@ -111,11 +111,11 @@ impl Link {
         Duration::from_millis(self.now_ms().saturating_sub(at_ms))
     }
 
-    /// A stream is there: whatever was before it counts no more.
-    fn opened(&self, stream: u64) {
+    /// A stream is there: whatever was before it counts no more. Returns whether another one was, whose end nobody has seen.
+    fn opened(&self, stream: u64) -> bool {
         self.unanswered_ms.store(0, Ordering::Relaxed);
         self.read_ms.store(self.now_ms(), Ordering::Relaxed);
-        self.open.store(stream, Ordering::Release);
+        self.open.swap(stream, Ordering::AcqRel) != 0
     }
 
     /// Ends the stream at once and for good.
@@ -217,7 +217,10 @@ impl Dial {
             .connect_on(watched)
             .await
             .context("the WebSocket upgrade failed")?;
-        self.link.opened(number);
+        // The library gives a stream up before it dials again, and may keep the old one's end to itself until later.
+        if self.link.opened(number) {
+            let _full = self.signals.try_send(Signal::LinkDown);
+        }
         Ok(from_websocket(websocket))
     }
 }
@@ -411,6 +414,19 @@ mod tests {
         assert!(link.read_ms.load(Ordering::Relaxed) > heard);
         drop(stream);
         assert_eq!((link.stream(), link.silent_for()), (None, Duration::ZERO), "what is closed is not silent");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_saw_end_is_ended_by_the_next() {
+        let token = CancellationToken::new();
+        let (first, _far, mut signals) = watched(&token);
+        let link = Arc::clone(&first.link);
+        assert!(link.opened(2), "the first one is there still");
+        drop(first);
+        assert_eq!(link.stream(), Some(2), "its late end is not the second's");
+        assert!(signals.try_recv().is_err(), "nor told once more");
+        link.open.store(0, Ordering::Release);
+        assert!(!link.opened(3), "the second one's end was seen");
     }
 
     #[tokio::test]
