@@ -14,7 +14,7 @@ use super::entry::Entry;
 use super::{SessionManager, resume};
 use crate::ledger::{Advance, Ledger, Note, Record};
 use crate::message::Progress;
-use crate::outbox::{Ack, CommitError, NewEvent};
+use crate::outbox::{Ack, CommitError, Kind, NewEvent};
 use crate::store::KvError;
 
 /// How long notes are gathered before they are written, buffered: with the time of a buffered write, what a killed process
@@ -135,15 +135,16 @@ impl Entry {
 
     async fn write_batch(&self, notes: &[Note]) -> Result<(), KvError> {
         let mut plan = self.follow.ledger.plan(notes).await?;
-        let mut events = Vec::new();
-        for advance in std::mem::take(&mut plan.advances) {
-            events.push((NewEvent::ack(&self.uid, &self.name, &ack(advance)), None));
-        }
-        // Before the ledger: planned again after a failure they have the same ids, and the outbox takes each once.
-        match self.commit(events).await {
-            // Only messages are refused for lack of room: what an ack tells can be asked for.
-            Ok(()) | Err(CommitError::Full) => {}
-            Err(CommitError::Store(error)) => return Err(error),
+        let advances = std::mem::take(&mut plan.advances);
+        // Few receivers want them, and each costs a hash and a body.
+        if self.outbox.wants(Kind::Ack) {
+            let event = |advance| (NewEvent::ack(&self.uid, &self.name, &ack(advance)), None);
+            // Before the ledger: planned again after a failure they have the same ids, and the outbox takes each once.
+            match self.commit(advances.into_iter().map(event).collect()).await {
+                // Only messages are refused for lack of room: what an ack tells can be asked for.
+                Ok(()) | Err(CommitError::Full) => {}
+                Err(CommitError::Store(error)) => return Err(error),
+            }
         }
         self.follow.ledger.carry_out(plan).await
     }
