@@ -27,9 +27,9 @@ use super::{Batch, Durability, Flushing, KeyRange, Kv, KvError, Namespace};
 /// was flushed. Shorter costs idle syncs, longer delays the reuse of space.
 pub const SYNC_EVERY_MS: u64 = 500;
 
-/// Pages that sled keeps decoded, in bytes; its own default is 1 GiB. With 1,000 sessions a text sent takes 8 reads of the file
-/// instead of the 15 with 16 MiB, one received 3 instead of 7, for 4 MiB more memory; see `BENCHMARKS.md`.
-const CACHE_BYTES: u64 = 20 << 20;
+/// Pages that sled keeps decoded, in bytes; its own default is 1 GiB. With 1,000 sessions a text sent takes 4 reads of the file
+/// instead of the 15 with 16 MiB, one received 1.5 instead of 7, for 8 MiB more memory; see `BENCHMARKS.md`.
+const CACHE_BYTES: u64 = 24 << 20;
 
 /// After a disk error the store is reopened at most so often.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
