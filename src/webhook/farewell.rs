@@ -2,17 +2,21 @@
 //!
 //! It is tried as long as any other event, over restarts, and never becomes a dead letter: a deletion leaves nothing behind that
 //! could be listed or replayed, and what it tells stands in the list of sessions too. One that is dropped is logged.
-//! One task posts them all, each on its own schedule. Which session has one pending is known to the lanes, so that a
-//! new session of that name does not overtake it.
+//! One task posts them all, each on its own schedule. Which session has one pending, and for which receiver, is known to
+//! the lanes, so that a new session of that name does not overtake it there: none of its events, until the farewell has
+//! failed as often as lets a chat step aside; from then on only its status events, which would tell less in another order.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use reqwest::Url;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Webhook;
@@ -50,13 +54,14 @@ pub struct Farewells {
 }
 
 impl Farewells {
-    /// Takes a farewell that is in the registry already; from now on lanes of that name wait for it.
+    /// Takes a farewell that is in the registry already; from now on lanes of that name and receiver wait for it.
     ///
     /// `false`: too many wait, or the sink has ended; it stays in the registry. One that is pending already is not
     /// taken twice.
     pub fn say(&self, farewell: Farewell) -> bool {
         let Ok(permit) = self.sender.try_reserve() else { return false };
-        if self.webhook.inner.pending.add(&farewell) {
+        let place = self.webhook.inner.poster.place(farewell.target.as_ref());
+        if self.webhook.inner.pending.add(&farewell, place) {
             permit.send(farewell);
         }
         true
@@ -110,6 +115,12 @@ where
         };
         match outcome {
             Outcome::Retry { wait, .. } => {
+                let policy = &webhook.inner.policy;
+                let age = (Utc::now() - farewell.at).to_std().unwrap_or_default();
+                // By its age, too: an earlier run has counted what this one does not know of.
+                if attempts >= policy.aside_after || age >= policy.aside_age() {
+                    webhook.inner.pending.step_aside(&farewell);
+                }
                 if webhook.pause(wait).await.is_break() {
                     return;
                 }
@@ -125,41 +136,74 @@ where
     webhook.inner.pending.remove(&farewell);
 }
 
-/// The farewells under way, by session.
-#[derive(Debug, Default)]
+/// What farewells hold back of the next session of their name, and what ends that.
+#[derive(Debug)]
+pub(super) enum Hold {
+    /// All.
+    All(CancellationToken),
+    /// What is the session's own, of no chat.
+    Own(CancellationToken),
+}
+
+/// The farewells under way, by session and event.
+#[derive(Default)]
 pub(super) struct Pending {
-    ids: Mutex<HashMap<SessionName, HashSet<String>>>,
-    changed: Notify,
+    all: Mutex<HashMap<SessionName, HashMap<String, Waiting>>>,
+}
+
+struct Waiting {
+    /// Where it is to go.
+    place: Option<Url>,
+    /// It is no longer under way.
+    gone: CancellationToken,
+    /// It has failed often, or is gone.
+    aside: CancellationToken,
 }
 
 impl Pending {
     /// Whether it is new.
-    fn add(&self, farewell: &Farewell) -> bool {
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.entry(farewell.session.clone()).or_default().insert(farewell.event.event_id.clone())
+    fn add(&self, farewell: &Farewell, place: Option<Url>) -> bool {
+        match self.lock().entry(farewell.session.clone()).or_default().entry(farewell.event.event_id.clone()) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(free) => {
+                let gone = CancellationToken::new();
+                free.insert(Waiting { place, aside: gone.child_token(), gone });
+                true
+            }
+        }
+    }
+
+    fn step_aside(&self, farewell: &Farewell) {
+        let all = self.lock();
+        if let Some(waiting) = all.get(&farewell.session).and_then(|ids| ids.get(&farewell.event.event_id)) {
+            waiting.aside.cancel();
+        }
     }
 
     fn remove(&self, farewell: &Farewell) {
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(left) = ids.get_mut(&farewell.session) {
-            left.remove(&farewell.event.event_id);
-            if left.is_empty() {
-                ids.remove(&farewell.session);
-            }
+        let mut all = self.lock();
+        let Some(left) = all.get_mut(&farewell.session) else { return };
+        if let Some(waiting) = left.remove(&farewell.event.event_id) {
+            waiting.gone.cancel();
         }
-        drop(ids);
-        self.changed.notify_waiters();
+        if left.is_empty() {
+            all.remove(&farewell.session);
+        }
     }
 
-    /// Returns when no farewell of this session is under way.
-    pub(super) async fn none_of(&self, session: &SessionName) {
-        loop {
-            let changed = self.changed.notified();
-            let pending = self.ids.lock().unwrap_or_else(PoisonError::into_inner).contains_key(session);
-            if !pending {
-                return;
-            }
-            changed.await;
-        }
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionName, HashMap<String, Waiting>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Webhook {
+    /// What the farewells of this session's name hold back of what goes there; `None`: nothing.
+    pub(super) fn hold(&self, session: &SessionName, target: Option<&Target>) -> Option<Hold> {
+        let all = self.inner.pending.lock();
+        let waiting = all.get(session)?;
+        let place = self.inner.poster.place(target)?;
+        let mut there = waiting.values().filter(|waiting| waiting.place.as_ref() == Some(&place)).peekable();
+        let own = there.peek().map(|waiting| Hold::Own(waiting.gone.clone()));
+        there.find(|waiting| !waiting.aside.is_cancelled()).map(|waiting| Hold::All(waiting.aside.clone())).or(own)
     }
 }

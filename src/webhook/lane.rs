@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
 use super::attempt::{Flow, Outcome};
+use super::farewell::Hold;
 use super::{Webhook, policy};
 use pace::Pace;
 use queue::{Chat, Next, Queue, ReadError};
@@ -24,7 +25,7 @@ use crate::outbox::{Cause, Entry, Outbox};
 mod pace;
 mod queue;
 
-/// How often a lane without a receiver looks whether what waits has grown too old.
+/// How often a lane without a receiver, or behind a farewell, looks whether what waits has grown too old.
 const LOOK_EVERY: Duration = Duration::from_mins(10);
 
 /// A session's running lane; dropping it ends the lane too, but does not wait.
@@ -63,7 +64,7 @@ pub(super) fn start(webhook: Webhook, outbox: Outbox) -> Lane {
         let pace = Pace::new(webhook.inner.policy.max_per_sec);
         let ended = webhook.inner.token.clone();
         // A receiver that was set before there was a lane is a change, too.
-        let run = Run { webhook, outbox, ended, detached, queue, pace, block: None, generation: 0 };
+        let run = Run { webhook, outbox, ended, detached, queue, pace, block: None, farewell: None, generation: 0 };
         run.guarded().await;
     });
     Lane { detach, task }
@@ -80,6 +81,8 @@ struct Run {
     queue: Queue,
     pace: Pace,
     block: Option<Block>,
+    /// Ends when the farewell is gone that what is the session's own waits for.
+    farewell: Option<CancellationToken>,
     /// Of the receiver that was posted to last.
     generation: u64,
 }
@@ -136,6 +139,7 @@ impl Run {
     fn start_over(&mut self) {
         self.queue.start_over();
         self.block = None;
+        self.farewell = None;
     }
 
     async fn run(&mut self) {
@@ -168,6 +172,10 @@ impl Run {
         if !self.outbox.has_receiver() {
             return self.wait_for_receiver().await;
         }
+        if self.farewell.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            self.farewell = None;
+            self.queue.set_aside(&None, Instant::now());
+        }
         match self.next().await? {
             Next::Entry { entry, aside } => {
                 let role = match &self.block {
@@ -187,9 +195,16 @@ impl Run {
                         None => std::future::pending().await,
                     }
                 };
+                let farewell = async {
+                    match &self.farewell {
+                        Some(gone) => gone.cancelled().await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     () = self.outbox.committed() => {}
                     () = due => {}
+                    () = farewell => {}
                     () = self.outbox.retargeted() => {}
                     () = self.ending() => return Ok(Flow::Break(())),
                 }
@@ -223,7 +238,6 @@ impl Run {
 
     /// Tries one entry, and removes, buries or puts it back; breaks when the lane is to end before.
     async fn settle(&mut self, entry: Entry, role: Role) -> Flow {
-        self.wait_for_farewell().await?;
         if self.outbox.is_too_old(&entry, Utc::now()) {
             self.too_old(&entry).await?;
             self.decided(role);
@@ -242,10 +256,19 @@ impl Run {
             }
         }
         loop {
-            attempts += 1;
-            let target = self.outbox.target();
             let turn = self.pace.turn(Instant::now());
             self.pause(turn).await?;
+            let target = self.outbox.target();
+            // A deleted session's last word comes first, where it goes to the same receiver.
+            match self.webhook.hold(self.outbox.session(), target.as_deref()) {
+                Some(Hold::All(aside)) => {
+                    self.wait_for_farewell(&aside).await?;
+                    continue;
+                }
+                Some(Hold::Own(gone)) if entry.event.chat.is_none() => return self.hold_back(&entry, role, gone),
+                _ => {}
+            }
+            attempts += 1;
             let attempt = self.webhook.try_once(
                 self.outbox.session(),
                 &entry.event,
@@ -318,6 +341,16 @@ impl Run {
         Flow::Continue(())
     }
 
+    /// Lets the chats pass what is the session's own until a farewell is gone.
+    fn hold_back(&mut self, entry: &Entry, role: Role, gone: CancellationToken) -> Flow {
+        self.queue.put_back(entry, Some(Instant::now() + LOOK_EVERY));
+        if role == Role::Blocking {
+            self.block = None;
+        }
+        self.farewell = Some(gone);
+        Flow::Continue(())
+    }
+
     /// Settles an event that has waited for too long without trying it.
     async fn too_old(&self, entry: &Entry) -> Flow {
         tracing::warn!(
@@ -367,10 +400,11 @@ impl Run {
         }
     }
 
-    /// A deleted session's last word comes before the first of the next session of that name.
-    async fn wait_for_farewell(&self) -> Flow {
+    /// Returns when the farewell lets others pass, or the session gets another receiver.
+    async fn wait_for_farewell(&self, aside: &CancellationToken) -> Flow {
         tokio::select! {
-            () = self.webhook.inner.pending.none_of(self.outbox.session()) => Flow::Continue(()),
+            () = aside.cancelled() => Flow::Continue(()),
+            () = self.outbox.retargeted() => Flow::Continue(()),
             () = self.ending() => Flow::Break(()),
         }
     }

@@ -98,6 +98,11 @@ impl RetryPolicy {
         })
     }
 
+    /// How old an event is about when it has failed [often enough](Self::aside_after) by our own waits.
+    pub(super) fn aside_age(&self) -> Duration {
+        (1..self.aside_after).map(|attempts| self.delay(attempts, 0.5)).sum()
+    }
+
     /// Exponential, capped, then jittered.
     pub(super) fn delay(&self, attempts: u32, dice: f64) -> Duration {
         let doublings = attempts.saturating_sub(1).min(31);
@@ -158,6 +163,7 @@ mod tests {
         let delays: Vec<u64> = (1..=12).map(|attempts| policy.delay(attempts, MIDDLE).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
         assert_eq!(policy.delay(u32::MAX, MIDDLE), Duration::from_mins(5));
+        assert_eq!(policy.aside_age(), Duration::from_secs(511));
         assert_eq!(policy.delay(1, 0.0), Duration::from_millis(800));
         assert_eq!(policy.delay(1, 1.0), Duration::from_millis(1200));
     }

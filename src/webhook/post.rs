@@ -107,6 +107,15 @@ impl Poster {
         self.base.is_some()
     }
 
+    /// What the kinds' paths are put behind, so that two receivers can be told apart; `None`: there is nowhere to post to.
+    pub(super) fn place(&self, target: Option<&Target>) -> Option<Url> {
+        let base = match target {
+            None => self.base.as_ref()?.url.clone(),
+            Some(target) => Url::parse(&target.url).ok()?,
+        };
+        Some(endpoint(&base, ""))
+    }
+
     /// Posts once; cancelling it closes the connection. `None`: there is nowhere to post it to.
     pub(super) async fn attempt(&self, event: &NewEvent, target: Option<&Target>) -> Option<Answer> {
         let (client, url, own_secret) = match target {

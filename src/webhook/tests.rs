@@ -19,6 +19,7 @@ use crate::outbox::memory::MemoryKv;
 use crate::outbox::{Bounds, Common, Kind, Kinds, NewEvent, Notice, Target};
 
 mod aside;
+mod farewell;
 mod files;
 mod turns;
 
