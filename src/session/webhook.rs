@@ -47,9 +47,16 @@ impl SessionManager {
 
     /// Sets or removes the session's own webhook; what waits goes there too. Stored when it returns.
     ///
+    /// Goes on when the call is cancelled.
+    ///
     /// # Errors
     /// By [`WebhookError`]; after `Store` the old one holds.
     pub async fn set_webhook(&self, name: &str, webhook: Option<SessionWebhook>) -> Result<(), WebhookError> {
+        let (manager, name) = (self.clone(), name.to_owned());
+        self.finish(async move { manager.change_webhook(&name, webhook).await }).await
+    }
+
+    async fn change_webhook(&self, name: &str, webhook: Option<SessionWebhook>) -> Result<(), WebhookError> {
         let _turn = self.0.turns.take(name).await;
         let entry = self.entry(name).ok_or(WebhookError::NotFound)?;
         if entry.gone.load(Ordering::Acquire) {

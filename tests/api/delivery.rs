@@ -2,6 +2,7 @@
 //! a receiver of a session's own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -346,6 +347,30 @@ async fn a_session_has_a_webhook_of_its_own_that_survives_a_restart_and_goes_wit
     gateway.api.qr("shop").await;
     gateway.api.get(HOOK).await.expect(404);
     gateway.receiver.last_status("shop", "connecting").await;
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_set_though_the_client_hangs_up() {
+    let own = Receiver::start().await;
+    let (gateway, _friend) = paired(QUICK).await;
+    // A logout that waits for WhatsApp keeps what comes after it waiting.
+    gateway.simulator.inject(Fault::DropAnswers { xmlns: "md".to_owned() });
+    let mut impatient = gateway.api.clone();
+    impatient.client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(1)).build().unwrap();
+    let (logout, url) = tokio::join!(gateway.api.post("/session/logout", json!({"session": "shop"})), async {
+        for n in 0..1_000 {
+            let url = format!("{}?n={n}", own.url());
+            let Ok(answer) = impatient.try_send(Method::PUT, HOOK, Some(json!({"url": url}))).await else { return url };
+            answer.expect(200);
+        }
+        panic!("none had to wait");
+    });
+    logout.expect(200);
+    eventually("the webhook to be set", || async {
+        (gateway.api.get(HOOK).await.json()["data"]["url"] == url.as_str()).then_some(())
+    })
+    .await;
     gateway.finish().await;
 }
 
