@@ -148,7 +148,8 @@ impl Poster {
     async fn ask(&self, request: RequestBuilder) -> Answer {
         match tokio::time::timeout(self.attempt_limit, request.send()).await {
             Err(_) => Answer::TimedOut,
-            Ok(Err(error)) if error.is_timeout() => Answer::TimedOut,
+            // No handshake in time is no connection; only the receiver can answer late.
+            Ok(Err(error)) if error.is_timeout() && !error.is_connect() => Answer::TimedOut,
             Ok(Err(error)) => Answer::Unreachable(reason(error)),
             Ok(Ok(response)) => {
                 let code = response.status().as_u16();
@@ -259,6 +260,19 @@ mod tests {
             let wait = wait_asked(&HeaderValue::from_str(text).unwrap(), now);
             assert_eq!(wait, wanted.map(Duration::from_secs), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn no_handshake_in_time_is_no_connection() {
+        // It is connected to, and never says a word.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = Url::parse(&format!("https://{}", silent.local_addr().unwrap())).ok();
+        let limits = RetryPolicy { connect_limit: Duration::from_millis(100), ..RetryPolicy::default() };
+        let poster = Poster::new(Receiver { base_url, ..Receiver::default() }, &limits).unwrap();
+        let name = crate::event::SessionName::parse("a").unwrap();
+        let event = NewEvent::status("uid", &name, crate::event::Status::Connected);
+        let answer = poster.attempt(&event, None).await;
+        assert!(matches!(answer, Some(Answer::Unreachable(_))), "{answer:?}");
     }
 
     #[test]
