@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use super::post::Late;
 use super::{Answer, Verdict, Webhook, policy};
 use crate::event::SessionName;
 use crate::outbox::{Cause, NewEvent, Target};
@@ -12,7 +13,6 @@ use crate::outbox::{Cause, NewEvent, Target};
 pub(super) type Flow = std::ops::ControlFlow<()>;
 
 /// What an attempt came to.
-#[derive(Debug)]
 pub(super) enum Outcome {
     /// The receiver has it.
     Delivered,
@@ -22,6 +22,8 @@ pub(super) enum Outcome {
         wait: Duration,
         /// The receiver said so.
         asked: bool,
+        /// The answer that may still come.
+        late: Option<Late>,
     },
     /// No attempt will deliver it; the last answer.
     Dead(Cause, String),
@@ -47,12 +49,45 @@ impl Webhook {
         since: DateTime<Utc>,
         attempts: u32,
     ) -> Outcome {
-        let Some(answer) = self.inner.poster.attempt(event, target).await else { return Outcome::NoReceiver };
+        let Some((answer, late)) = self.inner.poster.attempt(event, target).await else { return Outcome::NoReceiver };
+        self.judge(session, event, since, attempts, &answer, late)
+    }
+
+    /// Returns when an answer that comes after its attempt's time decides the delivery, so that a receiver that is always
+    /// slow is not asked for ever; a failure was counted when the time was over. Not to be called again after that.
+    pub(super) async fn decided_late(
+        &self,
+        session: &SessionName,
+        event: &NewEvent,
+        since: DateTime<Utc>,
+        attempts: u32,
+        late: &mut Option<Late>,
+    ) -> Outcome {
+        if let Some(answering) = late {
+            let answer = answering.answer().await;
+            *late = None;
+            let verdict = self.inner.policy.judge(&answer, attempts, Duration::ZERO, policy::dice());
+            if matches!(verdict, Verdict::Delivered | Verdict::Refused) {
+                return self.judge(session, event, since, attempts, &answer, None);
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn judge(
+        &self,
+        session: &SessionName,
+        event: &NewEvent,
+        since: DateTime<Utc>,
+        attempts: u32,
+        answer: &Answer,
+        late: Option<Late>,
+    ) -> Outcome {
         let age = (Utc::now() - since).to_std().unwrap_or_default();
-        let verdict = self.inner.policy.judge(&answer, attempts, age, policy::dice());
+        let verdict = self.inner.policy.judge(answer, attempts, age, policy::dice());
         let (event_id, kind) = (&event.event_id, event.kind.path());
         let asked = matches!(answer, Answer::Status { retry_after: Some(_), .. });
-        let answer = told(&answer);
+        let answer = told(answer);
         match verdict {
             Verdict::Delivered => {
                 tracing::debug!(%session, event_id, kind, attempts, "webhook delivered");
@@ -61,7 +96,7 @@ impl Webhook {
             Verdict::Retry(wait) => {
                 let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
                 tracing::warn!(%session, event_id, kind, attempts, wait_ms, answer, "webhook failed; trying again");
-                Outcome::Retry { wait, asked }
+                Outcome::Retry { wait, asked, late }
             }
             Verdict::Refused => {
                 tracing::warn!(%session, event_id, kind, attempts, answer, "webhook refused for good");

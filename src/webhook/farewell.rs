@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Webhook;
-use super::attempt::Outcome;
+use super::attempt::{Flow, Outcome};
 use crate::event::SessionName;
 use crate::outbox::{NewEvent, Target};
 
@@ -105,32 +105,33 @@ where
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let outcome = {
+        let Farewell { session, event, target, at, .. } = &farewell;
+        let mut outcome = {
             let _permit = permits.acquire().await;
             if webhook.inner.token.is_cancelled() {
                 return;
             }
-            let Farewell { session, event, target, at, .. } = &farewell;
             webhook.try_once(session, event, target.as_ref(), *at, attempts).await
         };
-        match outcome {
-            Outcome::Retry { wait, .. } => {
-                let policy = &webhook.inner.policy;
-                let age = (Utc::now() - farewell.at).to_std().unwrap_or_default();
-                // By its age, too: an earlier run has counted what this one does not know of.
-                if attempts >= policy.aside_after || age >= policy.aside_age() {
-                    webhook.inner.pending.step_aside(&farewell);
-                }
-                if webhook.pause(wait).await.is_break() {
-                    return;
-                }
+        if let Outcome::Retry { wait, mut late, .. } = outcome {
+            let policy = &webhook.inner.policy;
+            let age = (Utc::now() - farewell.at).to_std().unwrap_or_default();
+            // By its age, too: an earlier run has counted what this one does not know of.
+            if attempts >= policy.aside_after || age >= policy.aside_age() {
+                webhook.inner.pending.step_aside(&farewell);
             }
-            Outcome::Dead(..) => {
-                tracing::warn!(attempts, "a deleted session's last event is dropped: no receiver will take it");
-                break;
-            }
-            Outcome::Delivered | Outcome::NoReceiver => break,
+            outcome = tokio::select! {
+                flow = webhook.pause(wait) => match flow {
+                    Flow::Continue(()) => continue,
+                    Flow::Break(()) => return,
+                },
+                outcome = webhook.decided_late(session, event, *at, attempts, &mut late) => outcome,
+            };
         }
+        if matches!(outcome, Outcome::Dead(..)) {
+            tracing::warn!(attempts, "a deleted session's last event is dropped: no receiver will take it");
+        }
+        break;
     }
     forget(farewell.key.clone()).await;
     webhook.inner.pending.remove(&farewell);

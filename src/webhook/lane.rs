@@ -17,11 +17,13 @@ use tracing::Instrument;
 use super::attempt::{Flow, Outcome};
 use super::farewell::Hold;
 use super::{Webhook, policy};
+use late::Late;
 use pace::Pace;
 use queue::{Chat, Next, Queue, ReadError};
 
 use crate::outbox::{Cause, Entry, Outbox};
 
+mod late;
 mod pace;
 mod queue;
 
@@ -64,7 +66,18 @@ pub(super) fn start(webhook: Webhook, outbox: Outbox) -> Lane {
         let pace = Pace::new(webhook.inner.policy.max_per_sec);
         let ended = webhook.inner.token.clone();
         // A receiver that was set before there was a lane is a change, too.
-        let run = Run { webhook, outbox, ended, detached, queue, pace, block: None, farewell: None, generation: 0 };
+        let run = Run {
+            webhook,
+            outbox,
+            ended,
+            detached,
+            queue,
+            pace,
+            block: None,
+            farewell: None,
+            late: None,
+            generation: 0,
+        };
         run.guarded().await;
     });
     Lane { detach, task }
@@ -83,6 +96,8 @@ struct Run {
     block: Option<Block>,
     /// Ends when the farewell is gone that what is the session's own waits for.
     farewell: Option<CancellationToken>,
+    /// The last event that was put back without an answer.
+    late: Option<Late>,
     /// Of the receiver that was posted to last.
     generation: u64,
 }
@@ -140,6 +155,7 @@ impl Run {
         self.queue.start_over();
         self.block = None;
         self.farewell = None;
+        self.late = None;
     }
 
     async fn run(&mut self) {
@@ -176,6 +192,13 @@ impl Run {
             self.farewell = None;
             self.queue.set_aside(&None, Instant::now());
         }
+        let mut late = self.late.take();
+        if let Some(waiting) = &mut late
+            && let Some(outcome) = waiting.decided(&self.webhook, &self.outbox).now_or_never()
+        {
+            return Ok(self.settle_late(waiting, outcome).await);
+        }
+        self.late = late;
         match self.next().await? {
             Next::Entry { entry, aside } => {
                 let role = match &self.block {
@@ -201,13 +224,25 @@ impl Run {
                         None => std::future::pending().await,
                     }
                 };
-                tokio::select! {
-                    () = self.outbox.committed() => {}
-                    () = due => {}
-                    () = farewell => {}
-                    () = self.outbox.retargeted() => {}
+                let mut late = self.late.take();
+                let answered = async {
+                    match &mut late {
+                        Some(late) => late.decided(&self.webhook, &self.outbox).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let outcome = tokio::select! {
+                    () = self.outbox.committed() => None,
+                    () = due => None,
+                    () = farewell => None,
+                    () = self.outbox.retargeted() => None,
+                    outcome = answered => Some(outcome),
                     () = self.ending() => return Ok(Flow::Break(())),
+                };
+                if let (Some(outcome), Some(late)) = (outcome, &late) {
+                    return Ok(self.settle_late(late, outcome).await);
                 }
+                self.late = late;
                 Ok(Flow::Continue(()))
             }
         }
@@ -238,6 +273,8 @@ impl Run {
 
     /// Tries one entry, and removes, buries or puts it back; breaks when the lane is to end before.
     async fn settle(&mut self, entry: Entry, role: Role) -> Flow {
+        // Its next attempt breaks the last one off.
+        self.late = self.late.take().filter(|late| late.entry.seq != entry.seq);
         if self.outbox.is_too_old(&entry, Utc::now()) {
             self.too_old(&entry).await?;
             self.decided(role);
@@ -276,29 +313,43 @@ impl Run {
                 entry.committed_at,
                 attempts,
             );
-            let Some(outcome) = self.detached.run_until_cancelled(attempt).await else { return Flow::Break(()) };
-            match outcome {
-                Outcome::Delivered => self.take_out(&entry, End::Delivered).await?,
-                Outcome::Dead(cause, answer) => {
-                    self.take_out(&entry, End::Dead { attempts, answer: Some(answer), cause }).await?;
+            let Some(mut outcome) = self.detached.run_until_cancelled(attempt).await else { return Flow::Break(()) };
+            if let Outcome::Retry { wait, asked, late } = outcome {
+                if let Err(error) = self.outbox.mark_attempt(entry.seq, Utc::now() + wait, attempts).await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a failed attempt could not be noted");
                 }
-                Outcome::NoReceiver => {
-                    self.start_over();
-                    return Flow::Continue(());
-                }
-                Outcome::Retry { wait, asked } => {
-                    if let Err(error) = self.outbox.mark_attempt(entry.seq, Utc::now() + wait, attempts).await {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "a failed attempt could not be noted");
+                let mut late = Late { entry: entry.clone(), attempts, answer: late };
+                if role != Role::First || attempts >= many {
+                    if late.answer.is_some() {
+                        self.late = Some(late);
                     }
-                    if role != Role::First || attempts >= many {
-                        return self.put_back(&entry, role, wait, asked);
-                    }
-                    self.pause(wait).await?;
-                    continue;
+                    return self.put_back(&entry, role, wait, asked);
                 }
+                outcome = tokio::select! {
+                    flow = self.pause(wait) => {
+                        flow?;
+                        continue;
+                    }
+                    outcome = late.decided(&self.webhook, &self.outbox) => outcome,
+                };
             }
+            if matches!(outcome, Outcome::NoReceiver) {
+                self.start_over();
+                return Flow::Continue(());
+            }
+            self.end(&entry, attempts, outcome).await?;
             self.decided(role);
             return Flow::Continue(());
+        }
+    }
+
+    async fn end(&self, entry: &Entry, attempts: u32, outcome: Outcome) -> Flow {
+        match outcome {
+            Outcome::Delivered => self.take_out(entry, End::Delivered).await,
+            Outcome::Dead(cause, answer) => {
+                self.take_out(entry, End::Dead { attempts, answer: Some(answer), cause }).await
+            }
+            Outcome::Retry { .. } | Outcome::NoReceiver => Flow::Continue(()),
         }
     }
 

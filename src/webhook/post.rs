@@ -4,9 +4,12 @@
 //! redirect, asks no proxy, reads at most a little of the answer. Errors are told without the address.
 
 use std::error::Error as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -25,6 +28,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(4);
 const MAX_IDLE: usize = 32;
 /// A post that takes longer lets another begin: a slow receiver delays nobody's but its own.
 const TURN: Duration = Duration::from_millis(25);
+
+/// So many answers are waited for at the same time after their attempts' time: each keeps a connection.
+const MAX_LATE: usize = 128;
 
 /// So much of an answer is read and thrown away, to get the connection back; a longer one costs the connection.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -48,6 +54,18 @@ pub struct Receiver {
     pub private_urls: bool,
 }
 
+/// The answer to an attempt whose time is over; dropping it closes the connection.
+///
+/// The mutex is never locked: it lets those be shared that own one.
+pub(super) struct Late(Mutex<BoxFuture<'static, Answer>>);
+
+impl Late {
+    /// The answer itself, which comes once.
+    pub(super) fn answer(&mut self) -> &mut BoxFuture<'static, Answer> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Poster {
     /// The gateway's own receiver.
@@ -58,6 +76,7 @@ pub(super) struct Poster {
     secret: Option<SecretString>,
     attempt_limit: Duration,
     turns: Semaphore,
+    late: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -98,8 +117,8 @@ impl Poster {
             }
         };
         let guarded = finish(policy, HeaderValue::from_static(""))?;
-        let (attempt_limit, turns) = (limits.attempt_limit, Semaphore::new(MAX_IDLE));
-        Ok(Self { base, guarded, policy, secret, attempt_limit, turns })
+        let (attempt_limit, turns, late) = (limits.attempt_limit, Semaphore::new(MAX_IDLE), Semaphore::new(MAX_LATE));
+        Ok(Self { base, guarded, policy, secret, attempt_limit, turns, late: Arc::new(late) })
     }
 
     /// Whether events have a receiver that no session asked for.
@@ -117,7 +136,9 @@ impl Poster {
     }
 
     /// Posts once; cancelling it closes the connection. `None`: there is nowhere to post it to.
-    pub(super) async fn attempt(&self, event: &NewEvent, target: Option<&Target>) -> Option<Answer> {
+    ///
+    /// With the answer that may still come when it timed out.
+    pub(super) async fn attempt(&self, event: &NewEvent, target: Option<&Target>) -> Option<(Answer, Option<Late>)> {
         let (client, url, own_secret) = match target {
             None => {
                 let base = self.base.as_ref()?;
@@ -125,7 +146,7 @@ impl Poster {
             }
             Some(target) => {
                 let Some(url) = Url::parse(&target.url).ok().filter(|url| self.policy.allows_host(url)) else {
-                    return Some(Answer::Unreachable("the address is not allowed".to_owned()));
+                    return Some((Answer::Unreachable("the address is not allowed".to_owned()), None));
                 };
                 (&self.guarded, endpoint(&url, event.kind.path()), target.secret.as_deref().map(SecretString::from))
             }
@@ -145,18 +166,32 @@ impl Poster {
         }
     }
 
-    async fn ask(&self, request: RequestBuilder) -> Answer {
-        match tokio::time::timeout(self.attempt_limit, request.send()).await {
-            Err(_) => Answer::TimedOut,
-            // No handshake in time is no connection; only the receiver can answer late.
-            Ok(Err(error)) if error.is_timeout() && !error.is_connect() => Answer::TimedOut,
-            Ok(Err(error)) => Answer::Unreachable(reason(error)),
-            Ok(Ok(response)) => {
-                let code = response.status().as_u16();
-                let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| wait_asked(value, Utc::now()));
-                discard(response).await;
-                Answer::Status { code, retry_after }
-            }
+    async fn ask(&self, request: RequestBuilder) -> (Answer, Option<Late>) {
+        let mut response = Box::pin(request.send());
+        if let Ok(response) = tokio::time::timeout(self.attempt_limit, &mut response).await {
+            return (answer(response).await, None);
+        }
+        let late = Arc::clone(&self.late).try_acquire_owned().ok().map(|permit| {
+            let late = async move {
+                let _permit = permit;
+                answer(response.await).await
+            };
+            Late(Mutex::new(late.boxed()))
+        });
+        (Answer::TimedOut, late)
+    }
+}
+
+async fn answer(response: reqwest::Result<Response>) -> Answer {
+    match response {
+        // No handshake in time is no connection; only the receiver can answer late.
+        Err(error) if error.is_timeout() && !error.is_connect() => Answer::TimedOut,
+        Err(error) => Answer::Unreachable(reason(error)),
+        Ok(response) => {
+            let code = response.status().as_u16();
+            let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| wait_asked(value, Utc::now()));
+            discard(response).await;
+            Answer::Status { code, retry_after }
         }
     }
 }
@@ -272,7 +307,7 @@ mod tests {
         let name = crate::event::SessionName::parse("a").unwrap();
         let event = NewEvent::status("uid", &name, crate::event::Status::Connected);
         let answer = poster.attempt(&event, None).await;
-        assert!(matches!(answer, Some(Answer::Unreachable(_))), "{answer:?}");
+        assert!(matches!(answer, Some((Answer::Unreachable(_), None))));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::outbox::{Bounds, Common, Kind, Kinds, NewEvent, Notice, Target};
 mod aside;
 mod farewell;
 mod files;
+mod late;
 mod turns;
 
 /// Every wait of these tests ends by then.
@@ -43,6 +44,8 @@ enum Say {
     Redirect,
     /// 200, but not before it is released.
     Held(Arc<Notify>),
+    /// 200, but not before that time.
+    Late(Duration),
     Hang,
 }
 
@@ -74,6 +77,10 @@ impl Receiver {
                 Say::Redirect => (StatusCode::FOUND, [("location", "/elsewhere")]).into_response(),
                 Say::Held(released) => {
                     released.notified().await;
+                    StatusCode::OK.into_response()
+                }
+                Say::Late(after) => {
+                    tokio::time::sleep(after).await;
                     StatusCode::OK.into_response()
                 }
                 Say::Hang => std::future::pending::<Response>().await,

@@ -155,6 +155,11 @@ impl Queue {
         // Read again: it may have got its file.
         let (seq, aside) = (line.seq(), line.aside.is_some());
         let entry = self.outbox.entry(seq).await?;
+        self.pop(chat);
+        Ok(entry.map(|entry| Next::Entry { entry, aside }))
+    }
+
+    fn pop(&mut self, chat: &Chat) {
         if let Some(line) = self.lines.get_mut(chat) {
             line.held.pop_front();
             line.aside = None;
@@ -162,7 +167,14 @@ impl Queue {
                 self.lines.remove(chat);
             }
         }
-        Ok(entry.map(|entry| Next::Entry { entry, aside }))
+    }
+
+    /// Forgets an event that was put back, if nobody has taken it since.
+    pub(super) fn forget(&mut self, entry: &Entry) {
+        let chat = &entry.event.chat;
+        if self.lines.get(chat).is_some_and(|line| line.seq() == entry.seq) {
+            self.pop(chat);
+        }
     }
 
     /// When this chat may be tried again; `None`: now, or there is nothing of it.
