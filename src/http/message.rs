@@ -195,5 +195,5 @@ async fn deliver(
     let to = Recipient::parse(&head.to, head.is_group)?;
     let message = message(&to)?;
     let sent = sessions.send(&head.session, to, message, typing).await.map_err(told)?;
-    Ok(Json(answer::body(&sent)).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/json")], answer::body(&sent)).into_response())
 }

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -38,8 +37,8 @@ pub struct Answer {
 
 /// How the HTTP edge spells what a send came to.
 pub struct Spelling {
-    /// The body of a success.
-    pub sent: fn(&Sent) -> Value,
+    /// The body of a success, as JSON.
+    pub sent: fn(&Sent) -> String,
     /// The answer to a failure.
     pub failed: Box<dyn FnOnce(SendError) -> Answer + Send>,
 }
@@ -109,7 +108,7 @@ pub(super) struct Once<'a> {
     repeat: &'a Repeat,
     /// The id of an earlier try.
     pub(super) id: Option<String>,
-    sent: fn(&Sent) -> Value,
+    sent: fn(&Sent) -> String,
 }
 
 impl Once<'_> {
@@ -117,7 +116,7 @@ impl Once<'_> {
     pub(super) async fn keep(&self, entry: &Entry, sent: &Sent, done: bool) -> Result<(), KvError> {
         let Repeat { key, digest } = self.repeat;
         let (id, at_ms) = (sent.id.clone(), chrono::Utc::now().timestamp_millis());
-        let kept = Kept { digest: *digest, id, at_ms, done, body: (self.sent)(sent).to_string() };
+        let kept = Kept { digest: *digest, id, at_ms, done, body: (self.sent)(sent) };
         entry.follow.ledger.keep(key, &kept).await
     }
 }
@@ -194,7 +193,7 @@ impl SessionManager {
                 if let Err(error) = once.keep(entry, &sent, true).await {
                     tracing::error!(session = %entry.name, %error, "the answer of a send is not kept for its repeats");
                 }
-                Ok(success((spelling.sent)(&sent).to_string()))
+                Ok(success((spelling.sent)(&sent)))
             }
             Err(error) => Ok((spelling.failed)(error)),
         }

@@ -4,21 +4,70 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::message::{Author, Contact, Content, File, Sent, Target};
 
-/// The whole body.
-pub(super) fn body(sent: &Sent) -> Value {
-    let mut data = Map::new();
-    data.insert("key".to_owned(), json!({ "remoteJid": sent.spelt_jid, "fromMe": true, "id": sent.id }));
-    data.insert("message".to_owned(), message(sent));
-    data.insert("messageTimestamp".to_owned(), sent.timestamp.to_string().into());
-    data.insert("status".to_owned(), "PENDING".into());
-    if let Some(participant) = &sent.participant {
-        data.insert("participant".to_owned(), participant.as_str().into());
+/// The whole body, as JSON.
+pub(super) fn body(sent: &Sent) -> String {
+    let data = Data {
+        key: Key { remote_jid: &sent.spelt_jid, from_me: true, id: &sent.id },
+        message: text(sent).unwrap_or_else(|| Message::Other(message(sent))),
+        message_timestamp: sent.timestamp.to_string(),
+        status: "PENDING",
+        participant: sent.participant.as_deref(),
+    };
+    serde_json::to_string(&Body { data }).expect("strings and numbers always serialise")
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Data<'a> {
+    key: Key<'a>,
+    message: Message<'a>,
+    message_timestamp: String,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    participant: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Key<'a> {
+    remote_jid: &'a str,
+    from_me: bool,
+    id: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Message<'a> {
+    #[serde(rename_all = "camelCase")]
+    Text {
+        extended_text_message: Text<'a>,
+    },
+    Other(Value),
+}
+
+#[derive(Serialize)]
+struct Text<'a> {
+    text: &'a str,
+}
+
+/// Most messages are a text that answers nothing and names nobody: without a tree of values.
+fn text(sent: &Sent) -> Option<Message<'_>> {
+    match &sent.message.content {
+        Content::Text(text) if sent.message.quote.is_none() && sent.message.mentions.is_empty() => {
+            Some(Message::Text { extended_text_message: Text { text } })
+        }
+        _ => None,
     }
-    json!({ "data": data })
 }
 
 fn message(sent: &Sent) -> Value {
