@@ -157,6 +157,7 @@ impl ApiError {
         match error {
             EndError::NotFound => Self::session_not_found(id),
             EndError::Moved => Self::new(StatusCode::CONFLICT, error.to_string()),
+            EndError::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             EndError::Store(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("Failed to delete session: {error}")).because(error)
             }
@@ -168,6 +169,7 @@ impl ApiError {
         match error {
             EndError::NotFound => Self::session_not_found(id),
             EndError::Moved => Self::new(StatusCode::CONFLICT, error.to_string()),
+            EndError::ShuttingDown => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             EndError::Store(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error)
             }
@@ -188,6 +190,7 @@ impl ApiError {
         match error {
             EndError::NotFound => Ok(()),
             EndError::Moved => Err(Self::new(StatusCode::CONFLICT, error.to_string())),
+            EndError::ShuttingDown => Err(Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
             EndError::Store(_) => {
                 Err(Self::new(StatusCode::SERVICE_UNAVAILABLE, "The session store is not available").because(error))
             }
@@ -466,6 +469,11 @@ mod tests {
                 ApiError::from_logout(EndError::Store(store_failure())).unwrap_err(),
                 503,
                 r#"{"message":"The session store is not available"}"#,
+            ),
+            (
+                ApiError::from_logout(EndError::ShuttingDown).unwrap_err(),
+                503,
+                r#"{"message":"The gateway is shutting down; its next start finishes this"}"#,
             ),
             (ApiError::from_stop("a", EndError::NotFound), 404, r#"{"message":"Session 'a' not found"}"#),
             (

@@ -13,6 +13,7 @@ use super::state::State;
 use super::{END_TIMEOUT, MOVED, Manager, SessionManager, resume, task, webhook};
 use crate::event::Status;
 use crate::outbox::{Kind, NewEvent, Notice};
+use crate::store::backend::SessionBackend;
 use crate::store::registry::{Ended, EndedBy, RecordState, SessionRecord};
 use crate::store::{KvError, Namespace};
 
@@ -28,6 +29,9 @@ pub enum EndError {
     /// An export has moved it to another host, and only there can it be logged out.
     #[error("{MOVED}")]
     Moved,
+    /// The gateway stops, and WhatsApp could not be told any more.
+    #[error("The gateway is shutting down; its next start finishes this")]
+    ShuttingDown,
     /// The store refused; what was begun is finished at the next try or start.
     #[error("the session store is not available")]
     Store(#[from] KvError),
@@ -72,7 +76,7 @@ impl SessionManager {
     /// Goes on when the call is cancelled.
     ///
     /// # Errors
-    /// [`EndError::Moved`], and [`EndError::Store`] when the credentials could not be removed.
+    /// [`EndError::Moved`], and [`EndError::ShuttingDown`] or [`EndError::Store`] when the credentials are still there.
     pub async fn logout(&self, name: &str) -> Result<(), EndError> {
         let (manager, name) = (self.clone(), name.to_owned());
         self.finish(async move {
@@ -90,18 +94,35 @@ impl SessionManager {
         if known.away {
             return Err(EndError::Moved);
         }
-        // First the mark: after a crash from here on, the next start removes the credentials.
+        // First the mark: after a crash from here on, the next start unlinks it and removes the credentials.
         if known.state != RecordState::LoggedOut {
             self.mark(entry, RecordState::LoggedOut).await?;
         }
         let unlinked = self.unlink(entry).await;
         self.look_up(entry).await;
+        if self.0.is_left_to_next_start(&entry.uid, unlinked).await {
+            entry.set_state(State::LoggedOut).await;
+            return Err(EndError::ShuttingDown);
+        }
         let dropped = self.0.kv.drop_namespace(&Namespace::credentials(&entry.uid)).await;
         entry.set_state(State::LoggedOut).await;
         // The next start removes what is left.
         dropped?;
         tracing::info!(session = %known.name, unlinked, "session logged out, credentials removed");
         Ok(())
+    }
+
+    /// Finishes a logout that the last run had begun: logs in once more to unlink, then removes the credentials. Call while it
+    /// is the name's turn.
+    pub(super) async fn finish_logout(&self, entry: &Entry) {
+        let unlinked = task::unlink_stored(&self.0, &entry.uid).await;
+        if self.0.is_left_to_next_start(&entry.uid, unlinked).await {
+            return;
+        }
+        tracing::info!(session = %entry.name, unlinked, "finishing a logout that the last run had begun");
+        if let Err(error) = self.0.kv.drop_namespace(&Namespace::credentials(&entry.uid)).await {
+            tracing::error!(session = %entry.name, %error, "void credentials could not be removed; the next start does");
+        }
     }
 
     /// Writes down what a call of the API has made of a session.
@@ -176,6 +197,9 @@ impl SessionManager {
         let record = entry.record();
         let unlinked = self.unlink(entry).await;
         self.seal(entry).await;
+        if self.0.is_left_to_next_start(&record.uid, unlinked).await {
+            return Err(EndError::ShuttingDown);
+        }
         if let Err(error) = self.0.erase(&record).await {
             tracing::error!(session = %record.name, %error, "the store keeps data of a deleted session; trying again");
             let (manager, record) = (Arc::clone(&self.0), record.clone());
@@ -226,6 +250,14 @@ impl SessionManager {
 }
 
 impl Manager {
+    /// Whether the gateway stops before WhatsApp was told of an unlinking: only with the credentials can the next start do it.
+    async fn is_left_to_next_start(&self, uid: &str, unlinked: bool) -> bool {
+        !unlinked && self.token.is_cancelled() && {
+            let credentials = Namespace::credentials(uid);
+            SessionBackend::new(Arc::clone(&self.kv), credentials, None).has_device().await.unwrap_or(true)
+        }
+    }
+
     /// Removes everything stored of a session whose task has ended, and hands its last event to the sink.
     async fn erase(&self, record: &SessionRecord) -> Result<(), KvError> {
         self.registry.erase(&record.uid).await?;
@@ -265,6 +297,9 @@ impl Manager {
     /// Finishes a deletion that a crash cut short before WhatsApp was told: logs in once more to unlink, then erases.
     pub(super) async fn finish_deletion(&self, record: &SessionRecord) {
         let unlinked = task::unlink_stored(self, &record.uid).await;
+        if self.is_left_to_next_start(&record.uid, unlinked).await {
+            return;
+        }
         tracing::info!(session = %record.name, unlinked, "finishing a deletion that the last run had begun");
         if self.erase(record).await.is_err() {
             self.keep_erasing(record).await;

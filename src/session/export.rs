@@ -52,7 +52,7 @@ impl SessionManager {
     async fn leave(&self, entry: &Arc<Entry>) -> Result<(), ExportError> {
         self.check_linked(entry).await?;
         self.halt(entry).await.map_err(|error| match error {
-            EndError::NotFound | EndError::Moved => ExportError::NotFound,
+            EndError::NotFound | EndError::Moved | EndError::ShuttingDown => ExportError::NotFound,
             EndError::Store(error) => ExportError::Store(error),
         })?;
         // WhatsApp may have logged it out in the last moment.

@@ -16,7 +16,7 @@ use super::entry::Entry;
 use super::state::{Damage, State};
 use super::{SessionManager, task};
 use crate::store::backend::{SessionBackend, Stored};
-use crate::store::registry::{RecordState, SessionRecord};
+use crate::store::registry::{EndedBy, RecordState, SessionRecord};
 use crate::store::{KvError, Namespace};
 
 /// Sessions whose rows are read at the same time: two hide the way to a store, more only crowd it.
@@ -64,7 +64,7 @@ impl Restoring {
 }
 
 impl SessionManager {
-    /// Finishes deletions that a crash cut short, then brings back every session that a phone has accepted.
+    /// Finishes deletions and logouts that a crash cut short, then brings back every session that a phone has accepted.
     ///
     /// Returns once all are listed; [`Restoring::begin`] looks them through in the background, and they connect a few at a
     /// time. Sessions that were never scanned are forgotten (wa-gateway 4.7.1 does not keep them either); logged-out,
@@ -85,9 +85,16 @@ impl SessionManager {
                 manager.tracker.spawn(async move { finishing.finish_deletion(&record).await });
             }
         }
+        let records = manager.registry.list().await?;
+        for record in records.iter().filter(|record| is_logged_out_by_us(record)) {
+            // One that can't be read is no reason not to start.
+            if self.backend(&record.uid).has_device().await.unwrap_or(true) {
+                taken.push(record.uid.clone());
+            }
+        }
         manager.registry.recover(&taken, |record| manager.farewell_row(record)).await?;
         let mut listed = Vec::new();
-        for record in manager.registry.list().await? {
+        for record in records {
             if self.was_never_scanned(&record).await? {
                 manager.kv.drop_namespace(&Namespace::credentials(&record.uid)).await?;
                 manager.registry.mark_deleting(&record.uid).await?;
@@ -103,6 +110,15 @@ impl SessionManager {
             };
             let entry = self.make(record, state);
             self.enlist(&entry);
+            if taken.contains(&entry.uid) {
+                // Nobody asks for anything yet: the turn is free, and a start of the name comes after it.
+                let turn = manager.turns.take(entry.name.as_str()).await;
+                let (finishing, entry) = (self.clone(), Arc::clone(&entry));
+                manager.tracker.spawn(async move {
+                    finishing.finish_logout(&entry).await;
+                    drop(turn);
+                });
+            }
             listed.push(entry);
         }
         let restored = listed.iter().filter(|entry| entry.view().state == State::Connecting).count();
@@ -215,4 +231,10 @@ impl SessionManager {
     fn backend(&self, uid: &str) -> Arc<SessionBackend> {
         SessionBackend::new(Arc::clone(&self.0.kv), Namespace::credentials(uid), None)
     }
+}
+
+/// Whether a call of the API logged it out. One that WhatsApp itself has logged out may not log in any more.
+fn is_logged_out_by_us(record: &SessionRecord) -> bool {
+    let by_us = record.ended.is_some_and(|ended| ended.by == EndedBy::Api);
+    record.state == RecordState::LoggedOut && by_us && !record.away
 }

@@ -375,7 +375,7 @@ impl Registry {
     }
 
     /// Puts right what a killed process left half done; before any session runs. `farewell` makes the last event of a
-    /// session whose deletion is finished here; the deletions of the uids in `taken` are left to the caller.
+    /// session whose deletion is finished here; the deletions and logouts of the uids in `taken` are left to the caller.
     ///
     /// # Errors
     /// As the engine; what was done stays done, and the next call goes on.
@@ -405,7 +405,11 @@ impl Registry {
                     self.kv.drop_namespace(&ns).await?;
                     recovered.orphans += 1;
                 }
-                Some(row) if credentials && parse(&row).is_ok_and(|kept| kept.state == RecordState::LoggedOut) => {
+                Some(row)
+                    if credentials
+                        && parse(&row).is_ok_and(|kept| kept.state == RecordState::LoggedOut)
+                        && !taken.iter().any(|taken| taken == uid) =>
+                {
                     self.kv.drop_namespace(&ns).await?;
                     recovered.logouts += 1;
                 }

@@ -16,6 +16,7 @@ use super::support::{Process, Receiver, STEP, base_settings, eventually};
 
 const NUMBER: &str = "6281234500061";
 const FRIEND: &str = "6281234500062";
+const OTHER: &str = "6281234500063";
 
 /// How many kills each window gets.
 fn kills() -> u32 {
@@ -104,6 +105,19 @@ impl Victim {
         ids
     }
 
+    /// Waits until a phone lists no companion any more.
+    async fn unlinked(&self, number: &str) {
+        eventually("WhatsApp to have been told", || async { self.simulator.devices(number).is_empty().then_some(()) })
+            .await;
+    }
+
+    /// The namespaces with credentials; only while no gateway runs.
+    async fn credentials(&self) -> Vec<String> {
+        let store = SledStore::open(&self.folder.path().join("wa_credentials/store")).unwrap();
+        let all = store.namespaces().await.unwrap().into_iter().map(|namespace| namespace.as_str().to_owned());
+        all.filter(|namespace| namespace.starts_with("credentials:")).collect()
+    }
+
     /// Both ways still work, on whatever ratchets are left.
     async fn talk(&self, round: u32) {
         self.process.api.wait_status("a", "connected").await;
@@ -118,6 +132,16 @@ impl Victim {
         self.receiver.message("a", &back).await;
         self.check();
     }
+}
+
+/// How often companions asked to be unlinked.
+fn asked_to_unlink(simulator: &Simulator) -> u64 {
+    simulator.counters().queries.get("md").copied().unwrap_or(0)
+}
+
+/// Waits until so many have asked.
+async fn wait_asked(simulator: &Simulator, times: u64) {
+    eventually("WhatsApp to be asked", || async { (asked_to_unlink(simulator) >= times).then_some(()) }).await;
 }
 
 /// A moment between nothing and `most`, another one each round.
@@ -299,12 +323,92 @@ async fn in_the_middle_of_a_delete() {
             victim.process.api.delete("a").await.expect(200);
         }
         assert_eq!(victim.process.api.status("a").await, "absent");
-        eventually("WhatsApp to have been told", || async {
-            victim.simulator.devices(NUMBER).is_empty().then_some(())
-        })
-        .await;
+        victim.unlinked(NUMBER).await;
         victim.check();
     }
     victim.pair().await;
     victim.talk(u32::MAX).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_the_middle_of_a_logout() {
+    let mut victim = Victim::new().await;
+    for round in 0..kills() {
+        victim.pair().await;
+        // WhatsApp takes its time: the mark is made, and the device is still linked.
+        let deaf = victim.simulator.inject(Fault::DropAnswers { xmlns: "md".to_owned() }.on(NUMBER));
+        let (api, before) = (victim.process.api.clone(), asked_to_unlink(&victim.simulator));
+        let session = Some(json!({ "session": "a" }));
+        tokio::select! {
+            out = api.try_send(reqwest::Method::POST, "/session/logout", session) => panic!("it was not asked: {out:?}"),
+            () = wait_asked(&victim.simulator, before + 1) => moment(round, Duration::from_millis(60)).await,
+        }
+        victim.process.kill();
+        victim.simulator.clear(deaf);
+        assert_eq!(victim.simulator.devices(NUMBER).len(), 1);
+        victim.process = Process::start(&victim.settings, victim.folder.path()).await;
+        assert_eq!(victim.process.api.status("a").await, "disconnected");
+        if round % 2 == 0 {
+            victim.unlinked(NUMBER).await;
+            victim.process.says("finishing a logout").await;
+        } else {
+            // A start meanwhile waits for it: a new device, and a scan.
+            victim.process.api.qr("a").await;
+            assert!(victim.simulator.devices(NUMBER).is_empty());
+            victim.process.api.post("/session/logout", json!({ "session": "a" })).await.expect(200);
+        }
+        assert_eq!(victim.process.api.status("a").await, "disconnected");
+        assert!(victim.process.terminate().await.success());
+        assert_eq!(victim.credentials().await, Vec::<String>::new());
+        victim.process = Process::start(&victim.settings, victim.folder.path()).await;
+        assert_eq!(victim.process.api.status("a").await, "disconnected");
+        victim.check();
+    }
+    victim.pair().await;
+    victim.talk(u32::MAX).await;
+}
+
+/// A stop leaves to the next start what WhatsApp was not told of, however often it comes too early.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_before_the_unlinking_leaves_no_device_behind() {
+    let mut victim = Victim::new().await;
+    victim.pair().await;
+    let qr = victim.process.api.qr("b").await;
+    victim.simulator.scan(&qr, OTHER).await.unwrap();
+    victim.process.api.wait_status("b", "connected").await;
+    victim.simulator.inject(Fault::DropAnswers { xmlns: "md".to_owned() });
+    let (api, before) = (victim.process.api.clone(), asked_to_unlink(&victim.simulator));
+    let (simulator, process) = (&victim.simulator, &mut victim.process);
+    let session = Some(json!({ "session": "a" }));
+    let (out, deleted, stopped) = tokio::join!(
+        api.try_send(reqwest::Method::POST, "/session/logout", session),
+        api.try_send(reqwest::Method::DELETE, "/session/b", None),
+        async {
+            wait_asked(simulator, before + 2).await;
+            process.terminate().await
+        }
+    );
+    assert!(stopped.success());
+    for answer in [out, deleted] {
+        let answer = answer.unwrap().expect(503);
+        assert!(answer.message().ends_with("its next start finishes this"), "{}", answer.body);
+    }
+    // Nor is there time at the next start.
+    let away = victim.simulator.inject(Fault::SilentAccept);
+    victim.process = Process::start(&victim.settings, victim.folder.path()).await;
+    assert!(victim.process.terminate().await.success());
+    assert_eq!(victim.credentials().await.len(), 2);
+    victim.simulator.clear(away);
+    victim.simulator.clear_faults();
+    victim.process = Process::start(&victim.settings, victim.folder.path()).await;
+    assert_eq!(victim.process.api.status("a").await, "disconnected");
+    assert_eq!(victim.process.api.status("b").await, "absent");
+    victim.unlinked(NUMBER).await;
+    victim.unlinked(OTHER).await;
+    for told in ["finishing a logout", "finishing a deletion"] {
+        victim.process.says(told).await;
+    }
+    assert!(victim.process.terminate().await.success());
+    assert_eq!(victim.credentials().await, Vec::<String>::new());
+    victim.check();
 }
