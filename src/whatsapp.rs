@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 use whatsapp_rust::http::HttpClient;
 use whatsapp_rust::store::persistence_manager::PersistenceManager;
 use whatsapp_rust::wacore::iq::devices::RemoveCompanionDeviceSpec;
-use whatsapp_rust::wacore::store::DevicePropsOverride;
 use whatsapp_rust::wacore::store::traits::Backend;
+use whatsapp_rust::wacore::store::{Device, DevicePropsOverride};
 use whatsapp_rust::wacore::types::events::{EventInterest, EventKind, Subscription};
 use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
 use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, RetryRequestOptions};
@@ -411,6 +411,12 @@ impl Connection {
     /// Waits until the library has stopped dialling for good.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
+    }
+
+    /// Tells the device as it is in memory, for as long as there is a connection.
+    pub fn device(&self) -> impl Fn() -> Option<Device> + Send + Sync + use<> {
+        let manager = Arc::downgrade(&self.client.persistence_manager());
+        move || Some(manager.upgrade()?.get_device_snapshot().to_serializable())
     }
 
     /// Writes the device row now.

@@ -195,6 +195,9 @@ impl Task {
         let reports = Reports { commit: self.commit(&backend), signals, late, progress: self.progress() };
         let whatsapp = &self.manager.whatsapp;
         let (connection, lease) = whatsapp.connect(Arc::clone(&backend) as _, reports, &cut, tracker).await?;
+        if !paired {
+            backend.store_when_paired(connection.device());
+        }
         Ok((connection, backend, Inputs { signals: signals_in, late: late_in, lost, failed: cut }, lease))
     }
 

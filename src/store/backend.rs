@@ -60,6 +60,10 @@ pub struct SessionBackend {
     ns: Namespace,
     fence: Option<u64>,
     failed: CancellationToken,
+    /// What the client has of a device that no phone had accepted, until one has and it is stored: see `device`.
+    pairing: std::sync::Mutex<Option<device::Pairing>>,
+    /// Held while the device is written; the identity under which a paired one is stored by now. Taken before `unstored`.
+    device: Mutex<Option<device::Identity>>,
     lid_mappings: Mutex<()>,
     prekeys: Mutex<()>,
     tc_tokens: Mutex<tc_token::Tokens>,
@@ -119,6 +123,8 @@ impl SessionBackend {
             ns,
             fence,
             failed: CancellationToken::new(),
+            pairing: std::sync::Mutex::default(),
+            device: Mutex::default(),
             lid_mappings: Mutex::new(()),
             prekeys: Mutex::new(()),
             tc_tokens: Mutex::default(),

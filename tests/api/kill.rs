@@ -171,6 +171,8 @@ async fn during_pairing() {
             }
             victim.process.api.delete("a").await.expect(200);
         }
+        // No device is left at the phone that nobody here has.
+        victim.unlinked(NUMBER).await;
     }
     victim.pair().await;
     victim.talk(u32::MAX).await;

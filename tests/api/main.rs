@@ -26,6 +26,7 @@ mod media;
 mod moving;
 mod operate;
 mod outgoing;
+mod pairing;
 mod process;
 mod profile;
 mod redis;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use wa_gateway::store::backend::{SessionBackend, check};
@@ -623,6 +624,27 @@ async fn an_unpaired_device_is_no_device_to_restore() {
     assert!(b.has_device().await.unwrap());
     storage.save(&Device::new()).await.unwrap();
     assert!(!b.has_device().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_device_that_a_phone_accepts_is_stored_before_its_own_mapping() {
+    let folder = tempfile::tempdir().unwrap();
+    let b = ours(folder.path());
+    let storage: Storage = b.clone();
+    let (accepted, device) = (Arc::new(AtomicBool::new(false)), paired());
+    let (asked, in_memory) = (Arc::clone(&accepted), device.clone());
+    b.store_when_paired(move || {
+        let account = in_memory.account.clone().filter(|_account| asked.load(Ordering::SeqCst));
+        Some(Device { account, ..in_memory.clone() })
+    });
+    storage.put_lid_mapping(&mapping("L1", "49", 1)).await.unwrap();
+    assert!(!storage.exists().await.unwrap(), "nobody accepted it yet");
+    accepted.store(true, Ordering::SeqCst);
+    storage.put_lid_mapping(&mapping("L2", "50", 1)).await.unwrap();
+    assert!(b.has_device().await.unwrap());
+    // What the library's saver took a moment before comes late.
+    storage.save(&Device { account: None, ..device }).await.unwrap();
+    assert!(b.has_device().await.unwrap());
 }
 
 #[tokio::test]

@@ -294,7 +294,8 @@ impl Task {
         match signal {
             Signal::Paired { platform } => {
                 tracing::info!("a phone accepted the session");
-                // The library saves the device row only when it gets round to it.
+                // It is stored, unless WhatsApp named no LID; what has changed since is saved by the library only when it gets
+                // round to it.
                 if let Err(error) = connection.save().await {
                     tracing::error!(error = format!("{error:#}"), "the credentials could not be saved");
                 }

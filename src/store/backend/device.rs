@@ -1,6 +1,10 @@
 //! The device: keys, JID and counters of the companion.
+//!
+//! whatsapp-rust 0.7.0 (`pair.rs`) answers the phone's word and says only then that it is paired; its own saver may come any
+//! time. Between the two a kill, or a disk that takes nothing, would leave a device at the phone that nobody here has. But
+//! before the answer it stores which LID belongs to the own number, when the device has all that it needs for a login.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -50,14 +54,59 @@ pub fn identity(row: &[u8]) -> Result<String> {
     Ok(hex::encode(Sha256::digest(device.identity_key.public_key.public_key_bytes())))
 }
 
+/// Tells the device as it is in memory; `None`: its client is gone.
+pub(super) type Pairing = Box<dyn Fn() -> Option<Device> + Send + Sync>;
+
+/// The public identity key, by which a device is told from those before it.
+pub(super) type Identity = [u8; 32];
+
+/// The library sets the address before the account's signature; only both make a device that can log in and write.
+fn is_paired(device: &Device) -> bool {
+    device.pn.is_some() && device.account.is_some()
+}
+
+impl SessionBackend {
+    /// Has a device that no phone has accepted yet stored before WhatsApp is told that it is paired. `device` tells what the
+    /// client has of it, and must not keep the client alive.
+    pub fn store_when_paired(&self, device: impl Fn() -> Option<Device> + Send + Sync + 'static) {
+        *self.pairing.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(device));
+    }
+
+    /// Stores the device that a phone has just accepted. If that fails, nothing leaves the connection any more: the phone
+    /// does not hear that it was accepted, and shows no device.
+    pub(super) async fn store_paired(&self) -> Result<()> {
+        let device = {
+            let pairing = self.pairing.lock().unwrap_or_else(PoisonError::into_inner);
+            pairing.as_ref().and_then(|device| device()).filter(is_paired)
+        };
+        let Some(device) = device else { return Ok(()) };
+        if let Err(error) = self.save(&device).await {
+            self.poison();
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, source, "a pairing is broken off: its device can't be stored");
+            return Err(error);
+        }
+        *self.pairing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl DeviceStore for SessionBackend {
     async fn save(&self, device: &Device) -> Result<()> {
-        // The library sets the address before the account's signature; only both make a device that can log in and write.
-        let paired = device.pn.is_some() && device.account.is_some();
+        let paired = is_paired(device);
+        let mut stored = self.device.lock().await;
+        let identity: Option<Identity> = device.identity_key.public_key.public_key_bytes().try_into().ok();
+        if !paired && identity.is_some() && *stored == identity {
+            // The library's saver has taken it before the phone accepted it, and comes late.
+            return Ok(());
+        }
         let (row, value) = (Bytes::from_static(key::DEVICE), value::device(paired, device)?);
         // One that no phone has accepted is as good as a new one: the first code need not wait for the disk.
-        if paired { self.put(row, value).await } else { self.put_buffered(row, value).await }
+        let written = if paired { self.put(row, value).await } else { self.put_buffered(row, value).await };
+        written?;
+        *stored = identity.filter(|_identity| paired);
+        Ok(())
     }
 
     /// The props and the profile are not stored: they come back as a new device has them, until the caller sets its own.

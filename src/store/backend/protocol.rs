@@ -98,6 +98,8 @@ impl ProtocolStore for SessionBackend {
 
     /// The reverse row names the LID of a number that was updated last; a LID that moves away takes only its own with it.
     async fn put_lid_mappings(&self, entries: &[LidPnMappingEntry]) -> Result<()> {
+        // The first one is that of a pairing, whose answer waits for it.
+        self.store_paired().await?;
         let _lock = self.lid_mappings.lock().await;
         for page in entries.chunks(PAGE) {
             let mut draft = Draft::new(self);
