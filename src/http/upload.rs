@@ -21,6 +21,10 @@ use super::extract::{self, BodyLimit, Fields, Kind};
 use super::repeat::{self, Header, Part};
 use crate::message::{MediaSource, Upload};
 
+mod pieces;
+
+use pieces::{Gauge, Pieces};
+
 /// 16 MiB in base64, and what stands around it. Slow lines get their time.
 const LARGE: BodyLimit = BodyLimit { bytes: 24 * 1024 * 1024, time: BODY_TIMEOUT };
 /// How long a body with a file may take to arrive: `MEDIA_MAX_BYTES` of 100 MiB over 2 Mbit/s.
@@ -29,8 +33,10 @@ const BODY_TIMEOUT: Duration = Duration::from_mins(7);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_mins(8);
 /// How long the sender of a multipart body may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The text fields of a multipart body together.
+/// The text fields of a multipart body together, names included.
 const MAX_TEXT_BYTES: usize = 1024 * 1024;
+/// The parts of a multipart body: no message has more than some twenty members, and lists of a dozen or so.
+const MAX_PARTS: usize = 256;
 /// Bodies up to here are not counted as large.
 const SMALL_BYTES: usize = 1024 * 1024;
 /// Large bodies in memory at the same time, until their messages are sent: some 60 MiB each while they are parsed.
@@ -111,10 +117,11 @@ impl FromRequest<Shared> for FileFields {
             return Ok(Self { fields, file: None, _large: large });
         }
         let (head, body) = request.into_parts();
-        let parts = Multipart::from_request(Request::from_parts(head.clone(), body), state)
+        let (pieces, gauge) = Pieces::new(body);
+        let parts = Multipart::from_request(Request::from_parts(head.clone(), Body::from_stream(pieces)), state)
             .await
             .map_err(|_| ApiError::bad_request("Malformed multipart request body"))?;
-        tokio::time::timeout(BODY_TIMEOUT, read(parts, &head, uploads))
+        tokio::time::timeout(BODY_TIMEOUT, read(parts, &gauge, &head, uploads))
             .await
             .map_err(|_elapsed| ApiError::body_too_slow())?
     }
@@ -169,11 +176,19 @@ async fn large(slots: &Arc<Semaphore>, wait: Duration) -> Result<OwnedSemaphoreP
     }
 }
 
-async fn read(mut parts: Multipart, head: &Parts, uploads: &Uploads) -> Result<FileFields, ApiError> {
-    let (mut members, mut file, mut text_bytes) = (Map::new(), None, 0);
+async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploads) -> Result<FileFields, ApiError> {
+    let (mut members, mut file, mut text_bytes, mut count) = (Map::new(), None, 0, 0);
     let mut digest = repeat::is_asked(&head.headers).then(Sha256::new);
-    while let Some(mut part) = within(parts.next_field()).await? {
+    loop {
+        gauge.seek();
+        let Some(mut part) = within(parts.next_field()).await? else { break };
+        gauge.open();
+        count += 1;
+        if count > MAX_PARTS {
+            return Err(ApiError::bad_request(format!("More than {MAX_PARTS} parts in multipart request body")));
+        }
         let name = part.name().unwrap_or_default().to_owned();
+        text_bytes += name.len();
         if let Some(file_name) = part.file_name().map(str::to_owned) {
             let upload = save(&mut part, file_name, uploads, digest.as_mut()).await?;
             // A browser sends a part for a file that nobody chose.

@@ -1,3 +1,6 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::body::Bytes;
 use axum::http::Request as Asked;
 
 use super::*;
@@ -57,11 +60,43 @@ async fn a_multipart_body_is_read_as_a_form_is() {
     let large = "x".repeat(1_000_001);
     let large = ("name=\"image\"; filename=\"a.png\"", large.as_str());
     assert_eq!(multipart(&[large]).await, (413, "The file is larger than 1000000 bytes".to_owned()));
+    let whole = "x".repeat(1_000_000);
+    let whole = ("name=\"image\"; filename=\"a.png\"", whole.as_str());
+    assert_eq!(multipart(&[session, whole, to, text]).await, no_session());
     let long = "x".repeat(MAX_TEXT_BYTES + 1);
     assert_eq!(multipart(&[("name=\"text\"", long.as_str())]).await.0, 413);
     for (kind, body) in [("multipart/form-data", "x"), ("multipart/form-data; boundary=x", "--x\r\nbroken")] {
         let refused = (400, "Malformed multipart request body".to_owned());
         assert_eq!(answer("/message/send-image", kind, body).await, refused, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn what_stands_around_the_values_of_a_multipart_body_is_limited() {
+    let malformed = (400, "Malformed multipart request body".to_owned());
+    let head = "--x\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a\"\r\nx: ";
+    let first = "--x\r\ncontent-disposition: form-data; name=\"text\"\r\n\r\nhi\r\n--x\r\nx: ";
+    for start in ["", head, first] {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        let megabyte = Bytes::from(vec![b'y'; 1024 * 1024]);
+        let chunks = std::iter::once(Bytes::from(start)).chain(std::iter::repeat_n(megabyte, 200));
+        let chunks = chunks.inspect(move |chunk| {
+            count.fetch_add(chunk.len(), Ordering::Relaxed);
+        });
+        let body = Body::from_stream(futures::stream::iter(chunks.map(Ok::<_, std::convert::Infallible>)));
+        let answered = answer("/message/send-image", "multipart/form-data; boundary=x", body).await;
+        assert_eq!(answered, malformed, "{start}");
+        let taken = taken.load(Ordering::Relaxed);
+        assert!(taken < 70 * 1024 * 1024, "{taken} bytes were taken after {start:?}");
+    }
+    let long = format!("name=\"{}\"", "n".repeat(60_000));
+    assert_eq!(multipart(&vec![(long.as_str(), ""); 20]).await.0, 413, "names are text");
+    let many = (400, format!("More than {MAX_PARTS} parts in multipart request body"));
+    for head in ["name=\"a\"", "name=\"image\"; filename=\"\""] {
+        assert_eq!(multipart(&[(head, ""); MAX_PARTS + 1]).await, many, "{head}");
+        let taken = multipart(&[(head, ""); MAX_PARTS]).await;
+        assert_eq!(taken, (400, "Required field 'session' on json".to_owned()), "{head}");
     }
 }
 
