@@ -116,6 +116,11 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
     }
 
+    /// A body that would become far more in memory than it was on the wire.
+    pub(super) fn too_many_values() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Too many values in the request body")
+    }
+
     pub(super) fn file_too_large(limit: u64) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("The file is larger than {limit} bytes"))
     }

@@ -15,6 +15,10 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::repeat::Header;
 
+mod json;
+
+pub(super) use json::json;
+
 /// What a body may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BodyLimit {
@@ -32,6 +36,9 @@ const TINY: BodyLimit = BodyLimit { bytes: 16 * 1024, time: Duration::from_secs(
 
 /// How much of a body that is too large is read and thrown away, so that the client gets to read the refusal.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a form in a body may have. No message has a hundredth of that.
+const MAX_PAIRS: usize = 10_000;
 
 /// Where the fields came from; the texts name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +243,14 @@ impl Fields {
                 Value::Object(members) => members,
                 other => return Err(expected("object", &other, "", Source::Json)),
             },
-            Kind::Form => members_of_form(&read_limited(headers, body, limit).await?),
+            Kind::Form => {
+                let text = read_limited(headers, body, limit).await?;
+                // Each pair takes a hundred times its two bytes.
+                if text.split(|byte| *byte == b'&').nth(MAX_PAIRS).is_some() {
+                    return Err(ApiError::too_many_values());
+                }
+                members_of_form(&text)
+            }
             // wa-gateway 4.7.1 does not read such a body.
             Kind::Multipart | Kind::Other => Map::new(),
         };
@@ -271,13 +285,6 @@ pub(super) fn add(members: &mut Map<String, Value>, name: String, value: String)
         Some(Value::Array(values)) => values.push(value),
         Some(first) => *first = Value::Array(vec![first.take(), value]),
     }
-}
-
-/// Parses a body as wa-gateway 4.7.1 does: a byte order mark is skipped, of repeated members the last counts.
-pub(super) fn json(body: &[u8]) -> Result<Value, ApiError> {
-    let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
-    serde_json::from_str(&String::from_utf8_lossy(text))
-        .map_err(|_| ApiError::bad_request("Malformed JSON in request body"))
 }
 
 /// What a `Content-Type` announces.

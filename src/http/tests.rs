@@ -441,6 +441,22 @@ async fn a_large_head_is_431_and_a_large_body_413() {
     assert_eq!(ask(Some("secret"), announced).await.status, 413);
 }
 
+#[tokio::test]
+async fn a_body_of_too_many_values_is_413_before_it_is_parsed() {
+    let refused = (413, r#"{"message":"Too many values in the request body"}"#);
+    let form = "application/x-www-form-urlencoded";
+    for (kind, body) in
+        [(form, "a&".repeat(10_000)), ("application/json", format!(r#"{{"x":[{}"#, "0,".repeat(60_000)))]
+    {
+        for uri in ["/session/start", "/message/send-text", "/message/send-image"] {
+            let answer = ask(Some("secret"), post(uri, kind, body.clone())).await;
+            assert_eq!((answer.status, answer.body.as_str()), refused, "{uri} {kind}");
+        }
+    }
+    let answer = ask(Some("secret"), post("/message/send-text", form, "a&".repeat(9_999))).await;
+    assert_eq!((answer.status, answer.body.as_str()), (400, r#"{"message":"Required field 'session' on json"}"#));
+}
+
 async fn panics() -> Response {
     panic!("inner text")
 }
