@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{STEP, TestGateway};
+use super::support::{KEY, STEP, TestGateway};
 
 const NUMBER: &str = "6281234500211";
 const ANI: &str = "6281234500212";
@@ -44,6 +44,21 @@ async fn places_cards_and_polls_arrive() {
     assert_eq!((poll.name.as_deref(), names.as_slice()), (Some("Lunch?"), &["Soto", "Bakso"][..]));
     let context = got.message.message_context_info.as_option().unwrap();
     assert_eq!(context.message_secret.as_ref().map(Vec::len), Some(32), "votes can't be read without it");
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_was_cut_within_an_emoji_arrives() {
+    let gateway = TestGateway::start().await;
+    let ani = gateway.simulator.phone(ANI);
+    gateway.pair("a", NUMBER).await;
+    // As JSON.stringify and json.dumps write it.
+    let body = format!(r#"{{"session":"a","to":"{ANI}","text":"good \\ud83d\ude00 day \ud83d"}}"#);
+    let url = format!("{}/message/send-text", gateway.api.base());
+    let request = gateway.api.client.post(url).header("key", KEY).header("content-type", "application/json");
+    assert_eq!(request.body(body).send().await.unwrap().status(), 200);
+    let got = ani.next_message(STEP).await.unwrap();
+    assert_eq!(got.text.as_deref(), Some("good \\ud83d\u{fffd} day \u{fffd}"));
     gateway.finish().await;
 }
 
