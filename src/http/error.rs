@@ -135,6 +135,10 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "The file can't be stored for the moment").because(source)
     }
 
+    pub(super) fn body_unreadable() -> Self {
+        Self::bad_request("The request body could not be read")
+    }
+
     pub(super) fn body_too_slow() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "The request body took too long")
     }

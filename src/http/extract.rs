@@ -341,7 +341,7 @@ pub(super) async fn read_within(limit: BodyLimit, body: Body) -> Result<Vec<u8>,
         let mut seen = 0;
         let mut chunks = body.into_data_stream();
         while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|_| ApiError::bad_request("The request body could not be read"))?;
+            let chunk = chunk.map_err(|_| ApiError::body_unreadable())?;
             seen += chunk.len();
             if seen > MAX_DISCARDED_BYTES {
                 break;

@@ -147,9 +147,8 @@ async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: Next
         Ok(principal) if principal.may(guard.scope) => {
             tracing::Span::current().record("key", principal.name());
             request.extensions_mut().insert(principal);
-            let memory = guard.state.uploads.memory_for(&request);
-            let _memory = match memory.await {
-                Ok(memory) => memory,
+            let (request, _memory) = match guard.state.uploads.memory_for(request).await {
+                Ok(held) => held,
                 Err(error) => return error.into_response(),
             };
             layer::not_kept(next.run(request).await)

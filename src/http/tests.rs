@@ -65,7 +65,7 @@ async fn auth(keys: Option<Keys>) -> Auth {
     Auth::new(keys, logins, Vec::new(), 0)
 }
 
-async fn state(key: Option<&str>) -> AppState {
+pub(super) async fn state(key: Option<&str>) -> AppState {
     let keys = Keys::open(Arc::new(MemoryKv::default())).await.unwrap();
     let auth = auth(key.map(|key| {
         keys.set_master(key.as_bytes());

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use futures::{StreamExt as _, stream};
 use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
@@ -29,6 +30,8 @@ use pieces::{Gauge, Pieces};
 const LARGE: BodyLimit = BodyLimit { bytes: 24 * 1024 * 1024, time: BODY_TIMEOUT };
 /// How long a body with a file may take to arrive: `MEDIA_MAX_BYTES` of 100 MiB over 2 Mbit/s.
 const BODY_TIMEOUT: Duration = Duration::from_mins(7);
+/// How long a body of unknown length may take to show that it is tiny.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long such a request may take, its answer included.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_mins(8);
 /// How long the sender of a multipart body may be silent.
@@ -71,16 +74,40 @@ impl Uploads {
 
 impl Uploads {
     /// Waits until there is memory for the body of a request of a known caller; held while it is answered.
-    pub(super) fn memory_for(
+    pub(super) async fn memory_for(
         &self,
-        request: &Request,
-    ) -> impl Future<Output = Result<Option<OwnedSemaphorePermit>, ApiError>> + use<> {
-        // Files go to disk as they arrive.
-        let is_held = extract::content_kind(request.headers()) != Kind::Multipart;
-        let is_counted = is_held && is_larger(request.body(), TINY_BYTES);
-        let bodies = Arc::clone(&self.bodies);
-        async move { if is_counted { large(&bodies, IDLE_TIMEOUT).await.map(Some) } else { Ok(None) } }
+        request: Request,
+    ) -> Result<(Request, Option<OwnedSemaphorePermit>), ApiError> {
+        // Files go to disk as they arrive, and no GET has its body read.
+        let is_held = extract::content_kind(request.headers()) != Kind::Multipart
+            && !matches!(*request.method(), Method::GET | Method::HEAD);
+        if !is_held || !is_larger(request.body(), TINY_BYTES) {
+            return Ok((request, None));
+        }
+        let (parts, body) = request.into_parts();
+        let body = begun(body, BEGIN_TIMEOUT).await?;
+        let held = if is_larger(&body, TINY_BYTES) { Some(large(&self.bodies, IDLE_TIMEOUT).await?) } else { None };
+        Ok((Request::from_parts(parts, body), held))
     }
+}
+
+/// The same body. One that came in chunks and is tiny is there as a whole after that, and its length is known.
+async fn begun(body: Body, wait: Duration) -> Result<Body, ApiError> {
+    if body.size_hint().upper().is_some() {
+        return Ok(body);
+    }
+    let mut chunks = body.into_data_stream();
+    let mut start = Vec::new();
+    let reading = async {
+        while start.len() <= TINY_BYTES {
+            let Some(chunk) = chunks.next().await else { return Ok::<_, ApiError>(true) };
+            start.extend_from_slice(&chunk.map_err(|_| ApiError::body_unreadable())?);
+        }
+        Ok(false)
+    };
+    let is_whole = tokio::time::timeout(wait, reading).await.unwrap_or(Ok(false))?;
+    let start = Bytes::from(start);
+    Ok(if is_whole { start.into() } else { Body::from_stream(stream::iter([Ok(start)]).chain(chunks)) })
 }
 
 /// The members of a request that may carry a file.
@@ -165,7 +192,6 @@ impl FileFields {
 
 /// Whether a body may be larger: of unknown length, or of a length above this.
 fn is_larger(body: &Body, limit: usize) -> bool {
-    use axum::body::HttpBody as _;
     body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok()).is_none_or(|bytes| bytes > limit)
 }
 

@@ -1,7 +1,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::body::Bytes;
 use axum::http::Request as Asked;
+use axum::response::IntoResponse as _;
+use tower::ServiceExt as _;
 
 use super::*;
 use crate::http::tests::ask;
@@ -84,7 +85,7 @@ async fn what_stands_around_the_values_of_a_multipart_body_is_limited() {
         let chunks = chunks.inspect(move |chunk| {
             count.fetch_add(chunk.len(), Ordering::Relaxed);
         });
-        let body = Body::from_stream(futures::stream::iter(chunks.map(Ok::<_, std::convert::Infallible>)));
+        let body = Body::from_stream(stream::iter(chunks.map(Ok::<_, std::convert::Infallible>)));
         let answered = answer("/message/send-image", "multipart/form-data; boundary=x", body).await;
         assert_eq!(answered, malformed, "{start}");
         let taken = taken.load(Ordering::Relaxed);
@@ -115,4 +116,49 @@ async fn only_a_few_large_bodies_are_in_memory_at_once() {
     assert!(
         is_larger(&Body::from(vec![0; 1024 * 1024 + 1]), SMALL_BYTES) && !is_larger(&Body::from("{}"), SMALL_BYTES)
     );
+}
+
+#[tokio::test]
+async fn a_tiny_body_in_chunks_takes_no_place_and_a_larger_one_does() {
+    let uploads = Uploads::new(1, std::env::temp_dir().into());
+    let chunked = |chunks: Vec<&'static str>| {
+        Body::from_stream(stream::iter(chunks.into_iter().map(Ok::<_, std::convert::Infallible>)))
+    };
+    let long: &'static str = "x".repeat(TINY_BYTES + 1).leak();
+    for (method, body, whole, is_held) in [
+        ("POST", chunked(vec![]), "", false),
+        ("POST", chunked(vec!["{", "}"]), "{}", false),
+        ("POST", chunked(vec![&long[1..]]), &long[1..], false),
+        ("POST", chunked(vec![&long[1..], "x"]), long, true),
+        ("POST", chunked(vec![long]), long, true),
+        ("POST", Body::from(&long[1..]), &long[1..], false),
+        ("POST", Body::from(long), long, true),
+        ("GET", chunked(vec![long]), long, false),
+    ] {
+        let asked = Asked::builder().method(method).uri("/").header("content-type", "application/json");
+        let (request, held) = uploads.memory_for(asked.body(body).unwrap()).await.unwrap();
+        assert_eq!(uploads.bodies.available_permits(), MAX_BODIES - usize::from(is_held), "{method} {}", whole.len());
+        drop(held);
+        let read = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+        assert!(read == whole, "{method} {}", whole.len());
+    }
+    let broken = stream::iter([Ok("{"), Err(std::io::Error::other("cut off"))]);
+    let refused = begun(Body::from_stream(broken), IDLE_TIMEOUT).await.unwrap_err();
+    assert_eq!(refused.into_response().status(), 400);
+    // One that does not go on is of unknown length still.
+    let silent = stream::iter([Ok::<_, std::convert::Infallible>("{")]).chain(stream::pending());
+    let body = begun(Body::from_stream(silent), Duration::from_millis(10)).await.unwrap();
+    assert!(is_larger(&body, TINY_BYTES));
+    assert_eq!(body.into_data_stream().next().await.unwrap().unwrap(), "{");
+}
+
+#[tokio::test]
+async fn tiny_requests_in_chunks_do_not_wait_for_large_ones() {
+    let state = crate::http::tests::state(None).await;
+    let _all = state.uploads.bodies.clone().acquire_many_owned(MAX_BODIES.try_into().unwrap()).await.unwrap();
+    let body = stream::iter([r#"{"session":"s","#, r#""to":"628","text":"hi"}"#].map(Ok::<_, std::io::Error>));
+    let asked = Asked::builder().method("POST").uri("/message/send-text").header("content-type", "application/json");
+    let request = asked.body(Body::from_stream(body)).unwrap();
+    let answer = crate::http::router(state).oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 400, "no session exists");
 }
