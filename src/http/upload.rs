@@ -26,7 +26,7 @@ mod pieces;
 
 use pieces::{Gauge, Pieces};
 
-/// 16 MiB in base64, and what stands around it. Slow lines get their time.
+/// 16 MiB in base64, and what stands around it, or the names and texts of a multipart body. Slow lines get their time.
 const LARGE: BodyLimit = BodyLimit { bytes: 24 * 1024 * 1024, time: BODY_TIMEOUT };
 /// How long a body with a file may take to arrive: `MEDIA_MAX_BYTES` of 100 MiB over 2 Mbit/s.
 const BODY_TIMEOUT: Duration = Duration::from_mins(7);
@@ -36,8 +36,6 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_mins(8);
 /// How long the sender of a multipart body may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// The text fields of a multipart body together, names included.
-const MAX_TEXT_BYTES: usize = 1024 * 1024;
 /// The parts of a multipart body: no message has more than some twenty members, and lists of a dozen or so.
 const MAX_PARTS: usize = 256;
 /// Bodies up to here are not counted as large.
@@ -204,6 +202,7 @@ async fn large(slots: &Arc<Semaphore>, wait: Duration) -> Result<OwnedSemaphoreP
 
 async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploads) -> Result<FileFields, ApiError> {
     let (mut members, mut file, mut text_bytes, mut count) = (Map::new(), None, 0, 0);
+    let mut held = None;
     let mut digest = repeat::is_asked(&head.headers).then(Sha256::new);
     loop {
         gauge.seek();
@@ -229,12 +228,18 @@ async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploa
         let mut value = Vec::new();
         while let Some(chunk) = within(part.chunk()).await? {
             text_bytes += chunk.len();
-            if text_bytes > MAX_TEXT_BYTES {
+            if text_bytes > LARGE.bytes {
                 return Err(ApiError::body_too_large());
+            }
+            // Files in base64 are texts too.
+            if text_bytes > SMALL_BYTES && held.is_none() {
+                held = Some(large(&uploads.large, IDLE_TIMEOUT).await?);
             }
             value.extend_from_slice(&chunk);
         }
-        extract::add(&mut members, name, String::from_utf8_lossy(&value).into_owned());
+        let value =
+            String::from_utf8(value).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        extract::add(&mut members, name, value);
     }
     let part = digest.zip(file.as_ref()).map(|(digest, (field, upload)): (Sha256, &(String, Upload))| Part {
         field,
@@ -244,7 +249,7 @@ async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploa
     let repeat = Header::read(&head.headers, head.uri.path(), &members, part);
     let mut fields = Fields::of_body(members);
     fields.repeat = repeat;
-    Ok(FileFields { fields, file, _large: None })
+    Ok(FileFields { fields, file, _large: held })
 }
 
 /// Writes a part to disk as it arrives.
