@@ -1,6 +1,7 @@
 //! The files below `/assets`, which are part of the program: nothing is read from disk and nothing from another host.
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
@@ -22,7 +23,8 @@ const FILES: [(&str, &str, &str); 5] = [
 ];
 
 /// `GET /assets/{path}`.
-pub(super) async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub(super) async fn file(path: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let Path(path) = path.map_err(|_not_utf8| ApiError::route_not_found())?;
     let known = FILES.iter().find(|(name, ..)| *name == path);
     let (_, kind, content) = known.ok_or_else(ApiError::route_not_found)?;
     let tag = format!("\"{}\"", &hex::encode(Sha256::digest(content))[..16]);

@@ -241,6 +241,11 @@ async fn unknown_paths_are_404_in_json() {
             assert_eq!(answer.header("content-type"), "application/json");
         }
     }
+    // Not UTF-8; these paths exist for GET only.
+    for uri in ["/assets/%ff", "/media/%ff"] {
+        let answer = ask(Some("secret"), request("GET", uri)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (404, r#"{"message":"Route not found"}"#), "{uri}");
+    }
 }
 
 #[tokio::test]
