@@ -39,6 +39,9 @@ use crate::whatsapp::{self, WhatsApp};
 const NOTICES: usize = 256;
 /// How often a delivered farewell is removed again that the store did not let go of.
 const FORGET_AGAIN: Duration = Duration::from_secs(2);
+/// How long a stop lets requests in flight go on before the sessions end: the longest typing phase (5 s) and the send after
+/// it. Well within the grace, for sessions take up to 10 s to close.
+const DRAIN: Duration = Duration::from_secs(8);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -47,8 +50,10 @@ pub struct Gateway {
     failed: CancellationToken,
     hard: CancellationToken,
     soft: CancellationToken,
+    ending: CancellationToken,
     sink: CancellationToken,
     tracker: TaskTracker,
+    requests: TaskTracker,
     sink_tracker: TaskTracker,
     kv: Arc<dyn Kv>,
 }
@@ -73,9 +78,10 @@ impl Gateway {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub async fn bind_on(config: Config, kv: Arc<dyn Kv>) -> anyhow::Result<Self> {
-        let (tracker, sink_tracker) = (TaskTracker::new(), TaskTracker::new());
+        let (tracker, requests, sink_tracker) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let hard = CancellationToken::new();
         let soft = hard.child_token();
+        let ending = hard.child_token();
         let sink = hard.child_token();
         let listener = listen(config.host, config.port)
             .await
@@ -136,8 +142,12 @@ impl Gateway {
             fetcher,
             (notices, outboxes),
             metrics.clone(),
-            tracker.clone(),
-            soft.clone(),
+            session::Tasks {
+                tracker: tracker.clone(),
+                requests: requests.clone(),
+                stopping: soft.clone(),
+                token: ending.clone(),
+            },
         );
         let restoring = sessions.restore().await.with_context(|| unreadable(&config))?;
         let auth = auth(&config, Arc::clone(&kv), &tracker, soft.clone()).await?;
@@ -154,7 +164,7 @@ impl Gateway {
             development: config.development,
             media: Media { folder: Folder::new(&config.media_dir), require_key: config.media_require_key }.into(),
         });
-        let serving = http::serve(listener, router, Limits::of_process(), soft.clone(), hard.clone(), tracker.clone());
+        let serving = http::serve(listener, router, Limits::of_process(), soft.clone(), hard.clone(), requests.clone());
         // A server that ends by itself, a panic included, ends the process instead of leaving it half dead.
         let failed = CancellationToken::new();
         let ended = failed.clone().drop_guard();
@@ -164,7 +174,7 @@ impl Gateway {
         });
         restoring.begin();
         tracing::info!("Server is running on port {}", addr.port());
-        Ok(Self { addr, failed, hard, soft, sink, tracker, sink_tracker, kv })
+        Ok(Self { addr, failed, hard, soft, ending, sink, tracker, requests, sink_tracker, kv })
     }
 
     /// Where it serves; tells the port when it was asked to choose one.
@@ -177,14 +187,24 @@ impl Gateway {
         self.failed.cancelled().await;
     }
 
-    /// Stops: no new requests, requests in flight and connections end in order, the sink posts what it can, the store is
-    /// flushed last. After `grace`, or when `hurry` ends, everything is dropped as it is.
+    /// Stops: no new requests, requests in flight are finished over sessions that live on for them, for 8 s at most;
+    /// then the sessions close, the sink posts what it can, the store is flushed last. After `grace`, or when `hurry` ends,
+    /// everything is dropped as it is.
     pub async fn shutdown(self, grace: Duration, hurry: impl Future<Output = ()>) {
         self.soft.cancel();
         self.tracker.close();
+        self.requests.close();
         self.sink_tracker.close();
         let orderly = async {
-            self.tracker.wait().await;
+            if tokio::time::timeout(DRAIN, self.requests.wait()).await.is_err() {
+                tracing::warn!("requests are still under way: not waiting for them before the sessions end");
+            }
+            self.ending.cancel();
+            // Requests begin other tasks, and the listener's task may have begun one more of them.
+            while !(self.requests.is_empty() && self.tracker.is_empty()) {
+                self.requests.wait().await;
+                self.tracker.wait().await;
+            }
             self.sink.cancel();
             self.sink_tracker.wait().await;
         };

@@ -158,6 +158,19 @@ pub struct Settings {
     pub watchdog: Duration,
 }
 
+/// What counts the tasks of all sessions, and what ends them.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    /// Counts all of them but sends.
+    pub tracker: TaskTracker,
+    /// Counts sends, which outlive the requests that asked for them; a stop waits for them before `token` ends the rest.
+    pub requests: TaskTracker,
+    /// Cancelled when the gateway is told to stop: no session is begun any more.
+    pub stopping: CancellationToken,
+    /// Cancelled when all sessions are to end.
+    pub token: CancellationToken,
+}
+
 /// The registry of live sessions; cheap to clone.
 #[derive(Clone)]
 pub struct SessionManager(Arc<Manager>);
@@ -184,6 +197,8 @@ struct Manager {
     restoring: Arc<Semaphore>,
     files: media::Files,
     tracker: TaskTracker,
+    requests: TaskTracker,
+    stopping: CancellationToken,
     token: CancellationToken,
 }
 
@@ -208,7 +223,6 @@ impl fmt::Debug for SessionManager {
 const END_TIMEOUT: Duration = Duration::from_secs(25);
 
 impl SessionManager {
-    #[expect(clippy::too_many_arguments, reason = "each is another part that the composition owns")]
     /// Makes the manager; received files go to `folder`, sessions come with [`restore`](Self::restore) and [`start`](Self::start).
     pub fn new(
         settings: Settings,
@@ -217,8 +231,7 @@ impl SessionManager {
         fetcher: Fetcher,
         (notices, outboxes): (mpsc::Sender<Notice>, Arc<outbox::Common>),
         metrics: Metrics,
-        tracker: TaskTracker,
-        token: CancellationToken,
+        Tasks { tracker, requests, stopping, token }: Tasks,
     ) -> Self {
         let restoring = Arc::new(Semaphore::new(settings.restore_concurrency.max(1)));
         let registry = Registry::new(Arc::clone(&kv));
@@ -240,6 +253,8 @@ impl SessionManager {
             restoring,
             files,
             tracker,
+            requests,
+            stopping,
             token,
         }))
     }
@@ -272,17 +287,25 @@ impl SessionManager {
         let manager = self.clone();
         // On a task of its own: a client that hangs up must not leave a session half begun.
         let begun = self.0.tracker.spawn(async move { manager.begin(name).await });
-        match tokio::time::timeout_at(deadline, begun).await {
-            Err(_elapsed) => Err(StartError::TimedOut),
-            Ok(Ok(begun)) => begun?.wait_started(deadline).await,
-            Ok(Err(error)) => resume(error),
+        let started = async {
+            match tokio::time::timeout_at(deadline, begun).await {
+                Err(_elapsed) => Err(StartError::TimedOut),
+                Ok(Ok(begun)) => begun?.wait_started(deadline).await,
+                Ok(Err(error)) => resume(error),
+            }
+        };
+        tokio::select! {
+            biased;
+            started = started => started,
+            // Nobody could scan the code of a gateway that stops.
+            () = self.0.stopping.cancelled() => Err(StartError::ShuttingDown),
         }
     }
 
     /// Makes sure that the session is stored and has a running task, and says that somebody waits for it.
     async fn begin(&self, name: SessionName) -> Result<Arc<Entry>, StartError> {
         let _turn = self.0.turns.take(name.as_str()).await;
-        if self.0.token.is_cancelled() {
+        if self.0.stopping.is_cancelled() {
             return Err(StartError::ShuttingDown);
         }
         let (entry, flushing) = self.create(&name).await?;

@@ -15,7 +15,7 @@ use crate::keys::{Keys, Logins};
 use crate::media::{self, Fetcher, Folder};
 use crate::metrics::Metrics;
 use crate::outbox::memory::MemoryKv;
-use crate::session;
+use crate::session::{self, Tasks};
 use crate::whatsapp::{self, WhatsApp};
 
 mod description;
@@ -42,16 +42,7 @@ fn sessions_over(kv: Arc<dyn crate::store::Kv>) -> SessionManager {
         private_addresses: true,
         folder: std::env::temp_dir().into(),
     });
-    SessionManager::new(
-        settings,
-        kv,
-        whatsapp,
-        fetcher.unwrap(),
-        outboxes(),
-        Metrics::default(),
-        TaskTracker::new(),
-        CancellationToken::new(),
-    )
+    SessionManager::new(settings, kv, whatsapp, fetcher.unwrap(), outboxes(), Metrics::default(), Tasks::default())
 }
 
 /// Nobody takes the notices, and nobody takes events.

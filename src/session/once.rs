@@ -146,7 +146,7 @@ impl SessionManager {
                 let outcome = seat.outcome.subscribe();
                 let manager = self.clone();
                 // On a task of its own: who hangs up after the request was taken still wants the message sent.
-                self.0.tracker.spawn(async move {
+                self.0.requests.spawn(async move {
                     let done = manager.carry_out(&seat.entry, to, message, typing, &repeat, spelling).await;
                     // The place first: who has the outcome may come again with the key at once.
                     let outcome = seat.outcome.clone();

@@ -56,7 +56,7 @@ impl Restoring {
                 manager.bring_back(&entry).await;
             });
             tokio::select! {
-                () = manager.0.token.cancelled() => {}
+                () = manager.0.stopping.cancelled() => {}
                 () = through => {}
             }
         });

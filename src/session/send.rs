@@ -152,7 +152,7 @@ impl SessionManager {
     pub async fn send(&self, name: &str, to: Recipient, message: Outgoing, typing: bool) -> Result<Sent, SendError> {
         let (manager, name) = (self.clone(), name.to_owned());
         // On a task of its own: who hangs up after the request was taken still wants the message sent.
-        match self.0.tracker.spawn(async move { manager.send_now(&name, to, message, typing, None).await }).await {
+        match self.0.requests.spawn(async move { manager.send_now(&name, to, message, typing, None).await }).await {
             Ok(sent) => sent,
             Err(error) => resume(error),
         }

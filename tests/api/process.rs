@@ -3,11 +3,13 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use whatsapp_simulator::{Options, Simulator};
+use serde_json::json;
+use whatsapp_simulator::{Fault, Options, Simulator};
 
-use super::support::{Process, Receiver, base_settings};
+use super::support::{Process, Receiver, STEP, base_settings, eventually};
 
 const NUMBER: &str = "6281234500081";
+const FRIEND: &str = "6281234500082";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_ends_it_in_order_and_sessions_come_back() {
@@ -28,6 +30,40 @@ async fn sigterm_ends_it_in_order_and_sessions_come_back() {
     let process = Process::start(&settings, folder.path()).await;
     process.api.wait_status("a", "connected").await;
     assert_eq!(simulator.counters().pairings, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_waits_for_a_message_that_is_being_sent() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let friend = simulator.phone(FRIEND);
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = base_settings(&simulator, &receiver, folder.path());
+    settings.push(("START_TIMEOUT_SECS".to_owned(), "50".to_owned()));
+    let mut process = Process::start(&settings, folder.path()).await;
+    let qr = process.api.qr("a").await;
+    simulator.scan(&qr, NUMBER).await.unwrap();
+    process.api.wait_status("a", "connected").await;
+    // A start that waits for its code, which nobody could scan any more, does not hold the end up.
+    simulator.inject(Fault::SilentAccept);
+    let (api, text) = (process.api.clone(), "x".repeat(50));
+    let (started, sent, ended) = tokio::join!(
+        api.start("b"),
+        api.post("/message/send-text", json!({ "session": "a", "to": FRIEND, "text": text })),
+        async {
+            friend.wait_typing(true, STEP).await.unwrap();
+            eventually("the other session to dial", || async { (api.status("b").await != "absent").then_some(()) })
+                .await;
+            process.terminate().await
+        }
+    );
+    assert_eq!(started.expect(503).message(), "The gateway is shutting down");
+    sent.expect(200);
+    assert_eq!(ended.code(), Some(0), "{}", process.log());
+    process.says("stopped").await;
+    let inbox = friend.inbox();
+    assert_eq!(inbox.iter().filter(|message| message.text.as_deref() == Some(&text)).count(), 1, "{inbox:?}");
+    assert_eq!(simulator.devices(NUMBER).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,8 +47,7 @@ pub(super) async fn served(folder: &Path) -> Vec<Endpoint> {
         fetcher.unwrap(),
         (mpsc::channel(1).0, Arc::new(Common::new(Bounds::default(), Kinds::default(), false))),
         metrics.clone(),
-        tracker.clone(),
-        token.clone(),
+        session::Tasks { tracker: tracker.clone(), ..session::Tasks::default() },
     );
     let state = AppState {
         health: Health::new(Arc::clone(&kv), sessions.clone(), metrics, token),
