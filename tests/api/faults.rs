@@ -83,6 +83,17 @@ async fn an_abrupt_close_is_told_and_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_asked_for_again_does_not_wait_for_the_next_dial() {
+    let scene = Scene::new(&[("START_TIMEOUT_SECS", "4")]).await;
+    scene.simulator.inject(Fault::DropConnections);
+    scene.process.api.start("b").await.expect(504);
+    // The library dials after 1, 1, 2, 3, 5 s, and next after 8.
+    scene.says("can't reach WhatsApp", 6).await;
+    scene.simulator.clear_faults();
+    scene.process.api.qr("b").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stream_errors_lead_back_to_connected() {
     let scene = Scene::new(&[]).await;
     // The pairing itself ended one connection (515) and led to the first "connected".

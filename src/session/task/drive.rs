@@ -148,7 +148,8 @@ impl Task {
                         self.nudged = !connected;
                         // Somebody waits: a dial that hangs in a long pause of the library begins again.
                         let idle = !connection.is_live() && clocks.not_connected_since.elapsed() > IDLE_DIAL;
-                        if idle && self.entry.view().state.is_paired() {
+                        // One that shows a code has a stream, and keeps both.
+                        if idle && (self.entry.view().state.is_paired() || connection.stream().is_none()) {
                             return Outcome::Renew(None);
                         }
                     }
