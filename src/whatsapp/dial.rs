@@ -5,6 +5,7 @@
 //! session's status follows the stream itself.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,9 @@ pub(super) const WHATSAPP_WS_URL: &str = "wss://web.whatsapp.com/ws/chat";
 const ORIGIN: &str = "https://web.whatsapp.com";
 /// The whole of resolving, connecting, TLS and upgrade; whatsapp-rust gives a dial 20 s, so ours ends first and names the cause.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// One address of several may take so long: one that drops what is sent to it must leave time for the others. TCP asks three
+/// times within it (after 1 and 3 s).
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(4);
 /// A write that makes no progress for so long is a dead connection; below whatsapp-rust's 20 s dead-socket time.
 const WRITE_STALL: Duration = Duration::from_secs(15);
 
@@ -165,6 +169,44 @@ impl Link {
     }
 }
 
+/// Addresses as they are to be tried: the two families in turn, beginning with the resolver's first choice (RFC 8305, section 4).
+fn in_turn(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut preferred = addresses.into_iter().peekable();
+    let Some(is_ipv6) = preferred.peek().map(SocketAddr::is_ipv6) else { return Vec::new() };
+    let (preferred, others): (Vec<_>, Vec<_>) = preferred.partition(|address| address.is_ipv6() == is_ipv6);
+    let mut others = others.into_iter();
+    let mut order = Vec::new();
+    for address in preferred {
+        order.push(address);
+        order.extend(others.next());
+    }
+    order.extend(others);
+    order
+}
+
+/// Connects to the first address that answers within the limit, each in its turn; the last may take what is left of the
+/// dial's time.
+async fn first_of<T, F>(
+    addresses: &[SocketAddr],
+    limit: Duration,
+    mut connect: impl FnMut(SocketAddr) -> F,
+) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let Some((last, before)) = addresses.split_last() else {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+    };
+    for address in before {
+        match tokio::time::timeout(limit, connect(*address)).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => tracing::debug!(%error, "an address of WhatsApp does not answer"),
+            Err(_elapsed) => tracing::debug!("an address of WhatsApp does not answer in time"),
+        }
+    }
+    connect(*last).await
+}
+
 /// Makes one session's connections.
 pub(super) struct Dial {
     endpoint: Endpoint,
@@ -182,8 +224,10 @@ impl Dial {
             bail!("the session has given this connection up");
         }
         let Endpoint { uri, host, port, tls } = &self.endpoint;
-        let tcp =
-            TcpStream::connect((host.as_ref(), *port)).await.with_context(|| format!("can't connect to {host}"))?;
+        let found = tokio::net::lookup_host((host.as_ref(), *port)).await;
+        let addresses = in_turn(found.with_context(|| format!("can't resolve {host}"))?);
+        let tcp = first_of(&addresses, ADDRESS_TIMEOUT, TcpStream::connect).await;
+        let tcp = tcp.with_context(|| format!("can't connect to {host}"))?;
         tcp.set_nodelay(true)?;
         match tls {
             None => self.upgrade(uri, tcp).await,
@@ -366,6 +410,57 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_of_both_families_take_turns() {
+        let order = |given: &[&str]| in_turn(given.iter().map(|text| address(text)));
+        let (a6, b6, c6) = ("[2001:db8::a]:443", "[2001:db8::b]:443", "[2001:db8::c]:443");
+        let (a4, b4) = ("192.0.2.1:443", "192.0.2.2:443");
+        let cases: [(&[&str], &[&str]); 5] = [
+            (&[a6, b6, c6, a4, b4], &[a6, a4, b6, b4, c6]),
+            (&[a4, b4, a6], &[a4, a6, b4]),
+            (&[a4, a6, b6], &[a4, a6, b6]),
+            (&[a4, b4], &[a4, b4]),
+            (&[], &[]),
+        ];
+        for (given, wanted) in cases {
+            assert_eq!(order(given), wanted.iter().map(|text| address(text)).collect::<Vec<_>>());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_does_not_hide_the_next_one() {
+        let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let live = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [dead, live.local_addr().unwrap()];
+        let connected = first_of(&addresses, DIAL_TIMEOUT, TcpStream::connect).await.unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), addresses[1]);
+        let nowhere = first_of(&[], DIAL_TIMEOUT, TcpStream::connect).await;
+        assert_eq!(nowhere.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_never_answers_leaves_time_for_the_others_and_the_last_error_is_told() {
+        async fn connect(address: SocketAddr) -> io::Result<u16> {
+            match address.port() {
+                1 => std::future::pending().await,
+                2 => Err(io::ErrorKind::ConnectionRefused.into()),
+                port => Ok(port),
+            }
+        }
+        async fn within(addresses: &[SocketAddr]) -> io::Result<u16> {
+            let limit = Duration::from_millis(10);
+            tokio::time::timeout(DIAL_TIMEOUT, first_of(addresses, limit, connect)).await.expect("it takes too long")
+        }
+        let (silent, closed, live) = (address("[2001:db8::a]:1"), address("192.0.2.1:2"), address("192.0.2.2:3"));
+        assert_eq!(within(&[silent, live, closed]).await.unwrap(), 3);
+        assert_eq!(within(&[silent, silent, closed]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(within(&[closed, closed, live]).await.unwrap(), 3);
+    }
 
     fn watched(token: &CancellationToken) -> (Watched<DuplexStream>, DuplexStream, mpsc::Receiver<Signal>) {
         let (near, far) = tokio::io::duplex(64);
