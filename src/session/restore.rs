@@ -5,11 +5,12 @@
 //! trouble: it is listed as damaged, and the others go on.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::entry::Entry;
@@ -186,7 +187,18 @@ impl SessionManager {
 
     /// Reads what is stored of a listed session without a task, and goes on with it as it was left. Verbs may have come first:
     /// what they made of the session stays. Call while it is the name's turn.
+    ///
+    /// # Errors
+    /// When the store can't be read or written. So is a panic told: over a damaged page sled does not always find a better word,
+    /// and that is no other session's trouble.
     pub(super) async fn settle(&self, entry: &Arc<Entry>) -> Result<(), KvError> {
+        AssertUnwindSafe(self.settle_now(entry)).catch_unwind().await.unwrap_or_else(|_panic| {
+            tracing::error!(session = %entry.name, "the store panicked over a session's rows");
+            Err(KvError::engine("the store panicked"))
+        })
+    }
+
+    async fn settle_now(&self, entry: &Arc<Entry>) -> Result<(), KvError> {
         if entry.gone.load(Ordering::Acquire) {
             return Ok(());
         }

@@ -28,6 +28,8 @@ struct Failing {
     broken: AtomicBool,
     /// Rows of namespaces that end so are not given out.
     mute: Mutex<Option<String>>,
+    /// And whoever asks for them panics, as sled does over some damaged pages.
+    torn: AtomicBool,
     /// Larger values are refused, as on a disk that is nearly full.
     room: AtomicUsize,
     /// The next commit to an outbox waits until it is let go, and is refused then; pending rows that come before are lost.
@@ -65,6 +67,7 @@ impl Failing {
             inner,
             broken,
             mute,
+            torn: AtomicBool::new(false),
             room,
             lose_row,
             row_waits: watch::Sender::new(false),
@@ -80,8 +83,9 @@ impl Failing {
     }
 
     fn hear(&self, ns: &Namespace) -> Result<(), KvError> {
-        let mute = self.mute.lock().unwrap();
-        if mute.as_ref().is_some_and(|uid| ns.as_str().ends_with(uid.as_str())) { Err(away()) } else { Ok(()) }
+        let is_mute = self.mute.lock().unwrap().as_ref().is_some_and(|uid| ns.as_str().ends_with(uid.as_str()));
+        assert!(!is_mute || !self.torn.load(Ordering::SeqCst), "told to panic: a page is damaged");
+        if is_mute { Err(away()) } else { Ok(()) }
     }
 
     /// Returns when the row that is to be lost has come and waits.
@@ -334,7 +338,17 @@ async fn a_device_that_is_damaged_while_the_gateway_runs_is_not_dialled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_whose_rows_are_not_given_out_at_the_start_waits_for_them_alone() {
+    waits_for_its_rows_alone(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_over_whose_rows_the_store_panics_at_the_start_keeps_no_other_away() {
+    waits_for_its_rows_alone(true).await;
+}
+
+async fn waits_for_its_rows_alone(torn: bool) {
     let Scene { simulator, receiver, api, gateway, kv, _folder: folder } = Scene::new().await;
+    kv.torn.store(torn, Ordering::SeqCst);
     let qr = api.qr("b").await;
     simulator.scan(&qr, OTHER).await.unwrap();
     api.wait_status("b", "connected").await;
@@ -352,6 +366,8 @@ async fn a_session_whose_rows_are_not_given_out_at_the_start_waits_for_them_alon
     .await;
     api.text("a", FRIEND, "x").await.expect(503);
     api.start("a").await.expect(503);
+    let told = api.get("/readyz").await.expect(503).json();
+    assert_eq!(told["failing"], json!(["store"]), "{told}");
     *kv.mute.lock().unwrap() = None;
     // By itself, and as the device that it was.
     api.wait_status("a", "connected").await;
