@@ -46,8 +46,8 @@ pub(super) struct Follow {
     notes: Mutex<Notes>,
     /// Held from the planning of a batch until it is written; its waiters are the one task and look-ups.
     writing: tokio::sync::Mutex<()>,
-    tracker: TaskTracker,
-    token: CancellationToken,
+    pub(super) tracker: TaskTracker,
+    pub(super) token: CancellationToken,
     runtime: tokio::runtime::Handle,
 }
 

@@ -285,6 +285,23 @@ async fn a_failed_write_closes_the_session_until_the_store_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_phone_unlinks_while_the_store_is_away_is_told_when_it_is_back() {
+    let Scene { simulator, receiver, api, gateway, kv, _folder } = Scene::new().await;
+    kv.broken.store(true, Ordering::SeqCst);
+    simulator.unlink(NUMBER, simulator.devices(NUMBER)[0].device);
+    // Or its storage fails before it hears of it: then it hears of it when it comes back.
+    eventually("the session to end", || async {
+        let shown = api.get("/session/a").await.expect(200).json();
+        ["logged_out", "store_failed"].contains(&shown["data"]["state"].as_str().unwrap()).then_some(())
+    })
+    .await;
+    kv.broken.store(false, Ordering::SeqCst);
+    receiver.last_status("a", "disconnected").await;
+    assert_eq!(receiver.statuses("a").iter().filter(|word| *word == "disconnected").count(), 1);
+    gateway.shutdown(STEP, std::future::pending()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_on_which_only_small_writes_fit_is_not_ready() {
     let Scene { simulator, receiver, api, gateway, kv, _folder } = Scene::new().await;
     api.get("/readyz").await.expect(200);
