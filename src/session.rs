@@ -304,7 +304,7 @@ impl SessionManager {
 
     /// Makes sure that the session is stored and has a running task, and says that somebody waits for it.
     async fn begin(&self, name: SessionName) -> Result<Arc<Entry>, StartError> {
-        let _turn = self.0.turns.take(name.as_str()).await;
+        let turn = self.0.turns.take(name.as_str()).await;
         if self.0.stopping.is_cancelled() {
             return Err(StartError::ShuttingDown);
         }
@@ -316,7 +316,12 @@ impl SessionManager {
         let stored = async { flushing.await.inspect(|()| self.enlist(&entry)) };
         let (stored, launched) = tokio::join!(biased; stored, self.launch(&entry, true));
         if let Err(error) = stored {
-            self.abandon(&entry).await;
+            let manager = self.clone();
+            // Nobody waits for a connection that may be slow to close, but the next start of the name.
+            self.0.tracker.spawn(async move {
+                let _turn = turn;
+                manager.abandon(&entry).await;
+            });
             return Err(error.into());
         }
         launched.map(|()| entry)

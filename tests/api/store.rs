@@ -39,6 +39,8 @@ struct Failing {
     /// Flushes that are waited for apart from their write: how many wait until they are let go, and with what.
     held: Mutex<Vec<oneshot::Sender<Result<(), KvError>>>>,
     holds: AtomicBool,
+    /// What takes an event out of an outbox waits while this is so.
+    keeps: watch::Sender<bool>,
     ratchets: Ratchets,
 }
 
@@ -74,6 +76,7 @@ impl Failing {
             let_go: Notify::new(),
             held: Mutex::default(),
             holds: AtomicBool::new(false),
+            keeps: watch::Sender::new(false),
             ratchets,
         }
     }
@@ -139,6 +142,10 @@ impl Kv for Failing {
             self.let_go.notified().await;
             self.row_waits.send_replace(false);
             return Err(full());
+        }
+        if ns.as_str().starts_with("outbox:") && batch.ops.iter().any(|op| matches!(op, Op::Remove(_))) {
+            let mut keeps = self.keeps.subscribe();
+            keeps.wait_for(|keeps| !*keeps).await.unwrap();
         }
         // Those of the friend, of the other, of the own phone.
         if puts(ns, &batch, b'S') < 3 {
@@ -430,5 +437,23 @@ async fn a_new_session_dials_while_it_is_stored_and_is_told_of_once_it_is() {
     let (gateway, api) = bind(&simulator, &receiver, &folder, &kv).await;
     api.wait_status("b", "connected").await;
     assert_eq!(simulator.counters().pairings, 2);
+    gateway.shutdown(STEP, std::future::pending()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_can_not_be_stored_does_not_wait_for_what_it_began() {
+    let Scene { simulator, receiver, api, gateway, kv, _folder } = Scene::new().await;
+    kv.holds.store(true, Ordering::SeqCst);
+    // The delivery of its events ends only when the store lets go of the one that was delivered.
+    kv.keeps.send_replace(true);
+    let (answer, ()) = tokio::join!(api.start("b"), async {
+        receiver.last_status("b", "connecting").await;
+        let let_go = eventually("it to be stored", || async { kv.held.lock().unwrap().pop() }).await;
+        let_go.send(Err(full())).unwrap();
+    });
+    assert_eq!(answer.expect(503).message(), "The session store is not available");
+    assert_eq!(api.status("b").await, "absent");
+    kv.keeps.send_replace(false);
+    eventually("its connection to end", || async { (simulator.connections() == 1).then_some(()) }).await;
     gateway.shutdown(STEP, std::future::pending()).await;
 }
