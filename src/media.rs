@@ -50,9 +50,9 @@ pub struct Limits {
 
 /// Why a file can't be sent.
 ///
-/// Each text may be shown to the client. Those of [`Source`](Self::Source), [`TooLarge`](Self::TooLarge),
-/// [`Address`](Self::Address) and [`Content`](Self::Content) go on after the name of the field, as in
-/// `parameter "image_url" is no valid base64`; the others are sentences.
+/// Each text may be shown to the client and may stand in the log: no URL is in it. Those of [`Source`](Self::Source),
+/// [`TooLarge`](Self::TooLarge), [`Address`](Self::Address) and [`Content`](Self::Content) go on after the name of the
+/// field, as in `parameter "image_url" is no valid base64`; the others are sentences.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
     /// What the client gave can't name or hold a file.
@@ -75,10 +75,10 @@ pub enum MediaError {
         /// What it is, as a media type or in words.
         found: String,
     },
-    /// The server answered with another status than 2xx. wa-gateway 4.7.1 has this wording.
-    #[error("Failed to fetch stream from {url}")]
+    /// The server answered with another status than 2xx.
+    #[error("the media host answered with status {code}")]
     Status {
-        /// The URL as the client gave it.
+        /// The URL as the client gave it, for its eyes only.
         url: String,
         /// The server's status.
         code: u16,

@@ -346,7 +346,12 @@ impl From<SendError> for ApiError {
             SendError::Media(error) => (of_media(error).0, None),
         };
         let names_field = matches!(&error, SendError::Media(error) if of_media(error).1);
-        Self { data, names_field, ..Self::new(status, error.to_string()).because(error) }
+        let message = match &error {
+            // wa-gateway 4.7.1 has this wording. The error itself holds back the URL, which may carry a token, for the log.
+            SendError::Media(MediaError::Status { url, .. }) => format!("Failed to fetch stream from {url}"),
+            _ => error.to_string(),
+        };
+        Self { data, names_field, ..Self::new(status, message).because(error) }
     }
 }
 

@@ -229,6 +229,40 @@ async fn what_can_not_be_sent_is_refused_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_tells_of_a_file_that_can_not_be_had_and_not_its_url() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let files = Files::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = base_settings(&simulator, &receiver, folder.path());
+    settings.push(("RUST_LOG".to_owned(), "wa_gateway=trace".to_owned()));
+    let process = Process::start(&settings, folder.path()).await;
+    let qr = process.api.qr("a").await;
+    simulator.scan(&qr, NUMBER).await.unwrap();
+    process.api.wait_status("a", "connected").await;
+    simulator.phone(ANI);
+    let signed = |url: &str| url.replacen("//", "//user:hidden-password@", 1) + "?X-Amz-Signature=hidden-token";
+    let (gone, nobody) = (signed(&files.url("hidden-path.pdf")), signed("http://127.0.0.1:1/hidden-path.pdf"));
+    let forbidden = signed("http://169.254.169.254/hidden-path.pdf");
+    let because_of = |url: &str| format!("Failed to fetch stream from {url}");
+    for (url, status, message) in [
+        (&gone, 502, because_of(&gone)),
+        (&nobody, 502, "fetch failed".to_owned()),
+        (&forbidden, 400, "parameter \"document_url\" leads to an address that is not allowed".to_owned()),
+    ] {
+        let body = json!({ "session": "a", "to": ANI, "text": "", "document_url": url, "document_name": "x.pdf" });
+        let answer = process.api.post("/message/send-document", body).await.expect(status);
+        assert_eq!(answer.message(), message);
+    }
+    for told in ["the media host answered with status 404", "fetch failed", "request refused"] {
+        process.says(told).await;
+    }
+    assert!(!process.log().contains("hidden-"), "a part of the URL stands in\n{}", process.log());
+    drop(process);
+    simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_whatsapp_does_not_take_is_told_as_not_sent() {
     let settings = [("SEND_TIMEOUT_SECS", "3")];
     let gateway = TestGateway::start_with(Options::default(), &settings).await;
