@@ -14,6 +14,7 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 mod delivery;
+mod dotenv;
 pub mod keyfile;
 mod setting;
 
@@ -168,20 +169,8 @@ impl Config {
         let mut problems = Vec::new();
         let file = Path::new(".env");
         if file.exists() {
-            match dotenvy::from_path_iter(file) {
-                Ok(lines) => {
-                    for line in lines {
-                        match line {
-                            Ok((name, value)) => drop(vars.insert(name, value)),
-                            // The error's text quotes the line, which may hold a secret.
-                            Err(dotenvy::Error::LineParse(_, column)) => {
-                                problems
-                                    .push((".env".to_owned(), format!("a line can't be read (at column {column})")));
-                            }
-                            Err(error) => problems.push((".env".to_owned(), error.to_string())),
-                        }
-                    }
-                }
+            match std::fs::read(file) {
+                Ok(text) => vars.extend(dotenv::parse(&String::from_utf8_lossy(&text))),
                 Err(error) => problems.push((".env".to_owned(), error.to_string())),
             }
         }

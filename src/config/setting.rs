@@ -292,7 +292,10 @@ pub const SETTINGS: &[Setting] = &[
 pub fn env_example() -> String {
     let mut text = String::from(
         "# Every setting of wa-gateway with its default. Copy this file to `.env` and change what you need;\n\
-         # variables of the environment win over the file. Printed from src/config/setting.rs and tested against it.\n",
+         # variables of the environment win over the file. Printed from src/config/setting.rs and tested against it.\n\
+         #\n\
+         # The file is read as Node's dotenv reads it: `$` stands for itself, and a value goes on to a `#` or the end of its\n\
+         # line. In quotes ('...', \"...\" or `...`) it may hold both; in double ones `\\n` is the end of a line.\n",
     );
     for Setting { name, default, unit, effect } in SETTINGS {
         let shown = if default.is_empty() { "none" } else { default };

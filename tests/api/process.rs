@@ -86,6 +86,23 @@ async fn without_a_key_it_makes_its_own_and_tells_only_the_file() {
     assert_eq!(receiver.hooks()[0].headers["key"], "", "a key of our own is nobody else's");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settings_file_of_the_original_means_the_same_here() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = base_settings(&simulator, &receiver, folder.path());
+    settings.retain(|(name, _value)| name != "KEY");
+    // The comment is not UTF-8: the file is read all the same.
+    let file = b"# caf\xe9\r\nAPP_NAME=My Gateway\r\nno setting\r\nexport KEY=pa$$w0rd of $HOME # mine\r\n";
+    std::fs::write(folder.path().join(".env"), file).unwrap();
+    let process = Process::start(&settings, folder.path()).await;
+    process.api.with_key("pa$$w0rd of $HOME").get("/session").await.expect(200);
+    process.api.with_key("pa").get("/session").await.expect(401);
+    drop(process);
+    simulator.shutdown().await;
+}
+
 #[test]
 fn bad_settings_are_told_at_once_and_all_together() {
     let folder = tempfile::tempdir().unwrap();
