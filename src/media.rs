@@ -17,6 +17,7 @@ use crate::net::{FetchError, Guarded, Policy};
 mod folder;
 mod inline;
 mod kind;
+mod named;
 mod picture;
 mod probe;
 mod spool;
@@ -24,7 +25,8 @@ mod sticker;
 
 pub use folder::{Folder, file_name, is_private};
 pub use inline::MAX_INLINE_BYTES;
-pub use kind::{Kind, document_mime};
+pub use kind::Kind;
+pub use named::document_mime;
 pub use spool::{ReadSeek, Spool};
 
 use spool::Writer;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{MediaError, Prepared, Spool, picture, probe, sticker};
+use super::{MediaError, Prepared, Spool, document_mime, named, picture, probe, sticker};
 
 /// So much of a file tells its type: signatures and the white space that may stand before `<html`.
 const HEAD_BYTES: u64 = 8 * 1024;
@@ -99,9 +99,9 @@ fn playable(
         (Some("audio/x-wav"), Kind::Audio) => Some("audio/wav".to_owned()),
         (Some(mime), _) => Some(mime.to_owned()).filter(|mime| mime.starts_with(prefix)),
         (None, _) => {
-            let named = [name, spool.declared_name()].into_iter().flatten().filter_map(document_mime);
+            let named = [name, spool.declared_name()].into_iter().flatten().flat_map(named::mimes);
             let declared = spool.declared_mime().and_then(essence);
-            named.chain(declared).find(|mime| mime.starts_with(prefix))
+            named.map(str::to_owned).chain(declared).find(|mime| mime.starts_with(prefix))
         }
     };
     mime.ok_or_else(|| MediaError::Content { wanted: kind.noun(), found: described(spool, found) })
@@ -111,72 +111,4 @@ fn playable(
 fn essence(mime: &str) -> Option<String> {
     let mime = mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     (mime.contains('/') && mime.len() <= 100).then_some(mime)
-}
-
-/// A document's type by its name, in any case; `None`: the name has no known extension.
-///
-/// As the original's `mime-types` reads it: the last extension of the last path part counts, and a name without dots and
-/// slashes is an extension itself.
-pub fn document_mime(name: &str) -> Option<String> {
-    let dotted = format!("x.{name}");
-    let last = dotted.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    let (stem, extension) = last.rsplit_once('.')?;
-    if stem.is_empty() || extension.is_empty() {
-        return None;
-    }
-    let extension = extension.to_ascii_lowercase();
-    if let Some((_, mime)) = OVERRIDES.iter().find(|(known, _)| *known == extension) {
-        return Some((*mime).to_owned());
-    }
-    mime_guess::from_ext(&extension).first_raw().map(str::to_owned)
-}
-
-/// Where `mime-types`, which the original uses, names another type, or knows more, than `mime_guess`.
-const OVERRIDES: &[(&str, &str)] = &[
-    ("aac", "audio/x-aac"),
-    ("js", "application/javascript"),
-    ("mjs", "application/javascript"),
-    ("mp4", "video/mp4"),
-    ("rar", "application/vnd.rar"),
-    ("rtf", "application/rtf"),
-    ("wav", "audio/wav"),
-    ("xml", "application/xml"),
-    ("apk", "application/vnd.android.package-archive"),
-    ("opus", "audio/ogg"),
-    ("md", "text/markdown"),
-    ("csv", "text/csv"),
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_document_is_typed_by_its_last_extension() {
-        for (name, mime) in [
-            ("report.pdf", Some("application/pdf")),
-            ("REPORT.PDF", Some("application/pdf")),
-            ("pdf", Some("application/pdf")),
-            (".pdf", Some("application/pdf")),
-            ("a.tar.gz", Some("application/gzip")),
-            ("a.exe.pdf", Some("application/pdf")),
-            ("../a/b.docx", Some("application/vnd.openxmlformats-officedocument.wordprocessingml.document")),
-            ("table.xlsx", Some("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet")),
-            ("text.txt", Some("text/plain")),
-            ("song.mp3", Some("audio/mpeg")),
-            ("page.html", Some("text/html")),
-            ("a.pdf/", Some("application/pdf")),
-            ("report", None),
-            ("report.", None),
-            ("report.nosuchextension", None),
-            ("a.pdf/b", None),
-            ("a/pdf", None),
-            ("a/.pdf", None),
-            ("", None),
-            (".", None),
-            ("/", None),
-        ] {
-            assert_eq!(document_mime(name).as_deref(), mime, "{name:?}");
-        }
-    }
 }
