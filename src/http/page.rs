@@ -38,7 +38,8 @@ const HEADERS: [(HeaderName, &str); 4] = [
 ];
 
 /// The script asks for the status with the key of the page's own address, if it has one, and for the current picture
-/// while somebody looks. It does nothing where the page was copied into another one.
+/// while somebody looks and the session waits for a scan: what was ended elsewhere is told, and not begun again. It does
+/// nothing where the page was copied into another one.
 const TEMPLATE: &str = r##"<!doctype html>
 <html lang="en">
 <head>
@@ -68,6 +69,12 @@ p { margin: 0; max-width: 22rem; line-height: 1.4; }
   const status = document.getElementById("status");
   const code = document.getElementById("qrcode");
   const done = (text) => { code.remove(); status.textContent = text; };
+  const ends = {
+    stopped: "This session was stopped. Load this page again to start it.",
+    logged_out: "This session was logged out. Load this page again to link it anew.",
+    moved: "This session was moved to another gateway.",
+    damaged: "What is stored of this session is damaged.",
+  };
   let round = 0;
   const look = async () => {
     if (!document.hidden) {
@@ -75,8 +82,10 @@ p { margin: 0; max-width: 22rem; line-height: 1.4; }
         const answer = await fetch(detail);
         if (answer.status === 401) return;
         if (answer.status === 404) return done("This session was deleted.");
-        if (answer.ok && (await answer.json()).data.connection.isConnected) return done("Connected.");
-        if (++round % 5 === 0) {
+        const { connection, state } = answer.ok ? (await answer.json()).data : {};
+        if (connection?.isConnected) return done("Connected.");
+        if (ends[state]) return done(ends[state]);
+        if (["waiting_for_scan", "idle"].includes(state) && ++round % 5 === 0) {
           const fresh = await fetch(page);
           const type = fresh.headers.get("content-type") || "";
           if (fresh.ok && type.startsWith("text/html")) {

@@ -258,3 +258,29 @@ test('a code that changes is drawn anew, and what ends elsewhere is told', { tim
   assert.deepEqual(faults, [])
   await close()
 })
+
+test('the page of a start shows fresh codes, and begins nothing again that was ended elsewhere', { timeout: 120_000 }, async () => {
+  const { window, origin, faults, close } = await open('en')
+  const ends = [
+    ['a', (name) => gateway.ask('POST', '/session/stop', { session: name }), 'This session was stopped.', 'stopped'],
+    ['b', (name) => gateway.ask('POST', '/session/logout', { session: name }), 'This session was logged out.', 'logged_out'],
+    ['c', (name) => gateway.ask('DELETE', `/session/${name}`), 'This session was deleted.', undefined],
+  ]
+  const starts = (request) => new URL(request.url()).pathname === '/session/start'
+  for (const [name, end, told, state] of ends) {
+    const page = await window()
+    await page.goto(`${origin}/session/start?session=${name}&key=${KEY}`)
+    await page.waitForSelector('#qrcode img')
+    if (name === 'a') await page.waitForRequest(starts)
+    let begun = 0
+    page.on('request', (request) => starts(request) && begun++)
+    assert.equal((await end(name)).status, 200)
+    await page.waitForFunction((told) => document.querySelector('#status').textContent.startsWith(told), {}, told)
+    assert.equal(await page.$('#qrcode'), null, 'no code is left to scan')
+    assert.equal((await gateway.ask('GET', `/session/${name}`)).body.data?.state, state)
+    assert.equal(begun, 0)
+    await page.close()
+  }
+  assert.deepEqual(faults.filter((fault) => fault.startsWith('error:')), [])
+  await close()
+})
