@@ -124,6 +124,16 @@ impl Fields {
         self.look(name).is_some()
     }
 
+    /// Whether the member is there and not null: typed clients send null for what they leave out.
+    pub(super) fn is_given(&self, name: &str) -> bool {
+        self.look(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// As [`Self::is_given`], and no empty text either, as forms and templates send for what they leave out.
+    pub(super) fn is_filled(&self, name: &str) -> bool {
+        self.is_given(name) && self.members.get(name).and_then(Value::as_str) != Some("")
+    }
+
     /// Whether the member is there and null.
     pub(super) fn is_null(&self, name: &str) -> bool {
         self.members.get(name).is_some_and(Value::is_null)

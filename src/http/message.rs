@@ -73,7 +73,7 @@ pub(super) async fn send_sticker(sessions: Sessions, mut body: FileFields) -> Re
 pub(super) async fn send_audio(sessions: Sessions, mut body: FileFields) -> Result<Response, ApiError> {
     let (head, _unused) = Head::read(&body.fields, Text::None)?;
     let Source { name: field, media: source } = body.media(&["audio_url"], &["audio_base64"], &["audio", "file"])?;
-    let voice = body.fields.flag(&["voice", "ptt"])?;
+    let voice = read::flag(&body.fields, &["voice", "ptt"])?;
     let extras = Extras::read(&body.fields)?;
     let message = |to: &Recipient| extras.with(Content::Audio { source, voice }, to, &body.fields);
     deliver(&sessions, &head, false, Some(field), message).await
@@ -109,7 +109,7 @@ pub(super) async fn send_reaction(sessions: Sessions, fields: Fields) -> Result<
     let id = read::message_id(&fields, "message_id")?;
     let emoji = read::emoji(&fields)?;
     let participant = read::participant(&fields, "participant")?;
-    let from_me = fields.flag(&["from_me", "fromMe"])?;
+    let from_me = read::flag(&fields, &["from_me", "fromMe"])?;
     deliver(&sessions, &head, false, None, |to| {
         let author = match author(&fields, "participant", participant, from_me, to)? {
             // A chat of two has no participants.

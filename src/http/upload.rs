@@ -166,17 +166,21 @@ impl FileFields {
         for part in parts {
             extract::asked::note(&format!("part {part}"));
         }
-        // All are looked for: which one counts is decided below.
-        let there =
-            |names: &[&'static str]| names.iter().filter(|name| self.fields.has(name)).copied().collect::<Vec<_>>();
+        // All are looked for: which one counts is decided below. One that is null is no source.
+        let there = |names: &[&'static str]| {
+            names.iter().filter(|name| self.fields.is_given(name)).copied().collect::<Vec<_>>()
+        };
         let (url, encoded) = (there(urls).first().copied(), there(base64).first().copied());
         let part = self.file.take_if(|(name, _upload)| parts.contains(&name.as_str()));
-        let wanted = urls.first().expect("each kind has a member for its URL");
+        let wanted = *urls.first().expect("each kind has a member for its URL");
         let (name, media) = match (url, encoded, part) {
-            (Some(url), None, None) => (url.to_owned(), MediaSource::Url(self.fields.take_string(url)?)),
+            // Without any, the one that is wanted is refused by its name.
+            (url, None, None) => {
+                let url = url.unwrap_or(wanted);
+                (url.to_owned(), MediaSource::Url(self.fields.take_string(url)?))
+            }
             (None, Some(name), None) => (name.to_owned(), MediaSource::Base64(self.fields.take_string(name)?)),
             (None, None, Some((name, upload))) => (name, MediaSource::Upload(upload)),
-            (None, None, None) => return Err(self.fields.required(wanted)),
             _ => return Err(self.fields.invalid(wanted, "must be the only source of the file")),
         };
         Ok(Source { name, media })

@@ -153,3 +153,65 @@ async fn in_groups_the_author_is_asked_for() {
     assert_eq!(answer.message(), "Required field 'reply_to_participant' on json");
     gateway.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_typed_clients_leave_out_as_null_is_absent() {
+    let gateway = TestGateway::start().await;
+    let ani = gateway.simulator.phone(ANI);
+    gateway.pair("a", NUMBER).await;
+    let nothing = json!({
+        "isGroup": null, "reply_to": null, "reply_to_text": null, "reply_to_from_me": null, "reply_to_participant": null,
+        "mentions": null,
+    });
+    let picture = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    for (path, members) in [
+        ("send-text", json!({ "text": "x" })),
+        ("send-text", json!({ "text": "x", "reply_to": "", "mentions": "" })),
+        ("send-location", json!({ "latitude": 1, "longitude": 2, "name": null, "address": null })),
+        (
+            "send-contact",
+            json!({ "contacts": [{ "name": "B", "phone": BUDI }], "contact_name": null, "contact_phone": null }),
+        ),
+        ("send-contact", json!({ "contacts": null, "contact_name": "B", "contact_phone": BUDI })),
+        ("send-poll", json!({ "question": "?", "options": ["a", "b"], "max_selections": null })),
+        ("send-image", json!({ "text": "", "image_url": null, "image_base64": picture })),
+        ("send-sticker", json!({ "image_url": null, "sticker_url": null, "sticker_base64": picture })),
+        ("send-audio", json!({ "audio_url": null, "audio_base64": "SUQzAwAAAAAAAA==", "voice": null, "ptt": null })),
+        ("send-reaction", json!({ "message_id": "ID", "reaction": "", "participant": null, "from_me": null })),
+        ("edit", json!({ "message_id": "ID", "text": "y" })),
+        ("delete", json!({ "message_id": "ID", "participant": null })),
+    ] {
+        let mut body = json!({ "session": "a", "to": ANI });
+        for more in [&nothing, &members] {
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        }
+        let answer = gateway.api.post(&format!("/message/{path}"), body).await.expect(200);
+        assert!(!answer.body.contains("contextInfo"), "{path}: {}", answer.body);
+        ani.next_message(STEP).await.unwrap();
+    }
+    let mut reply = nothing;
+    reply.as_object_mut().unwrap().extend([
+        ("session".to_owned(), "a".into()),
+        ("to".to_owned(), ANI.into()),
+        ("text".to_owned(), "x".into()),
+        ("reply_to".to_owned(), "ID".into()),
+    ]);
+    gateway.api.post("/message/send-text", reply).await.expect(200);
+    let got = ani.next_message(STEP).await.unwrap();
+    let context = got.message.extended_text_message.as_option().unwrap().context_info.as_option().unwrap().clone();
+    assert_eq!(context.participant, Some(format!("{ANI}@s.whatsapp.net")));
+    // The original's own members are as strict as there.
+    for (path, name, wanted) in [
+        ("send-text", "is_group", "boolean"),
+        ("send-text", "text", "string"),
+        ("send-video", "text", "string"),
+        ("send-image", "image_url", "string"),
+        ("send-document", "document_name", "string"),
+    ] {
+        let mut body = json!({ "session": "a", "to": ANI, "text": "", "document_url": "http://127.0.0.1:1/" });
+        body[name] = Value::Null;
+        let answer = gateway.api.post(&format!("/message/{path}"), body).await.expect(400);
+        assert_eq!(answer.message(), format!("Expected {wanted}, received null field '{name}' on json"), "{path}");
+    }
+    gateway.finish().await;
+}

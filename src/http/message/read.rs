@@ -47,7 +47,9 @@ impl Head {
             Text::Optional => fields.optional_string("text")?.unwrap_or_default(),
             Text::None => String::new(),
         };
-        let is_group = fields.flag(&["is_group", "isGroup"])?;
+        // The second spelling is not the original's.
+        let names: &[&str] = if fields.is_null("isGroup") { &["is_group"] } else { &["is_group", "isGroup"] };
+        let is_group = fields.flag(names)?;
         let repeat = fields.repeat.as_ref().map(Header::checked).transpose()?;
         Ok((Self { session, to, is_group, repeat }, text))
     }
@@ -71,12 +73,12 @@ struct Reply {
 impl Extras {
     pub(super) fn read(fields: &Fields) -> Result<Self, ApiError> {
         let mut reply = None;
-        if fields.has("reply_to") {
+        if fields.is_filled("reply_to") {
             reply = Some(Reply {
                 id: message_id(fields, "reply_to")?,
                 participant: participant(fields, "reply_to_participant")?,
-                from_me: fields.flag(&["reply_to_from_me"])?,
-                text: fields.optional_string("reply_to_text")?.unwrap_or_default(),
+                from_me: flag(fields, &["reply_to_from_me"])?,
+                text: text(fields, "reply_to_text")?.unwrap_or_default(),
             });
         }
         Ok(Self { reply, mentions: mentions(fields)? })
@@ -113,6 +115,17 @@ pub(super) fn author(
     }
 }
 
+/// A text that the original does not have: one that is null is absent.
+fn text(fields: &Fields, name: &str) -> Result<Option<String>, ApiError> {
+    fields.is_given(name).then(|| fields.string(name)).transpose()
+}
+
+/// The first of these flags that is given; the original has none of them.
+pub(super) fn flag(fields: &Fields, names: &[&str]) -> Result<bool, ApiError> {
+    let given: Vec<_> = names.iter().copied().filter(|name| fields.is_given(name)).collect();
+    fields.flag(&given)
+}
+
 /// The id of an earlier message.
 pub(super) fn message_id(fields: &Fields, name: &str) -> Result<String, ApiError> {
     let id = fields.string(name)?;
@@ -125,7 +138,7 @@ pub(super) fn message_id(fields: &Fields, name: &str) -> Result<String, ApiError
 
 /// A person, by number or address.
 pub(super) fn participant(fields: &Fields, name: &str) -> Result<Option<Recipient>, ApiError> {
-    if !fields.has(name) {
+    if !fields.is_given(name) {
         return Ok(None);
     }
     let text = fields.digits_or_string(name)?;
@@ -138,6 +151,9 @@ fn person(text: &str) -> Option<Recipient> {
 
 /// Who is told that the text names them.
 pub(super) fn mentions(fields: &Fields) -> Result<Vec<Recipient>, ApiError> {
+    if !fields.is_filled("mentions") {
+        return Ok(Vec::new());
+    }
     let items = fields.list("mentions")?;
     if items.len() > MAX_MENTIONS {
         return Err(fields.invalid("mentions", &format!("must have at most {MAX_MENTIONS} items")));
@@ -176,18 +192,18 @@ pub(super) fn location(fields: &Fields) -> Result<Location, ApiError> {
     if !(-180.0..=180.0).contains(&longitude) {
         return Err(fields.invalid("longitude", "must be between -180 and 180"));
     }
-    let (name, address) = (fields.optional_string("name")?, fields.optional_string("address")?);
+    let (name, address) = (text(fields, "name")?, text(fields, "address")?);
     Ok(Location { latitude, longitude, name, address })
 }
 
 /// `contacts` as `[{name, phone}]`, or one as `contact_name` and `contact_phone`.
 pub(super) fn contacts(fields: &Fields) -> Result<Vec<Contact>, ApiError> {
-    if fields.has("contact_name") || fields.has("contact_phone") {
+    if fields.is_given("contact_name") || fields.is_given("contact_phone") {
         let name = fields.string("contact_name")?;
         let phone = fields.digits_or_string("contact_phone")?;
         return Ok(vec![contact(fields, "contact_name", &name, "contact_phone", &phone)?]);
     }
-    if !fields.has("contacts") {
+    if !fields.is_given("contacts") {
         return Err(fields.required("contacts"));
     }
     let items = fields.list("contacts")?;
@@ -246,7 +262,8 @@ pub(super) fn poll(fields: &Fields) -> Result<Poll, ApiError> {
     if !POLL_OPTIONS.contains(&options.len()) {
         return Err(fields.invalid("options", "must have 2 to 12 items"));
     }
-    let selectable = fields.optional_whole("max_selections")?.unwrap_or(1);
+    let selectable = fields.is_given("max_selections").then(|| fields.optional_whole("max_selections")).transpose()?;
+    let selectable = selectable.flatten().unwrap_or(1);
     let fits = usize::try_from(selectable).is_ok_and(|selectable| (1..=options.len()).contains(&selectable));
     if !fits {
         return Err(fields.invalid("max_selections", &format!("must be between 1 and {}", options.len())));
