@@ -252,7 +252,7 @@ impl SessionManager {
 impl Manager {
     /// Whether the gateway stops before WhatsApp was told of an unlinking: only with the credentials can the next start do it.
     async fn is_left_to_next_start(&self, uid: &str, unlinked: bool) -> bool {
-        !unlinked && self.token.is_cancelled() && {
+        !unlinked && self.stopping.is_cancelled() && {
             let credentials = Namespace::credentials(uid);
             SessionBackend::new(Arc::clone(&self.kv), credentials, None).has_device().await.unwrap_or(true)
         }
