@@ -206,7 +206,7 @@ async fn large(slots: &Arc<Semaphore>, wait: Duration) -> Result<OwnedSemaphoreP
 
 async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploads) -> Result<FileFields, ApiError> {
     let (mut members, mut file, mut text_bytes, mut count) = (Map::new(), None, 0, 0);
-    let mut held = None;
+    let mut place = None;
     let mut digest = repeat::is_asked(&head.headers).then(Sha256::new);
     loop {
         gauge.seek();
@@ -236,8 +236,8 @@ async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploa
                 return Err(ApiError::body_too_large());
             }
             // Files in base64 are texts too.
-            if text_bytes > SMALL_BYTES && held.is_none() {
-                held = Some(large(&uploads.large, IDLE_TIMEOUT).await?);
+            if text_bytes > SMALL_BYTES && place.is_none() {
+                place = Some(large(&uploads.large, IDLE_TIMEOUT).await?);
             }
             value.extend_from_slice(&chunk);
         }
@@ -253,7 +253,7 @@ async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploa
     let repeat = Header::read(&head.headers, head.uri.path(), &members, part);
     let mut fields = Fields::of_body(members);
     fields.repeat = repeat;
-    Ok(FileFields { fields, file, _large: held })
+    Ok(FileFields { fields, file, _large: place })
 }
 
 /// Writes a part to disk as it arrives.

@@ -203,7 +203,7 @@ async fn a_logout_cut_short_and_orphans_are_cleared_at_the_next_start(home: Home
     ] {
         kv.write(&ns, Batch::new().put("key", "x")).await.unwrap();
     }
-    let recovered = registry.recover(&[gone.uid.clone()], |_| None).await.unwrap();
+    let recovered = registry.recover(std::slice::from_ref(&gone.uid), |_| None).await.unwrap();
     assert_eq!(recovered, Recovered { deletions: 0, logouts: 0, orphans: 2 }, "left to the caller");
     assert!(kv.namespaces().await.unwrap().contains(&Namespace::credentials(&gone.uid)));
     let recovered = registry.recover(&[], |_| None).await.unwrap();

@@ -6,7 +6,7 @@ use crate::http::error::ApiError;
 
 /// Items and members. Each takes some hundred bytes, and no message has a hundredth of that many.
 const MAX_VALUES: usize = 50_000;
-/// serde_json goes no deeper.
+/// `serde_json` goes no deeper.
 const MAX_DEPTH: usize = 127;
 
 /// Parses a body as wa-gateway 4.7.1 does: a byte order mark is skipped, of repeated members the last counts.
@@ -23,7 +23,7 @@ pub(in crate::http) fn json(body: &[u8]) -> Result<Value, ApiError> {
 
 /// The text with U+FFFD for each escaped half of a surrogate pair that stands alone; `None`: there is none.
 ///
-/// JavaScript and Python write one where a text was cut within an emoji, and `JSON.parse` takes it; serde_json does not.
+/// JavaScript and Python write one where a text was cut within an emoji, and `JSON.parse` takes it; `serde_json` does not.
 fn without_halves(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let unit = |at: usize| match bytes.get(at..at + 6)? {
@@ -101,7 +101,7 @@ mod tests {
             (list("[]", MAX_VALUES / 2 + 1), 413),
             (list(r#"{"a":1}"#, MAX_VALUES / 2 + 1), 413),
             (format!("\u{feff}{}", list("0", MAX_VALUES + 1)), 413),
-            (format!(r#"{{{}}}"#, vec![r#""a":0"#; MAX_VALUES + 1].join(",")), 413),
+            (format!(r"{{{}}}", vec![r#""a":0"#; MAX_VALUES + 1].join(",")), 413),
             (list(&format!(r#""{}""#, within.repeat(1000)), 100), 200),
             (format!(r#"["a\\",{}"#, "0,".repeat(MAX_VALUES)), 413),
             ("[".repeat(MAX_VALUES * 2), 400),
@@ -130,7 +130,7 @@ mod tests {
             assert_eq!(json(body.as_bytes()).unwrap()["text"], read, "{text}");
         }
         for malformed in
-            [r#"{"a":"\ud83d}"#, r#""\ud83"#, r#""\ud83g""#, r#""\"#, "\"\\\u{1f44d}\"", r#"\ud83d"#, r#""\ud83d" x"#]
+            [r#"{"a":"\ud83d}"#, r#""\ud83"#, r#""\ud83g""#, r#""\"#, "\"\\\u{1f44d}\"", r"\ud83d", r#""\ud83d" x"#]
         {
             assert_eq!(status(malformed), 400, "{malformed}");
         }

@@ -14,8 +14,8 @@ fn hello() -> NewEvent {
     NewEvent::status("next", &name("a"), Status::Connected)
 }
 
-fn target(url: impl Into<String>) -> Option<Target> {
-    Some(Target { url: url.into(), secret: None, events: None })
+fn target(url: impl Into<String>) -> Target {
+    Target { url: url.into(), secret: None, events: None }
 }
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_farewell_to_another_receiver_holds_nothing_back() {
     let mut receiver = Receiver::start(|_, _| Say::Status(200)).await;
     let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
     let farewells = sink.webhook.farewells(|_| async {});
-    let own = target(format!("http://{}", dead.addr));
+    let own = Some(target(format!("http://{}", dead.addr)));
     assert!(farewells.say(Farewell { target: own, ..farewell("a", "bye") }));
     let outbox = outbox(&Arc::default(), "a").await;
     let lane = sink.webhook.attach(outbox.clone());
@@ -42,7 +42,7 @@ async fn a_farewell_comes_first_where_a_sessions_own_receiver_is_the_gateways() 
     assert!(farewells.say(farewell("a", "bye")));
     let outbox = outbox(&Arc::default(), "a").await;
     // The same but for the slash.
-    outbox.set_target(target(receiver.base().as_str().trim_end_matches('/')));
+    outbox.set_target(Some(target(receiver.base().as_str().trim_end_matches('/'))));
     let _lane = sink.webhook.attach(outbox.clone());
     outbox.commit(vec![of("x", "x0")]).await.unwrap();
     assert_eq!(receiver.bodies(5).await, [BYE, BYE, BYE, BYE, "x0"]);
@@ -60,7 +60,7 @@ async fn a_session_that_gets_another_receiver_does_not_wait_on_for_a_farewell() 
     let lane = sink.webhook.attach(outbox.clone());
     outbox.commit(vec![of("x", "x0")]).await.unwrap();
     assert_eq!(hangs.next().await.body, BYE);
-    outbox.set_target(target(format!("http://{}", other.addr)));
+    outbox.set_target(Some(target(format!("http://{}", other.addr))));
     assert_eq!(other.next().await.body, "x0");
     hangs.assert_silent();
     is_drained(&outbox).await;
