@@ -78,6 +78,9 @@ impl Gateway {
     /// # Errors
     /// As [`bind`](Self::bind).
     pub async fn bind_on(config: Config, kv: Arc<dyn Kv>) -> anyhow::Result<Self> {
+        if whatsapp::agree_by_assembly() {
+            tracing::debug!("keys are agreed by assembly");
+        }
         let (tracker, requests, sink_tracker) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let hard = CancellationToken::new();
         let soft = hard.child_token();

@@ -22,6 +22,8 @@ use whatsapp_rust::wacore::types::events::{EventInterest, EventKind, Subscriptio
 use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
 use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, RetryRequestOptions};
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod agreement;
 mod dial;
 mod download;
 mod hosts;
@@ -158,6 +160,15 @@ impl fmt::Debug for WhatsApp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WhatsApp").finish_non_exhaustive()
     }
+}
+
+/// Has the process agree keys by assembly instead of the library's own code, where the processor can; whether it does now. Before
+/// the library is first used: it keeps the ciphers that it began with.
+pub fn agree_by_assembly() -> bool {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    return agreement::install();
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
 }
 
 impl WhatsApp {

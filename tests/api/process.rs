@@ -32,6 +32,21 @@ async fn sigterm_ends_it_in_order_and_sessions_come_back() {
     assert_eq!(simulator.counters().pairings, 1);
 }
 
+/// Whoever uses the library's ciphers before the gateway has chosen keeps the slower ones for the life of the process.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[tokio::test]
+async fn keys_are_agreed_by_assembly_where_the_processor_can() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = base_settings(&simulator, &receiver, folder.path());
+    settings.push(("RUST_LOG".to_owned(), "wa_gateway=debug".to_owned()));
+    let mut process = Process::start(&settings, folder.path()).await;
+    process.terminate().await;
+    let able = graviola::util::is_cpu_supported();
+    assert_eq!(process.log().contains("keys are agreed by assembly"), able, "{}", process.log());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_waits_for_a_message_that_is_being_sent() {
     let simulator = Simulator::start(Options::default()).await.unwrap();
