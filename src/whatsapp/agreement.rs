@@ -91,7 +91,7 @@ impl SignalCryptoProvider for Assembly {
     }
 
     fn transport_aead(&'static self, key: &[u8; 32]) -> Result<Box<dyn TransportAead>> {
-        (&RustCryptoProvider).transport_aead(key)
+        RustCryptoProvider.transport_aead(key)
     }
 }
 
