@@ -453,14 +453,17 @@ impl Connection {
         }
     }
 
-    /// Waits until logged in, for as long as the limit.
+    /// Waits until logged in, for as long as the limit, or until WhatsApp has refused it for good.
     pub async fn wait_login(&self, limit: Duration) -> bool {
         let poll = async {
             while !self.is_live() {
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
         };
-        tokio::time::timeout(limit, poll).await.is_ok()
+        tokio::select! {
+            login = tokio::time::timeout(limit, poll) => login.is_ok(),
+            () = self.ended() => false,
+        }
     }
 
     /// Closes the connection, flushing what is to be kept; past the limit it is dropped as it is. Nothing leaves after it.

@@ -124,7 +124,11 @@ async fn alone(gateway: &TestGateway, over: &AtomicBool) -> Met {
         for n in NAMES..NAMES + LINKED {
             let (verb, name) = ([Verb::Stop, Verb::Logout, Verb::Delete][(round + n) % 3], name(n));
             let answer = gateway.api.start(&name).await;
-            assert!([200, 400].contains(&answer.status), "{} {}", answer.status, answer.body);
+            // As in `last_verbs`, one that was stopped in its first second may be late.
+            assert!([200, 400, 504].contains(&answer.status), "{} {}", answer.status, answer.body);
+            if answer.status == 504 {
+                gateway.api.wait_status(&name, "connected").await;
+            }
             if let Some(qr) = answer.json()["qr"].as_str() {
                 gateway.simulator.scan(qr, &number(n)).await.unwrap();
             }
@@ -134,11 +138,15 @@ async fn alone(gateway: &TestGateway, over: &AtomicBool) -> Met {
             }
             let both = tokio::join!(fire(gateway, verb, &name), fire(gateway, verb, &name));
             assert_eq!(both.0.status.min(both.1.status), 200, "{verb:?} {} {}", both.0.body, both.1.body);
-            let left = gateway.simulator.devices(&number(n));
-            // What WhatsApp was told of is gone from the phone; a stop leaves it there, without a connection.
+            // What WhatsApp was told of is gone from the phone; a stop leaves it there, without a connection, once the other
+            // end has read of its end.
+            let left = || gateway.simulator.devices(&number(n));
             match verb {
-                Verb::Stop => assert!(left.iter().all(|device| !device.online), "{left:?}"),
-                _ => assert!(left.is_empty(), "{verb:?} left {left:?}"),
+                Verb::Stop => {
+                    let offline = async || left().iter().all(|device| !device.online).then_some(());
+                    eventually("a stopped session to have no connection", offline).await;
+                }
+                _ => assert!(left().is_empty(), "{verb:?} left {:?}", left()),
             }
             *met.entry(verb).or_default() += 1;
         }
@@ -154,14 +162,29 @@ async fn last_verbs(gateway: &TestGateway) {
         for n in 0..NAMES {
             let before = gateway.api.status(&name(n)).await;
             let verb = [Verb::Stop, Verb::Logout, Verb::Start, Verb::Delete][(n + round) % 4];
-            let answer = fire(gateway, verb, &name(n)).await;
+            let mut answer = fire(gateway, verb, &name(n)).await;
+            if verb == Verb::Start && answer.status == 409 {
+                // A stop of the storm came between a scan and WhatsApp's hearing of it: the device was stored here, and
+                // WhatsApp knows nothing of it. It says so once.
+                assert_eq!(before, "disconnected", "{}", answer.body);
+                let detail = gateway.detail(&name(n)).await;
+                assert_eq!(
+                    (&detail["state"], &detail["reason"]),
+                    (&json!("logged_out"), &json!("by_phone")),
+                    "{detail}"
+                );
+                answer = fire(gateway, verb, &name(n)).await;
+            }
             let state = match gateway.api.status(&name(n)).await.as_str() {
                 "absent" => None,
                 _ => gateway.detail(&name(n)).await["state"].as_str().map(str::to_owned),
             };
             match verb {
                 Verb::Start => {
-                    assert!([200, 400].contains(&answer.status), "{} {}", answer.status, answer.body);
+                    // 504: a device that was stopped in its first second logs in, and whatsapp-rust 0.7.0 then waits 10 s
+                    // (`node_io.rs`) for a key that it has.
+                    let late = answer.status == 504 && state.as_deref() == Some("connecting");
+                    assert!(late || [200, 400].contains(&answer.status), "{} {}", answer.status, answer.body);
                     let runs = ["waiting_for_scan", "connected", "connecting", "pairing"];
                     assert!(state.as_deref().is_some_and(|state| runs.contains(&state)), "{state:?}");
                     dialling += 1;
