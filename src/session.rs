@@ -302,6 +302,21 @@ impl SessionManager {
         }
     }
 
+    /// The next code of a session that is being started; begins nothing.
+    ///
+    /// # Errors
+    /// By [`StartError`]; `Ended` also when it was ended before, or never was.
+    pub async fn renew(&self, name: &str) -> Result<Started, StartError> {
+        let deadline = Instant::now() + self.0.settings.start_timeout;
+        let entry = self.entry(name).ok_or(StartError::Ended)?;
+        entry.ask();
+        tokio::select! {
+            biased;
+            started = entry.wait_started(deadline) => started,
+            () = self.0.stopping.cancelled() => Err(StartError::ShuttingDown),
+        }
+    }
+
     /// Makes sure that the session is stored and has a running task, and says that somebody waits for it.
     async fn begin(&self, name: SessionName) -> Result<Arc<Entry>, StartError> {
         let turn = self.0.turns.take(name.as_str()).await;

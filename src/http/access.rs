@@ -166,6 +166,10 @@ impl Sessions {
         self.manager.0.start(name.0).await
     }
 
+    pub(super) async fn renew(&self, name: Startable) -> Result<Started, StartError> {
+        self.manager.0.renew(name.0.as_str()).await
+    }
+
     pub(super) async fn stop(&self, name: &str) -> Result<(), EndError> {
         let manager = self.of(Scope::Manage, name).ok_or(EndError::NotFound)?;
         self.caller.audit("stop", "session", name);

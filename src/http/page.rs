@@ -66,6 +66,8 @@ p { margin: 0; max-width: 22rem; line-height: 1.4; }
   const key = page.searchParams.get("key");
   const detail = new URL(encodeURIComponent(session), page);
   if (key) detail.searchParams.set("key", key);
+  const renew = new URL(page);
+  renew.searchParams.set("renew", "true");
   const status = document.getElementById("status");
   const code = document.getElementById("qrcode");
   const done = (text) => { code.remove(); status.textContent = text; };
@@ -86,7 +88,7 @@ p { margin: 0; max-width: 22rem; line-height: 1.4; }
         if (connection?.isConnected) return done("Connected.");
         if (ends[state]) return done(ends[state]);
         if (["waiting_for_scan", "idle"].includes(state) && ++round % 5 === 0) {
-          const fresh = await fetch(page);
+          const fresh = await fetch(renew);
           const type = fresh.headers.get("content-type") || "";
           if (fresh.ok && type.startsWith("text/html")) {
             const next = new DOMParser().parseFromString(await fresh.text(), "text/html").querySelector("#qrcode img");

@@ -31,6 +31,15 @@ impl NamedSession {
     }
 }
 
+/// What the page of a start takes.
+#[derive(ToSchema)]
+pub(super) struct StartPage {
+    /// Any text but `start`, `stop`, `logout` and `status`, up to 256 bytes.
+    session: String,
+    /// A page that shows a code asks for the next one: nothing is started, and a session that was ended is a 409.
+    renew: Option<bool>,
+}
+
 /// `GET /session`.
 pub(super) async fn list(sessions: Sessions) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], sessions.spelled(spell)).into_response()
@@ -60,8 +69,13 @@ pub(super) async fn start(sessions: Sessions, fields: Fields) -> Result<Response
 
 /// `GET /session/start`: a page for people, which may stand in an iframe.
 pub(super) async fn start_page(sessions: Sessions, fields: Fields) -> Result<Response, ApiError> {
-    let name = sessions.startable(SessionName::parse(&NamedSession::read(&fields)?.session)?)?;
-    Ok(match sessions.start(name.clone()).await? {
+    let page = StartPage { session: fields.string("session")?, renew: Some(fields.flag(&["renew"])?) };
+    let name = sessions.startable(SessionName::parse(&page.session)?)?;
+    let started = match page.renew {
+        Some(true) => sessions.renew(name.clone()).await?,
+        _ => sessions.start(name.clone()).await?,
+    };
+    Ok(match started {
         Started::Qr(qr) => page::qr(name.as_str(), &qr).map_err(ApiError::internal)?,
         Started::Connected => Json(StartedBody::CONNECTED).into_response(),
     })

@@ -289,3 +289,23 @@ async fn a_delete_does_not_wait_for_a_start_that_it_can_end() {
     }
     gateway.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_renews_its_code_begins_nothing_that_was_ended() {
+    let gateway = TestGateway::start().await;
+    let renew = "/session/start?session=a&renew=true";
+    assert_eq!(gateway.api.get(renew).await.status, 409, "nothing was started");
+    assert_eq!(gateway.api.status("a").await, "absent");
+    gateway.api.start("a").await.expect(200);
+    for verb in [Verb::Stop, Verb::Logout, Verb::Delete] {
+        gateway.api.get(renew).await.expect(200);
+        assert_eq!(fire(&gateway, verb, "a").await.status, 200);
+        let ended = gateway.api.status("a").await;
+        assert_eq!(gateway.api.get(renew).await.status, 409, "{verb:?}");
+        assert_eq!(gateway.api.status("a").await, ended, "{verb:?}");
+        gateway.api.start("a").await.expect(200);
+    }
+    let wrong = gateway.api.get("/session/start?session=a&renew=soon").await;
+    assert_eq!(wrong.status, 400, "{}", wrong.body);
+    gateway.finish().await;
+}

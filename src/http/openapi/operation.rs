@@ -5,7 +5,7 @@ use axum::http::Method;
 use super::super::body::{Deleted, Detail, Done, Failure, Health, MessageState, Sessions, StartedBody};
 use super::super::keys::{KeyDeleted, KeyList, KeyMade, WantedKey};
 use super::super::operate::{BackupBody, Readiness};
-use super::super::session::NamedSession;
+use super::super::session::{NamedSession, StartPage};
 use super::super::webhook::{
     DeadLetters, DeadQuery, GivenWebhook, Replay, Replayed, SessionQuery, ShownWebhook, Stats,
 };
@@ -152,7 +152,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         methods: &[Method::GET],
         path: "/session/start",
         summary: "Starts a session and shows its code as a page, which may stand in an iframe",
-        takes: Takes::Query(Type::of::<NamedSession>()),
+        takes: Takes::Query(Type::of::<StartPage>()),
         answers: &[(200, Shape::PageOr(Type::of::<StartedBody>())), (409, FAILURE), (503, FAILURE), (504, FAILURE)],
     },
     Operation {
