@@ -30,9 +30,20 @@ pub const SYNC_EVERY_MS: u64 = 500;
 /// Pages that sled keeps decoded, in bytes; its own default is 1 GiB. With 1,000 sessions a text sent takes 4 reads of the file
 /// instead of the 15 with 16 MiB, one received 1.5 instead of 7, for 8 MiB more memory; see `BENCHMARKS.md`.
 const CACHE_BYTES: u64 = 24 << 20;
+/// The namespaces of 1,000 sessions, for which that is enough.
+const CACHE_NAMESPACES: usize = 3_000;
+/// What each further one adds, 39 KiB a session: with 2,000 sessions that all send, pages are read for each text otherwise.
+const CACHE_BYTES_FURTHER: u64 = 13 << 10;
+const CACHE_BYTES_MOST: u64 = 512 << 20;
 
 /// After a disk error the store is reopened at most so often.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
+
+/// What sled keeps decoded of a store of so many namespaces. It takes the number at its opening only.
+fn cache_bytes(namespaces: usize) -> u64 {
+    let further = u64::try_from(namespaces.saturating_sub(CACHE_NAMESPACES)).unwrap_or(u64::MAX);
+    CACHE_BYTES.saturating_add(further.saturating_mul(CACHE_BYTES_FURTHER)).min(CACHE_BYTES_MOST)
+}
 
 /// What a flushed write waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -257,5 +268,19 @@ impl Kv for SledStore {
         let opened = self.opened().await?;
         opened.flush().await?;
         tokio::task::spawn_blocking(move || opened.mark()).await.map_err(KvError::engine)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_decoded_grows_with_the_store_and_has_an_end() {
+        assert_eq!(cache_bytes(0), 24 << 20);
+        assert_eq!(cache_bytes(3_000), 24 << 20);
+        let two_thousand = cache_bytes(6_000);
+        assert!((60 << 20..64 << 20).contains(&two_thousand), "{two_thousand}");
+        assert_eq!(cache_bytes(usize::MAX), 512 << 20);
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use serde_json::Value;
 use wa_gateway::store::sled::{OpenError, SledStore};
 use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 
@@ -137,6 +138,23 @@ async fn a_store_from_before_the_marker_is_taken_and_marked() {
     fs::write(home.path().join("store.id"), "{").unwrap();
     drop(SledStore::open(&path).unwrap());
     assert_eq!(SledStore::open(&path).unwrap().range(&ns(), KeyRange::all()).await.unwrap().len(), ROWS);
+}
+
+#[tokio::test]
+async fn the_marker_knows_how_many_namespaces_there_are_and_may_not() {
+    let home = tempfile::tempdir().unwrap();
+    let (path, file) = (home.path().join("store"), home.path().join("store.id"));
+    let store = SledStore::open(&path).unwrap();
+    for name in ["a", "b", "c"] {
+        store.write(&Namespace::outbox(name), Batch::new().put("key", "value")).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    let mut told: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(told["namespaces"], 3);
+    told.as_object_mut().unwrap().remove("namespaces");
+    fs::write(&file, told.to_string()).unwrap();
+    assert_eq!(SledStore::open(&path).unwrap().namespaces().await.unwrap().len(), 3);
 }
 
 /// Whether a damaged store says that it is, at its opening or where the damage is; panics when it hides it.

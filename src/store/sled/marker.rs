@@ -23,13 +23,17 @@ pub(super) struct Mark {
     pub(super) state: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Text {
+/// What the file says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Told {
     /// For whoever looks into the file.
     #[serde(default)]
     about: String,
     #[serde(flatten)]
-    mark: Mark,
+    pub(super) mark: Mark,
+    /// How many namespaces the store had: a hint, by which it is opened.
+    #[serde(default)]
+    pub(super) namespaces: usize,
 }
 
 const ABOUT: &str = "wa-gateway keeps this beside its store to notice when the store is lost or older than it was";
@@ -42,15 +46,15 @@ pub(super) fn file_of(store: &Path) -> PathBuf {
 }
 
 /// What the marker says; `None`: there is none, or one that can't be read, which proves nothing.
-pub(super) fn read(store: &Path) -> Option<Mark> {
+pub(super) fn read(store: &Path) -> Option<Told> {
     let file = file_of(store);
     match fs::read(&file) {
         Ok(text) => {
-            let read = serde_json::from_slice::<Text>(&text);
+            let read = serde_json::from_slice::<Told>(&text);
             if read.is_err() {
                 tracing::warn!(file = %file.display(), "the store's marker can't be read and is written anew");
             }
-            read.ok().map(|text| text.mark)
+            read.ok()
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
@@ -69,15 +73,15 @@ pub(super) fn remove(store: &Path) -> io::Result<()> {
 }
 
 /// Writes the marker, whole or not at all. A failure costs only the warning that it would give one day.
-pub(super) fn write(store: &Path, mark: &Mark) {
+pub(super) fn write(store: &Path, mark: &Mark, namespaces: usize) {
     let file = file_of(store);
-    if let Err(error) = try_write(&file, mark) {
+    if let Err(error) = try_write(&file, &Told { about: ABOUT.to_owned(), mark: mark.clone(), namespaces }) {
         tracing::warn!(file = %file.display(), %error, "the store's marker can't be written");
     }
 }
 
-fn try_write(file: &Path, mark: &Mark) -> io::Result<()> {
-    let text = serde_json::to_vec_pretty(&Text { about: ABOUT.to_owned(), mark: mark.clone() })?;
+fn try_write(file: &Path, told: &Told) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(told)?;
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let draft = file.with_file_name(name);
@@ -93,9 +97,9 @@ fn try_write(file: &Path, mark: &Mark) -> io::Result<()> {
 }
 
 /// Whether the store that was found is the one that was there; `found`: `None`, a store that was made just now.
-pub(super) fn compare(store: &Path, told: Option<&Mark>, found: Option<&Mark>) -> Result<(), OpenError> {
+pub(super) fn compare(store: &Path, told: Option<&Told>, found: Option<&Mark>) -> Result<(), OpenError> {
     let (path, marker) = (store.to_owned(), file_of(store));
-    match (told, found) {
+    match (told.map(|told| &told.mark), found) {
         (Some(_), None) => Err(OpenError::Gone { path, marker }),
         (Some(told), Some(found)) if told.store != found.store => Err(OpenError::Exchanged { path, marker }),
         (Some(told), Some(found)) if told.state > found.state => Err(OpenError::Older { path, marker }),

@@ -18,7 +18,7 @@ use super::error::OpenError;
 use super::flusher::{Flusher, Syncing, Written, let_go};
 use super::marker::{self, Mark};
 use super::table::{Live, Table};
-use super::{CACHE_BYTES, SYNC_EVERY_MS, SyncMode};
+use super::{SYNC_EVERY_MS, SyncMode, cache_bytes};
 use crate::store::{Batch, Flushing, KvError, Namespace, check_keys};
 
 /// The tree of the store itself; no namespace has this name.
@@ -72,7 +72,7 @@ impl Opened {
         if !path.join(LOG_FILE).exists() {
             marker::compare(path, marked.as_ref(), None)?;
         }
-        let db = make_db(path)?;
+        let db = make_db(path, marked.as_ref().map_or(0, |told| told.namespaces))?;
         let is_new = check_schema(path, &db)?;
         let found = read_mark(path, &db)?;
         marker::compare(path, marked.as_ref(), found.as_ref().filter(|_| !is_new))?;
@@ -84,14 +84,14 @@ impl Opened {
 
     /// Whatever is in the folder, without a look at the marker and without renewing it.
     pub(super) fn open_unmarked(path: &Path) -> Result<Self, OpenError> {
-        let db = make_db(path)?;
+        let db = make_db(path, 0)?;
         check_schema(path, &db)?;
         Self::build(path, db, None, SyncMode::Soon)
     }
 
     /// Of a folder that nobody else uses and nobody keeps; `shown`: the folder that it is a copy of.
     pub(super) fn open_copy(path: &Path, shown: &Path) -> Result<Self, OpenError> {
-        let db = open_db(path).map_err(|error| error.of(shown))?;
+        let db = open_db(path, 0).map_err(|error| error.of(shown))?;
         if check_schema(shown, &db)? {
             marker::compare(shown, marker::read(shown).as_ref(), None)?;
         } else {
@@ -262,16 +262,17 @@ impl Opened {
 /// The file that holds sled's log; the one that it locks.
 const LOG_FILE: &str = "db";
 
-fn make_db(path: &Path) -> Result<sled::Db, OpenError> {
+/// `namespaces`: so many it had, as far as is known.
+fn make_db(path: &Path, namespaces: usize) -> Result<sled::Db, OpenError> {
     let mut folder = std::fs::DirBuilder::new();
     folder.recursive(true).mode(0o700).create(path).map_err(|error| OpenError::from_io(path, error))?;
-    open_db(path)
+    open_db(path, namespaces)
 }
 
-fn open_db(path: &Path) -> Result<sled::Db, OpenError> {
-    let began = Instant::now();
+fn open_db(path: &Path, namespaces: usize) -> Result<sled::Db, OpenError> {
+    let (began, pages) = (Instant::now(), cache_bytes(namespaces));
     loop {
-        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(Some(SYNC_EVERY_MS));
+        let config = sled::Config::new().path(path).cache_capacity(pages).flush_every_ms(Some(SYNC_EVERY_MS));
         // sled asserts while it reads a log: damage may come as a panic.
         let error = match catch_unwind(AssertUnwindSafe(|| config.open())) {
             Ok(Ok(db)) => return Ok(db),
@@ -342,7 +343,8 @@ impl Marks {
         self.db.open_tree(META)?.insert(MARK_KEY, row)?;
         self.db.flush()?;
         std::fs::File::open(self.path.join(LOG_FILE)).and_then(|log| log.sync_all()).map_err(sled::Error::Io)?;
-        marker::write(&self.path, mark);
+        // But the tree of the store itself and sled's own.
+        marker::write(&self.path, mark, self.db.tree_names().len().saturating_sub(2));
         Ok(())
     }
 }

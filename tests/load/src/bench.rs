@@ -136,6 +136,7 @@ impl Bench {
         phase::requests::run(self).await?;
         if self.is_ours() {
             phase::restart::run(self).await?;
+            phase::traffic::after_restart(self).await?;
         }
         phase::traffic::check(self, false).await?;
         phase::delete::run(self).await

@@ -1,5 +1,6 @@
 //! Texts both ways: cost, latencies, throughput, and whether each came through once.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -37,14 +38,7 @@ pub(crate) async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let (sessions, chats, messages) = (bench.settings.sessions, bench.settings.chats, bench.settings.messages);
     make_contacts(&bench.phones, sessions, chats).await?;
     let before = messages_in(bench).await?;
-    let turn = |turns: std::ops::Range<usize>| {
-        turns.flat_map(move |turn| (0..sessions).map(move |session| (session, turn % chats, turn)))
-    };
-    let outgoing = |(session, chat, turn): (usize, usize, usize)| Send {
-        session,
-        contact: contact_number(session, chat),
-        text: format!("{session} to {chat}, text {turn}"),
-    };
+    let turn = |turns| turns_of_all(turns, sessions, chats);
     let begun = bench.cpu()?;
     send(bench, turn(0..chats).map(outgoing), AT_ONCE).await?;
     bench.cost("cpu.first", "CPU a first text to a contact", begun, sessions * chats)?;
@@ -57,8 +51,7 @@ pub(crate) async fn run(bench: &mut Bench) -> anyhow::Result<()> {
         bench.report.number("rate.all", format!("texts out of all sessions, {AT_ONCE} in flight"), rate, "a second");
     }
 
-    let incoming =
-        turn(0..messages).map(|(session, chat, turn)| (session, chat, format!("{session} from {chat}, text {turn}")));
+    let incoming = turn(0..messages).map(incoming);
     let (begun, clock) = (bench.cpu()?, Instant::now());
     hear(bench, incoming.collect(), None).await?;
     bench.cost("cpu.received", "CPU a text received", begun, sessions * messages)?;
@@ -91,6 +84,34 @@ pub(crate) async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     if counted != texts as u64 {
         bench.report.fail(format!("{texts} texts were written, the simulator counts {counted} messages"));
     }
+    Ok(())
+}
+
+/// Each session in each turn: its number, the chat and the turn.
+fn turns_of_all(turns: Range<usize>, sessions: usize, chats: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    turns.flat_map(move |turn| (0..sessions).map(move |session| (session, turn % chats, turn)))
+}
+
+fn outgoing((session, chat, turn): (usize, usize, usize)) -> Send {
+    Send { session, contact: contact_number(session, chat), text: format!("{session} to {chat}, text {turn}") }
+}
+
+fn incoming((session, chat, turn): (usize, usize, usize)) -> (usize, usize, String) {
+    (session, chat, format!("{session} from {chat}, text {turn}"))
+}
+
+/// The same texts again after a restart, once each chat has had one: the store was opened knowing of all sessions.
+pub(crate) async fn after_restart(bench: &mut Bench) -> anyhow::Result<()> {
+    let (sessions, chats, messages) = (bench.settings.sessions, bench.settings.chats, bench.settings.messages);
+    let turns = |begin: usize| turns_of_all(begin..begin + chats, sessions, chats);
+    send(bench, turns(messages).map(outgoing), AT_ONCE).await?;
+    let begun = bench.cpu()?;
+    send(bench, turns(messages + chats).map(outgoing), AT_ONCE).await?;
+    bench.cost("cpu.sent.restarted", "CPU a further text sent, after the restart", begun, sessions * chats)?;
+    hear(bench, turns(messages).map(incoming).collect(), None).await?;
+    let begun = bench.cpu()?;
+    hear(bench, turns(messages + chats).map(incoming).collect(), None).await?;
+    bench.cost("cpu.received.restarted", "CPU a text received, after the restart", begun, sessions * chats)?;
     Ok(())
 }
 
