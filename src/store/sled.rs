@@ -39,6 +39,10 @@ const CACHE_BYTES_MOST: u64 = 512 << 20;
 /// After a disk error the store is reopened at most so often.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
+/// So long a store that is to be opened anew waits for calls that are under way; all others wait meanwhile.
+const RENEW_PATIENCE: Duration = Duration::from_secs(1);
+const RENEW_POLL: Duration = Duration::from_millis(1);
+
 /// What sled keeps decoded of a store of so many namespaces. It takes the number at its opening only.
 fn cache_bytes(namespaces: usize) -> u64 {
     let further = u64::try_from(namespaces.saturating_sub(CACHE_NAMESPACES)).unwrap_or(u64::MAX);
@@ -84,12 +88,14 @@ struct Reopening {
     tried: Option<Instant>,
     /// Namespaces whose buffered writes are lost, to be told when it is open again.
     lost: HashSet<Namespace>,
+    /// It is about to end: not worth opening anew.
+    closed: bool,
 }
 
 #[derive(Debug)]
 enum State {
     Open(Arc<Opened>),
-    /// A disk error stopped sled, or one call is reopening it: every other call fails at once.
+    /// A disk error stopped sled, or it is being opened anew.
     Stopped,
 }
 
@@ -150,6 +156,14 @@ impl SledStore {
         // Goes on when this call is cancelled, and then leaves the store open for the next.
         tokio::task::spawn_blocking(move || shared.reopen()).await.map_err(KvError::engine)?
     }
+
+    /// Has the store opened anew when that is due; whoever comes next waits for it.
+    fn renew_if_due(&self, opened: &Opened) {
+        if opened.is_due() {
+            let shared = Arc::clone(&self.shared);
+            tokio::task::spawn_blocking(move || shared.renew());
+        }
+    }
 }
 
 impl Shared {
@@ -162,6 +176,49 @@ impl Shared {
 
     fn set(&self, state: State) -> State {
         std::mem::replace(&mut *self.state.write().unwrap_or_else(PoisonError::into_inner), state)
+    }
+
+    /// Opens the store anew that has outgrown how it was opened, or was emptied since: sled takes the size of its pages at its
+    /// opening only, and what little of an emptied store lives would hold the memory in which it was allocated.
+    ///
+    /// Calls that come meanwhile wait; one that takes longer than [`RENEW_PATIENCE`] has all go on as before.
+    fn renew(&self) {
+        let mut reopening = self.reopening.lock().unwrap_or_else(PoisonError::into_inner);
+        if reopening.closed || !self.live().is_some_and(|opened| opened.is_outgrown()) {
+            return;
+        }
+        let State::Open(mut held) = self.set(State::Stopped) else { return };
+        let (began, mut waited) = (Instant::now(), false);
+        let old = loop {
+            match Arc::try_unwrap(held) {
+                Ok(old) => break old,
+                Err(shared) if waited => {
+                    self.set(State::Open(shared));
+                    return;
+                }
+                Err(shared) => held = shared,
+            }
+            waited = began.elapsed() > RENEW_PATIENCE;
+            std::thread::sleep(RENEW_POLL);
+        };
+        let namespaces = old.namespaces().len();
+        if let Err(error) = old.settle() {
+            // The next call opens it as after any disk error.
+            tracing::error!(%error, "the store failed");
+            self.set(State::Open(Arc::new(old)));
+            return;
+        }
+        reopening.lost.extend(old.close());
+        match Opened::open_again(&self.path, self.sync, namespaces) {
+            Ok(opened) => {
+                let opened = opened.without(std::mem::take(&mut reopening.lost));
+                self.set(State::Open(Arc::new(opened)));
+                let took_ms = began.elapsed().as_millis();
+                tracing::info!(namespaces, took_ms, "the store was opened anew, as it has another size now");
+            }
+            // The next call tries again.
+            Err(error) => tracing::error!(%error, "the store could not be opened anew"),
+        }
     }
 
     fn reopen(&self) -> Result<Arc<Opened>, KvError> {
@@ -185,7 +242,7 @@ impl Shared {
             }
         }
         tracing::warn!(path = %self.path.display(), "the store stopped after a disk error and is opened again");
-        let opened = Opened::open_again(&self.path, self.sync).map_err(KvError::engine)?;
+        let opened = Opened::open_again(&self.path, self.sync, 0).map_err(KvError::engine)?;
         let opened = Arc::new(opened.without(std::mem::take(&mut reopening.lost)));
         self.set(State::Open(Arc::clone(&opened)));
         Ok(opened)
@@ -215,6 +272,7 @@ impl Kv for SledStore {
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {
         let opened = self.opened().await?;
         opened.watch(opened.apply(ns, &batch))?;
+        self.renew_if_due(&opened);
         match batch.durability {
             Durability::Flushed => opened.flush().await,
             Durability::Buffered => {
@@ -227,6 +285,7 @@ impl Kv for SledStore {
     async fn apply(&self, ns: &Namespace, batch: Batch) -> Result<Flushing, KvError> {
         let opened = self.opened().await?;
         opened.watch(opened.apply(ns, &batch))?;
+        self.renew_if_due(&opened);
         match batch.durability {
             // Of this opening: another one may have lost it.
             Durability::Flushed => Ok(opened.begin_flush()),
@@ -248,6 +307,7 @@ impl Kv for SledStore {
         let ns = ns.clone();
         let dropped = tokio::task::spawn_blocking(move || dropping.drop_table(&ns)).await.map_err(KvError::engine)?;
         opened.watch(dropped)?;
+        self.renew_if_due(&opened);
         opened.flush().await
     }
 
@@ -265,6 +325,10 @@ impl Kv for SledStore {
     }
 
     async fn close(&self) -> Result<(), KvError> {
+        let shared = Arc::clone(&self.shared);
+        // Waits for one that is being opened anew, and lets no other be.
+        let closing = move || shared.reopening.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        tokio::task::spawn_blocking(closing).await.map_err(KvError::engine)?;
         let opened = self.opened().await?;
         opened.flush().await?;
         tokio::task::spawn_blocking(move || opened.mark()).await.map_err(KvError::engine)

@@ -18,4 +18,5 @@ mod redis;
 #[path = "../redis/server.rs"]
 mod redis_server;
 mod registry;
+mod renew;
 mod takeover;

@@ -8,17 +8,18 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::error::OpenError;
 use super::flusher::{Flusher, Syncing, Written, let_go};
 use super::marker::{self, Mark};
 use super::table::{Live, Table};
-use super::{SYNC_EVERY_MS, SyncMode, cache_bytes};
+use super::{CACHE_NAMESPACES, SYNC_EVERY_MS, SyncMode, cache_bytes};
 use crate::store::{Batch, Flushing, KvError, Namespace, check_keys};
 
 /// The tree of the store itself; no namespace has this name.
@@ -30,6 +31,12 @@ const MARK_KEY: &[u8] = b"mark";
 const MARK_EVERY: Duration = Duration::from_mins(1);
 /// The layout written by this program. 1: one tree for each namespace, keys and values as the rooms above write them.
 const SCHEMA: u32 = 1;
+
+/// A store of more namespaces than a quarter above those that it was opened for is opened anew, and so is one of which so many
+/// were dropped that at most an eighth of them is left.
+const GROWN: usize = 4;
+const DROPPED: usize = 900;
+const LEFT: usize = 8;
 
 /// A gateway that is just ending, or a database just closed here, gives the lock back within this time.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -43,6 +50,11 @@ pub(super) struct Opened {
     written: Arc<Written>,
     /// A disk error was seen.
     failed: AtomicBool,
+    /// The namespaces that it was opened for, and those dropped since.
+    opened_for: usize,
+    dropped: AtomicUsize,
+    /// It may have outgrown how it was opened.
+    due: AtomicBool,
     /// Namespaces whose buffered writes were lost when the database was reopened.
     lost: Mutex<HashSet<Namespace>>,
     any_lost: AtomicBool,
@@ -55,7 +67,7 @@ pub(super) struct Opened {
 impl Opened {
     /// Opens the store that a marker beside the folder tells of, or makes one where there is neither.
     pub(super) fn open(path: &Path, sync: SyncMode) -> Result<Self, OpenError> {
-        let opened = Self::open_again(path, sync)?;
+        let opened = Self::open_again(path, sync, 0)?;
         if let Some(marks) = &opened.marks
             && let Err(error) = marks.renew()
         {
@@ -66,27 +78,28 @@ impl Opened {
         Ok(opened)
     }
 
-    /// The same after a disk error: writes nothing into a store that is there.
-    pub(super) fn open_again(path: &Path, sync: SyncMode) -> Result<Self, OpenError> {
+    /// The same after a disk error: writes nothing into a store that is there. `namespaces`: so many it has at least.
+    pub(super) fn open_again(path: &Path, sync: SyncMode, namespaces: usize) -> Result<Self, OpenError> {
         let marked = marker::read(path);
         if !path.join(LOG_FILE).exists() {
             marker::compare(path, marked.as_ref(), None)?;
         }
-        let db = make_db(path, marked.as_ref().map_or(0, |told| told.namespaces))?;
+        let opened_for = marked.as_ref().map_or(0, |told| told.namespaces).max(namespaces);
+        let db = make_db(path, opened_for)?;
         let is_new = check_schema(path, &db)?;
         let found = read_mark(path, &db)?;
         marker::compare(path, marked.as_ref(), found.as_ref().filter(|_| !is_new))?;
         let found = found.unwrap_or_else(|| Mark { store: Uuid::new_v4().to_string(), state: 0 });
         let state = Mutex::new((found, Instant::now()));
         let marks = Arc::new(Marks { path: path.to_owned(), db: db.clone(), state });
-        Self::build(path, db, Some(marks), sync)
+        Self::build(path, db, Some(marks), sync, opened_for)
     }
 
     /// Whatever is in the folder, without a look at the marker and without renewing it.
     pub(super) fn open_unmarked(path: &Path) -> Result<Self, OpenError> {
         let db = make_db(path, 0)?;
         check_schema(path, &db)?;
-        Self::build(path, db, None, SyncMode::Soon)
+        Self::build(path, db, None, SyncMode::Soon, 0)
     }
 
     /// Of a folder that nobody else uses and nobody keeps; `shown`: the folder that it is a copy of.
@@ -97,10 +110,16 @@ impl Opened {
         } else {
             marker::compare(shown, marker::read(shown).as_ref(), read_mark(shown, &db)?.as_ref())?;
         }
-        Self::build(shown, db, None, SyncMode::Soon)
+        Self::build(shown, db, None, SyncMode::Soon, 0)
     }
 
-    fn build(path: &Path, db: sled::Db, marks: Option<Arc<Marks>>, sync: SyncMode) -> Result<Self, OpenError> {
+    fn build(
+        path: &Path,
+        db: sled::Db,
+        marks: Option<Arc<Marks>>,
+        sync: SyncMode,
+        opened_for: usize,
+    ) -> Result<Self, OpenError> {
         let named = |error| OpenError::from_sled(path, error);
         let mut tables = HashMap::new();
         for name in db.tree_names() {
@@ -124,6 +143,9 @@ impl Opened {
             flusher,
             written,
             failed: AtomicBool::new(false),
+            opened_for,
+            dropped: AtomicUsize::new(0),
+            due: AtomicBool::new(false),
             lost: Mutex::default(),
             any_lost: AtomicBool::new(false),
             marks,
@@ -135,7 +157,7 @@ impl Opened {
     pub(super) fn close(self) -> HashSet<Namespace> {
         let flushed = self.written.flushed();
         let mut lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
-        for (ns, table) in self.tables.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (ns, table) in self.tables().iter() {
             if table.last_write.load(Ordering::Acquire) > flushed {
                 lost.insert(ns.clone());
             }
@@ -159,6 +181,29 @@ impl Opened {
         }
     }
 
+    /// Flushes what was applied, and tells the marker how many namespaces there are: what precedes an orderly end of which the
+    /// store goes on. Blocks: for a thread that may.
+    pub(super) fn settle(&self) -> Result<(), KvError> {
+        self.watch(Handle::current().block_on(self.flusher.begin()).map_err(KvError::engine))?;
+        self.mark();
+        Ok(())
+    }
+
+    /// Whether it is to be opened anew; `true` once for each time.
+    pub(super) fn is_due(&self) -> bool {
+        self.due.load(Ordering::Acquire) && self.due.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether it has outgrown how it was opened, or was emptied since.
+    pub(super) fn is_outgrown(&self) -> bool {
+        // A copy is read and thrown away.
+        self.marks.is_some() && is_outgrown(self.tables().len(), self.opened_for, self.dropped.load(Ordering::Acquire))
+    }
+
+    fn tables(&self) -> RwLockReadGuard<'_, HashMap<Namespace, Arc<Table>>> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
@@ -179,11 +224,11 @@ impl Opened {
     }
 
     pub(super) fn table(&self, ns: &Namespace) -> Option<Arc<Table>> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner).get(ns).cloned()
+        self.tables().get(ns).cloned()
     }
 
     pub(super) fn namespaces(&self) -> Vec<Namespace> {
-        self.tables.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.tables().keys().cloned().collect()
     }
 
     /// Applies a batch; it is in the log's buffer when this returns.
@@ -244,6 +289,8 @@ impl Opened {
         let_go();
         *live = Live::Dropped;
         self.tables.write().unwrap_or_else(PoisonError::into_inner).remove(ns);
+        self.dropped.fetch_add(1, Ordering::AcqRel);
+        self.due.store(self.is_outgrown(), Ordering::Release);
         Ok(())
     }
 
@@ -255,8 +302,15 @@ impl Opened {
         let tree = self.db.open_tree(ns.as_str()).map_err(KvError::engine)?;
         let table = Arc::new(Table::new(tree));
         tables.insert(ns.clone(), Arc::clone(&table));
+        drop(tables);
+        self.due.store(self.is_outgrown(), Ordering::Release);
         Ok(table)
     }
+}
+
+fn is_outgrown(namespaces: usize, opened_for: usize, dropped: usize) -> bool {
+    let opened_for = opened_for.max(CACHE_NAMESPACES);
+    namespaces > opened_for + opened_for / GROWN || (dropped >= DROPPED && namespaces <= dropped / LEFT)
 }
 
 /// The file that holds sled's log; the one that it locks.
@@ -346,5 +400,26 @@ impl Marks {
         // But the tree of the store itself and sled's own.
         marker::write(&self.path, mark, self.db.tree_names().len().saturating_sub(2));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_opened_anew_when_it_has_grown_or_was_emptied() {
+        for (namespaces, opened_for, dropped, wanted) in [
+            (3_750, 0, 0, false),
+            (3_751, 0, 0, true),
+            (3_751, 3_751, 0, false),
+            (4_689, 3_751, 0, true),
+            (112, 3_000, 899, false),
+            (112, 3_000, 900, true),
+            (113, 3_000, 900, false),
+            (0, 0, 3_000, true),
+        ] {
+            assert_eq!(is_outgrown(namespaces, opened_for, dropped), wanted, "{namespaces} {opened_for} {dropped}");
+        }
     }
 }

@@ -1,0 +1,74 @@
+//! A store that has another size than it was opened for is opened anew, while others use it.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wa_gateway::store::sled::SledStore;
+use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
+
+/// More than those of which at most an eighth may be left.
+const MANY: usize = 1_000;
+
+/// How many namespaces the store had at its last opening or orderly end.
+fn marked(home: &Path) -> u64 {
+    let told: Value = serde_json::from_slice(&fs::read(home.join("store.id")).unwrap()).unwrap();
+    told["namespaces"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("store");
+    let store = Arc::new(SledStore::open(&path).unwrap());
+    for n in 0..MANY {
+        store.apply(&Namespace::outbox(&n.to_string()), Batch::new().put("key", "value")).await.unwrap().await.unwrap();
+    }
+    assert_eq!(marked(home.path()), 0);
+    let over = Arc::new(AtomicBool::new(false));
+    // Meanwhile others write, flushed and not, and read what they wrote.
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (store, over) = (Arc::clone(&store), Arc::clone(&over));
+            tokio::spawn(async move {
+                let ns = Namespace::credentials(&writer.to_string());
+                let mut rows = 0_u32;
+                while !over.load(Ordering::SeqCst) {
+                    let batch = Batch::new().put(rows.to_be_bytes().to_vec(), "row");
+                    let batch = if rows % 2 == 0 { batch } else { batch.buffered() };
+                    store.write(&ns, batch).await.unwrap();
+                    assert!(store.get(&ns, &rows.to_be_bytes()).await.unwrap().is_some(), "row {rows} was not kept");
+                    rows += 1;
+                }
+                rows
+            })
+        })
+        .collect();
+    for n in 0..MANY {
+        store.drop_namespace(&Namespace::outbox(&n.to_string())).await.unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // An eighth of those dropped, and the writers'.
+    while !(1..=130).contains(&marked(home.path())) {
+        assert!(Instant::now() < deadline, "it was not opened anew");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    over.store(true, Ordering::SeqCst);
+    let mut written = Vec::new();
+    for writer in writers {
+        written.push(writer.await.unwrap());
+    }
+    assert!(written.iter().all(|rows| *rows > 10), "{written:?}");
+    store.close().await.unwrap();
+    drop(store);
+    let store = SledStore::open(&path).unwrap();
+    for (writer, rows) in written.into_iter().enumerate() {
+        let kept = store.range(&Namespace::credentials(&writer.to_string()), KeyRange::all()).await.unwrap();
+        assert_eq!(kept.len(), usize::try_from(rows).unwrap());
+    }
+    assert_eq!(store.namespaces().await.unwrap().len(), 4);
+}
