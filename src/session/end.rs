@@ -20,6 +20,14 @@ use crate::store::{KvError, Namespace};
 /// How often a deletion is tried again that the store did not let through.
 const ERASE_AGAIN: Duration = Duration::from_secs(2);
 
+/// Which try to erase a session this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Try {
+    First,
+    /// One before may have done it.
+    Further,
+}
+
 /// Why a stop, a logout or a deletion failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
@@ -200,7 +208,7 @@ impl SessionManager {
         if self.0.is_left_to_next_start(&record.uid, unlinked).await {
             return Err(EndError::ShuttingDown);
         }
-        if let Err(error) = self.0.erase(&record).await {
+        if let Err(error) = self.0.erase(&record, Try::First).await {
             tracing::error!(session = %record.name, %error, "the store keeps data of a deleted session; trying again");
             let (manager, record) = (Arc::clone(&self.0), record.clone());
             self.0.tracker.spawn(async move { manager.keep_erasing(&record).await });
@@ -259,11 +267,16 @@ impl Manager {
     }
 
     /// Removes everything stored of a session whose task has ended, and hands its last event to the sink.
-    async fn erase(&self, record: &SessionRecord) -> Result<(), KvError> {
+    async fn erase(&self, record: &SessionRecord, which: Try) -> Result<(), KvError> {
         self.registry.erase(&record.uid).await?;
         let (event, target, at) = (farewell(record), webhook::target(record), Utc::now());
         let kept = self.tells_end(record).then(|| event.encode_to(at, target.as_ref()));
-        if let Some(key) = self.registry.forget(&record.uid, kept).await? {
+        let key = match self.registry.forget(&record.uid, kept).await? {
+            // The store took it, and failed before it said so: nobody else tells of it before the next start.
+            None if which == Try::Further => self.registry.farewell_of(&record.uid).await?,
+            key => key,
+        };
+        if let Some(key) = key {
             let session = record.name.clone();
             let _stopping = self.notices.send(Notice::Farewell { key, session, event, target, at }).await;
         }
@@ -287,7 +300,7 @@ impl Manager {
                 () = self.token.cancelled() => return,
                 () = tokio::time::sleep(ERASE_AGAIN) => {}
             }
-            if self.erase(record).await.is_ok() {
+            if self.erase(record, Try::Further).await.is_ok() {
                 tracing::info!(session = %record.name, "what was stored of the deleted session is gone now");
                 return;
             }
@@ -301,7 +314,7 @@ impl Manager {
             return;
         }
         tracing::info!(session = %record.name, unlinked, "finishing a deletion that the last run had begun");
-        if self.erase(record).await.is_err() {
+        if self.erase(record, Try::First).await.is_err() {
             self.keep_erasing(record).await;
         }
     }

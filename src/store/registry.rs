@@ -363,6 +363,14 @@ impl Registry {
         self.kv.range(&self.ns, KeyRange::prefix(FAREWELL)).await
     }
 
+    /// The key of the farewell of a session that waits for delivery.
+    ///
+    /// # Errors
+    /// As the engine's `range`.
+    pub async fn farewell_of(&self, uid: &str) -> Result<Option<Bytes>, KvError> {
+        Ok(self.farewells().await?.into_iter().map(|(key, _)| key).find(|key| key.ends_with(uid.as_bytes())))
+    }
+
     /// Removes a farewell that was delivered or given up; absent is fine, and so is a key of something else: it stays.
     ///
     /// # Errors

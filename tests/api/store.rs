@@ -30,6 +30,8 @@ struct Failing {
     mute: Mutex<Option<String>>,
     /// And whoever asks for them panics, as sled does over some damaged pages.
     torn: AtomicBool,
+    /// The next write that brings a session's last event is done, and an error all the same.
+    unsaid: AtomicBool,
     /// Larger values are refused, as on a disk that is nearly full.
     room: AtomicUsize,
     /// The next commit to an outbox waits until it is let go, and is refused then; pending rows that come before are lost.
@@ -71,6 +73,7 @@ impl Failing {
             broken,
             mute,
             torn: AtomicBool::new(false),
+            unsaid: AtomicBool::new(false),
             room,
             lose_row,
             row_waits: watch::Sender::new(false),
@@ -132,6 +135,11 @@ impl Kv for Failing {
         let room = self.room.load(Ordering::SeqCst);
         if batch.ops.iter().any(|op| matches!(op, Op::Put(_, value) if value.len() > room)) {
             return Err(full());
+        }
+        let is_last = |op: &Op| matches!(op, Op::Put(key, _) if key.starts_with(b"farewell/"));
+        if batch.ops.iter().any(is_last) && self.unsaid.swap(false, Ordering::SeqCst) {
+            self.inner.write(ns, batch).await?;
+            return Err(away());
         }
         let losing = self.lose_row.load(Ordering::SeqCst) || *self.row_waits.borrow();
         if losing && puts(ns, &batch, b'Q') > 0 {
@@ -312,6 +320,18 @@ async fn what_the_phone_unlinks_while_the_store_is_away_is_told_when_it_is_back(
     receiver.last_status("a", "disconnected").await;
     assert_eq!(receiver.statuses("a").iter().filter(|word| *word == "disconnected").count(), 1);
     gateway.shutdown(STEP, std::future::pending()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_the_store_took_and_did_not_say_so_is_told() {
+    let Scene { simulator: _simulator, receiver, api, gateway, kv, _folder } = Scene::new().await;
+    kv.unsaid.store(true, Ordering::SeqCst);
+    assert_eq!(api.delete("a").await.status, 503);
+    assert_eq!(api.status("a").await, "absent");
+    receiver.last_status("a", "disconnected").await;
+    gateway.shutdown(STEP, std::future::pending()).await;
+    assert_eq!(receiver.statuses("a").iter().filter(|word| *word == "disconnected").count(), 1);
+    assert_eq!(kv.range(&Namespace::registry(), KeyRange::prefix("farewell/")).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
