@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio_util::task::TaskTracker;
 use wa_gateway::store::sled::SledStore;
 use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 
@@ -28,17 +29,17 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
         store.apply(&Namespace::outbox(&n.to_string()), Batch::new().put("key", "value")).await.unwrap().await.unwrap();
     }
     assert_eq!(marked(home.path()), 0);
-    let over = Arc::new(AtomicBool::new(false));
+    let (tracker, over) = (TaskTracker::new(), Arc::new(AtomicBool::new(false)));
     // Meanwhile others write, flushed and not, and read what they wrote.
     let writers: Vec<_> = (0..4)
         .map(|writer| {
             let (store, over) = (Arc::clone(&store), Arc::clone(&over));
-            tokio::spawn(async move {
+            tracker.spawn(async move {
                 let ns = Namespace::credentials(&writer.to_string());
                 let mut rows = 0_u32;
                 while !over.load(Ordering::SeqCst) {
                     let batch = Batch::new().put(rows.to_be_bytes().to_vec(), "row");
-                    let batch = if rows % 2 == 0 { batch } else { batch.buffered() };
+                    let batch = if rows.is_multiple_of(2) { batch } else { batch.buffered() };
                     store.write(&ns, batch).await.unwrap();
                     assert!(store.get(&ns, &rows.to_be_bytes()).await.unwrap().is_some(), "row {rows} was not kept");
                     rows += 1;
@@ -50,7 +51,7 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
     for n in 0..MANY {
         store.drop_namespace(&Namespace::outbox(&n.to_string())).await.unwrap();
     }
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     // An eighth of those dropped, and the writers'.
     while !(1..=130).contains(&marked(home.path())) {
         assert!(Instant::now() < deadline, "it was not opened anew");

@@ -51,7 +51,7 @@ pub(super) struct Opened {
     /// A disk error was seen.
     failed: AtomicBool,
     /// The namespaces that it was opened for, and those dropped since.
-    opened_for: usize,
+    sized_for: usize,
     dropped: AtomicUsize,
     /// It may have outgrown how it was opened.
     due: AtomicBool,
@@ -84,15 +84,15 @@ impl Opened {
         if !path.join(LOG_FILE).exists() {
             marker::compare(path, marked.as_ref(), None)?;
         }
-        let opened_for = marked.as_ref().map_or(0, |told| told.namespaces).max(namespaces);
-        let db = make_db(path, opened_for)?;
+        let sized_for = marked.as_ref().map_or(0, |told| told.namespaces).max(namespaces);
+        let db = make_db(path, sized_for)?;
         let is_new = check_schema(path, &db)?;
         let found = read_mark(path, &db)?;
         marker::compare(path, marked.as_ref(), found.as_ref().filter(|_| !is_new))?;
         let found = found.unwrap_or_else(|| Mark { store: Uuid::new_v4().to_string(), state: 0 });
         let state = Mutex::new((found, Instant::now()));
         let marks = Arc::new(Marks { path: path.to_owned(), db: db.clone(), state });
-        Self::build(path, db, Some(marks), sync, opened_for)
+        Self::build(path, db, Some(marks), sync, sized_for)
     }
 
     /// Whatever is in the folder, without a look at the marker and without renewing it.
@@ -118,7 +118,7 @@ impl Opened {
         db: sled::Db,
         marks: Option<Arc<Marks>>,
         sync: SyncMode,
-        opened_for: usize,
+        sized_for: usize,
     ) -> Result<Self, OpenError> {
         let named = |error| OpenError::from_sled(path, error);
         let mut tables = HashMap::new();
@@ -143,7 +143,7 @@ impl Opened {
             flusher,
             written,
             failed: AtomicBool::new(false),
-            opened_for,
+            sized_for,
             dropped: AtomicUsize::new(0),
             due: AtomicBool::new(false),
             lost: Mutex::default(),
@@ -197,7 +197,7 @@ impl Opened {
     /// Whether it has outgrown how it was opened, or was emptied since.
     pub(super) fn is_outgrown(&self) -> bool {
         // A copy is read and thrown away.
-        self.marks.is_some() && is_outgrown(self.tables().len(), self.opened_for, self.dropped.load(Ordering::Acquire))
+        self.marks.is_some() && is_outgrown(self.tables().len(), self.sized_for, self.dropped.load(Ordering::Acquire))
     }
 
     fn tables(&self) -> RwLockReadGuard<'_, HashMap<Namespace, Arc<Table>>> {
@@ -308,9 +308,9 @@ impl Opened {
     }
 }
 
-fn is_outgrown(namespaces: usize, opened_for: usize, dropped: usize) -> bool {
-    let opened_for = opened_for.max(CACHE_NAMESPACES);
-    namespaces > opened_for + opened_for / GROWN || (dropped >= DROPPED && namespaces <= dropped / LEFT)
+fn is_outgrown(namespaces: usize, sized_for: usize, dropped: usize) -> bool {
+    let sized_for = sized_for.max(CACHE_NAMESPACES);
+    namespaces > sized_for + sized_for / GROWN || (dropped >= DROPPED && namespaces <= dropped / LEFT)
 }
 
 /// The file that holds sled's log; the one that it locks.
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_store_is_opened_anew_when_it_has_grown_or_was_emptied() {
-        for (namespaces, opened_for, dropped, wanted) in [
+        for (namespaces, sized_for, dropped, wanted) in [
             (3_750, 0, 0, false),
             (3_751, 0, 0, true),
             (3_751, 3_751, 0, false),
@@ -419,7 +419,7 @@ mod tests {
             (113, 3_000, 900, false),
             (0, 0, 3_000, true),
         ] {
-            assert_eq!(is_outgrown(namespaces, opened_for, dropped), wanted, "{namespaces} {opened_for} {dropped}");
+            assert_eq!(is_outgrown(namespaces, sized_for, dropped), wanted, "{namespaces} {sized_for} {dropped}");
         }
     }
 }
