@@ -3,7 +3,7 @@
 //! Nothing of WhatsApp lives here. What is flushed survives a killed process at once, and a power cut after sled's own
 //! flusher has synced the file (every [`SYNC_EVERY_MS`]): on Linux sled's flush is `sync_file_range`.
 //! sled stops for good at its first disk error; the store is then reopened from disk by the next call (see `opened`). It is
-//! also opened anew, in an orderly way, when it has outgrown how it was opened (see [`Shared::renew`]).
+//! also opened anew, in an orderly way, when it has outgrown how it was opened (`Shared::renew`).
 
 mod error;
 mod flusher;
