@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -30,10 +30,11 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
     }
     assert_eq!(marked(home.path()), 0);
     let (tracker, over) = (TaskTracker::new(), Arc::new(AtomicBool::new(false)));
+    let all = Arc::new(AtomicU32::new(0));
     // Meanwhile others write, flushed and not, and read what they wrote.
     let writers: Vec<_> = (0..4)
         .map(|writer| {
-            let (store, over) = (Arc::clone(&store), Arc::clone(&over));
+            let (store, over, all) = (Arc::clone(&store), Arc::clone(&over), Arc::clone(&all));
             tracker.spawn(async move {
                 let ns = Namespace::credentials(&writer.to_string());
                 let mut rows = 0_u32;
@@ -43,6 +44,7 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
                     store.write(&ns, batch).await.unwrap();
                     assert!(store.get(&ns, &rows.to_be_bytes()).await.unwrap().is_some(), "row {rows} was not kept");
                     rows += 1;
+                    all.fetch_add(1, Ordering::SeqCst);
                 }
                 rows
             })
@@ -57,7 +59,12 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
         assert!(Instant::now() < deadline, "it was not opened anew");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Marked, it is about to be closed: the writers go on over what is opened.
+    let marked_at = all.load(Ordering::SeqCst);
+    while all.load(Ordering::SeqCst) < marked_at + 200 {
+        assert!(Instant::now() < deadline, "nothing is written after it was opened anew");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     over.store(true, Ordering::SeqCst);
     let mut written = Vec::new();
     for writer in writers {
