@@ -17,7 +17,7 @@ pub mod redis;
 pub mod registry;
 pub mod sled;
 
-/// A set of keys that lives and is dropped as one (a sled tree; a hash and a sorted set in Redis).
+/// A set of keys that lives and is dropped as one (a part of a sled tree; a hash and a sorted set in Redis).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Namespace(Arc<str>);
 
@@ -254,6 +254,13 @@ pub trait Kv: Send + Sync + fmt::Debug + 'static {
     }
     /// Removes the namespace with all its keys; durable when it returns; absent is fine.
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError>;
+    /// The same for several, each for itself or, where an engine can, together.
+    async fn drop_namespaces(&self, dropped: &[Namespace]) -> Result<(), KvError> {
+        for ns in dropped {
+            self.drop_namespace(ns).await?;
+        }
+        Ok(())
+    }
     /// All namespaces that hold or held a key.
     async fn namespaces(&self) -> Result<Vec<Namespace>, KvError>;
     /// Everything written so far survives a killed process when it returns.

@@ -70,6 +70,10 @@ impl Kv for Measured {
         self.inner.drop_namespace(ns).await
     }
 
+    async fn drop_namespaces(&self, dropped: &[Namespace]) -> Result<(), KvError> {
+        self.inner.drop_namespaces(dropped).await
+    }
+
     async fn namespaces(&self) -> Result<Vec<Namespace>, KvError> {
         self.inner.namespaces().await
     }

@@ -313,11 +313,10 @@ impl Registry {
     /// Drops the credentials, the outbox and the ledger of a session; nobody may write to them any more.
     ///
     /// # Errors
-    /// As the engine's `drop_namespace`; again is fine.
+    /// As the engine's `drop_namespaces`; again is fine.
     pub async fn erase(&self, uid: &str) -> Result<(), KvError> {
-        self.kv.drop_namespace(&Namespace::credentials(uid)).await?;
-        self.kv.drop_namespace(&Namespace::outbox(uid)).await?;
-        self.kv.drop_namespace(&Namespace::sent(uid)).await
+        let all = [Namespace::credentials(uid), Namespace::outbox(uid), Namespace::sent(uid)];
+        self.kv.drop_namespaces(&all).await
     }
 
     /// Ends a deletion: the record goes, and its farewell (the body of the session's last event, which no outbox holds any

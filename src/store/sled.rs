@@ -1,4 +1,4 @@
-//! The `Kv` of one process: sled 0.34, one tree for each namespace, in a folder that this process locks.
+//! The `Kv` of one process: sled 0.34, one tree for each session, in a folder that this process locks.
 //!
 //! Nothing of WhatsApp lives here. What is flushed survives a killed process at once, and a power cut after sled's own
 //! flusher has synced the file (every [`SYNC_EVERY_MS`]): on Linux sled's flush is `sync_file_range`.
@@ -7,8 +7,10 @@
 
 mod error;
 mod flusher;
+mod home;
 mod journal;
 mod marker;
+mod naming;
 mod opened;
 mod table;
 
@@ -298,15 +300,20 @@ impl Kv for SledStore {
     }
 
     async fn drop_namespace(&self, ns: &Namespace) -> Result<(), KvError> {
+        self.drop_namespaces(std::slice::from_ref(ns)).await
+    }
+
+    async fn drop_namespaces(&self, dropped: &[Namespace]) -> Result<(), KvError> {
         let opened = self.opened().await?;
-        if opened.table(ns).is_none() {
-            // A drop that was not flushed may be what made it absent.
+        let found: Vec<Namespace> = dropped.iter().filter(|ns| opened.table(ns).is_some()).cloned().collect();
+        if found.is_empty() {
+            // A drop that was not flushed may be what made them absent.
             return opened.flush().await;
         }
         // Frees every page of the tree: milliseconds for a large one.
         let dropping = Arc::clone(&opened);
-        let ns = ns.clone();
-        let dropped = tokio::task::spawn_blocking(move || dropping.drop_table(&ns)).await.map_err(KvError::engine)?;
+        let dropped =
+            tokio::task::spawn_blocking(move || dropping.drop_tables(&found)).await.map_err(KvError::engine)?;
         opened.watch(dropped)?;
         self.renew_if_due(&opened);
         opened.flush().await

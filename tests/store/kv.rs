@@ -361,10 +361,10 @@ fn sled_refuses_a_newer_schema() {
     {
         let db = sled::open(folder.path().join("store")).unwrap();
         let meta = db.open_tree("meta").unwrap();
-        assert_eq!(meta.get("schema").unwrap().unwrap().as_ref(), 1_u32.to_be_bytes());
-        meta.insert("schema", &2_u32.to_be_bytes()).unwrap();
+        assert_eq!(meta.get("schema").unwrap().unwrap().as_ref(), 2_u32.to_be_bytes());
+        meta.insert("schema", &3_u32.to_be_bytes()).unwrap();
         db.flush().unwrap();
     }
     let error = SledStore::open(&folder.path().join("store")).unwrap_err();
-    assert!(matches!(error, OpenError::NewerSchema { found: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 3, known: 2, .. }), "{error:?}");
 }

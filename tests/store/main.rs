@@ -10,6 +10,7 @@ mod faulty;
 mod inbound;
 mod kill;
 mod kv;
+mod layout;
 mod lease;
 mod moving;
 mod poison;

@@ -16,7 +16,8 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::error::OpenError;
-use super::flusher::{Flusher, Syncing, Written, let_go};
+use super::flusher::{Flusher, Syncing, Written};
+use super::home::Home;
 use super::marker::{self, Mark};
 use super::table::{Live, Table};
 use super::{CACHE_NAMESPACES, SYNC_EVERY_MS, SyncMode, cache_bytes};
@@ -24,13 +25,16 @@ use crate::store::{Batch, Flushing, KvError, Namespace, check_keys};
 
 /// The tree of the store itself; no namespace has this name.
 const META: &str = "meta";
+/// The one that sled makes, which stays empty.
+const DEFAULT: &str = "__sled__default";
 const SCHEMA_KEY: &[u8] = b"schema";
 /// Which store it is, and how often it was marked; see `marker`.
 const MARK_KEY: &[u8] = b"mark";
 /// How often the marker is renewed while something is written: what is lost of the store since then is not noticed.
 const MARK_EVERY: Duration = Duration::from_mins(1);
-/// The layout written by this program. 1: one tree for each namespace, keys and values as the rooms above write them.
-const SCHEMA: u32 = 1;
+/// The layout written by this program. 1: one tree for each namespace, keys and values as the rooms above write them. 2: the
+/// namespaces of a session may share a tree (`home`).
+const SCHEMA: u32 = 2;
 
 /// A store of more namespaces than a quarter above those that it was opened for is opened anew, and so is one of which so many
 /// were dropped that at most an eighth of them is left.
@@ -44,24 +48,28 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// Every tree there is: sled has opened them all anyway.
-    tables: RwLock<HashMap<Namespace, Arc<Table>>>,
+    /// Every namespace there is: sled has opened their trees anyway.
+    pub(super) tables: RwLock<HashMap<Namespace, Arc<Table>>>,
+    /// The trees of sessions, by name.
+    pub(super) homes: Mutex<HashMap<sled::IVec, Arc<Home>>>,
     flusher: Flusher,
     written: Arc<Written>,
     /// A disk error was seen.
     failed: AtomicBool,
     /// The namespaces that it was opened for, and those dropped since.
     sized_for: usize,
-    dropped: AtomicUsize,
+    pub(super) dropped: AtomicUsize,
     /// It may have outgrown how it was opened.
-    due: AtomicBool,
+    pub(super) due: AtomicBool,
     /// Namespaces whose buffered writes were lost when the database was reopened.
     lost: Mutex<HashSet<Namespace>>,
     any_lost: AtomicBool,
     /// `None`: a copy, which is not marked.
-    marks: Option<Arc<Marks>>,
+    pub(super) marks: Option<Arc<Marks>>,
+    /// The store's own tree.
+    pub(super) meta: sled::Tree,
     /// Last, so that the trees and the flusher let go of it first.
-    db: sled::Db,
+    pub(super) db: sled::Db,
 }
 
 impl Opened {
@@ -91,7 +99,7 @@ impl Opened {
         marker::compare(path, marked.as_ref(), found.as_ref().filter(|_| !is_new))?;
         let found = found.unwrap_or_else(|| Mark { store: Uuid::new_v4().to_string(), state: 0 });
         let state = Mutex::new((found, Instant::now()));
-        let marks = Arc::new(Marks { path: path.to_owned(), db: db.clone(), state });
+        let marks = Arc::new(Marks { path: path.to_owned(), db: db.clone(), state, namespaces: AtomicUsize::new(0) });
         Self::build(path, db, Some(marks), sync, sized_for)
     }
 
@@ -121,15 +129,25 @@ impl Opened {
         sized_for: usize,
     ) -> Result<Self, OpenError> {
         let named = |error| OpenError::from_sled(path, error);
-        let mut tables = HashMap::new();
+        let (mut tables, mut homes) = (HashMap::new(), HashMap::new());
+        let meta = db.open_tree(META).map_err(named)?;
         for name in db.tree_names() {
-            match std::str::from_utf8(&name) {
-                Ok(name) if name != META && name != "__sled__default" => {
-                    let tree = db.open_tree(name).map_err(named)?;
-                    tables.insert(Namespace::from_name(name), Arc::new(Table::new(tree)));
-                }
-                _ => {}
+            if name == META || name == DEFAULT {
+                continue;
             }
+            let tree = db.open_tree(&name).map_err(named)?;
+            if let Some((uid, home)) = Home::found(name.clone(), &tree, &meta) {
+                let home = Arc::new(home);
+                for (ns, kind, is_leaving) in home.namespaces(&uid) {
+                    tables.insert(ns, Arc::new(Table::under(&home, kind, is_leaving)));
+                }
+                homes.insert(name, home);
+            } else if let Ok(name) = std::str::from_utf8(&name) {
+                tables.insert(Namespace::from_name(name), Arc::new(Table::new(tree)));
+            }
+        }
+        if let Some(marks) = &marks {
+            marks.namespaces.store(tables.len(), Ordering::Release);
         }
         let syncing = match sync {
             SyncMode::Soon => None,
@@ -140,6 +158,7 @@ impl Opened {
             .map_err(|error| OpenError::from_io(path, error))?;
         Ok(Self {
             tables: RwLock::new(tables),
+            homes: Mutex::new(homes),
             flusher,
             written,
             failed: AtomicBool::new(false),
@@ -149,6 +168,7 @@ impl Opened {
             lost: Mutex::default(),
             any_lost: AtomicBool::new(false),
             marks,
+            meta,
             db,
         })
     }
@@ -200,7 +220,7 @@ impl Opened {
         self.marks.is_some() && is_outgrown(self.tables().len(), self.sized_for, self.dropped.load(Ordering::Acquire))
     }
 
-    fn tables(&self) -> RwLockReadGuard<'_, HashMap<Namespace, Arc<Table>>> {
+    pub(super) fn tables(&self) -> RwLockReadGuard<'_, HashMap<Namespace, Arc<Table>>> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -274,38 +294,6 @@ impl Opened {
     pub(super) fn flush_soon(&self) {
         self.flusher.flush_soon();
     }
-
-    /// Drops the tree of a namespace; durable after the next flush.
-    pub(super) fn drop_table(&self, ns: &Namespace) -> Result<(), KvError> {
-        let Some(table) = self.table(ns) else {
-            return Ok(());
-        };
-        // Writers wait at the gate, then look the namespace up again and make it anew; readers find an empty tree.
-        let mut live = table.alone();
-        if *live == Live::Dropped {
-            return Ok(());
-        }
-        self.db.drop_tree(ns.as_str()).map_err(KvError::engine)?;
-        let_go();
-        *live = Live::Dropped;
-        self.tables.write().unwrap_or_else(PoisonError::into_inner).remove(ns);
-        self.dropped.fetch_add(1, Ordering::AcqRel);
-        self.due.store(self.is_outgrown(), Ordering::Release);
-        Ok(())
-    }
-
-    fn make_table(&self, ns: &Namespace) -> Result<Arc<Table>, KvError> {
-        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = tables.get(ns) {
-            return Ok(Arc::clone(table));
-        }
-        let tree = self.db.open_tree(ns.as_str()).map_err(KvError::engine)?;
-        let table = Arc::new(Table::new(tree));
-        tables.insert(ns.clone(), Arc::clone(&table));
-        drop(tables);
-        self.due.store(self.is_outgrown(), Ordering::Release);
-        Ok(table)
-    }
 }
 
 fn is_outgrown(namespaces: usize, sized_for: usize, dropped: usize) -> bool {
@@ -363,6 +351,15 @@ fn check_schema(path: &Path, db: &sled::Db) -> Result<bool, OpenError> {
     }
 }
 
+/// Before the first row that older programs would not find.
+pub(super) fn raise_schema(meta: &sled::Tree) -> Result<(), sled::Error> {
+    let known = SCHEMA.to_be_bytes();
+    if meta.get(SCHEMA_KEY)?.as_deref() != Some(&known) {
+        meta.insert(SCHEMA_KEY, &known)?;
+    }
+    Ok(())
+}
+
 /// What the store itself says of its mark; `None`: it was never marked.
 fn read_mark(path: &Path, db: &sled::Db) -> Result<Option<Mark>, OpenError> {
     let named = |error| OpenError::from_sled(path, error);
@@ -378,6 +375,7 @@ pub(super) struct Marks {
     db: sled::Db,
     /// The mark as it stands, and when it was last renewed.
     state: Mutex<(Mark, Instant)>,
+    pub(super) namespaces: AtomicUsize,
 }
 
 impl Marks {
@@ -397,8 +395,7 @@ impl Marks {
         self.db.open_tree(META)?.insert(MARK_KEY, row)?;
         self.db.flush()?;
         std::fs::File::open(self.path.join(LOG_FILE)).and_then(|log| log.sync_all()).map_err(sled::Error::Io)?;
-        // But the tree of the store itself and sled's own.
-        marker::write(&self.path, mark, self.db.tree_names().len().saturating_sub(2));
+        marker::write(&self.path, mark, self.namespaces.load(Ordering::Acquire));
         Ok(())
     }
 }

@@ -1,12 +1,14 @@
-//! One namespace: its tree, its fencing token, and the gate that makes conditions and snapshots atomic.
+//! One namespace: its part of a tree, its fencing token, and the gate that makes conditions and snapshots atomic.
 
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use sled::{Error, Tree};
+use sled::{Error, IVec, Tree};
+use smallvec::SmallVec;
 
+use super::home::{Home, Kind};
 use super::journal;
 use crate::store::{Batch, KeyRange, KvError, Op, RESERVED_PREFIX};
 
@@ -15,7 +17,7 @@ const FENCE_KEY: &[u8] = b"\xff\xfffence";
 
 #[derive(Debug)]
 pub(super) struct Table {
-    tree: Tree,
+    rows_of: Part,
     /// The highest token that has written here; zero: none. Kept in step with `FENCE_KEY` once the rows are whole.
     fence: AtomicU64,
     /// Number of the last write: tells whether a flush covers it.
@@ -38,6 +40,8 @@ enum Rows {
     /// The same, and the last write was the batch that the journal still holds: the next batch replaces it, and any other
     /// write empties it first, as a batch that is done once more must not come back over something newer.
     Journaled,
+    /// A process ended while it removed them: there are none for a reader, and none before the next write.
+    Leaving,
 }
 
 /// What became of a table since it was looked up.
@@ -48,21 +52,131 @@ pub(super) enum Live {
     Dropped,
 }
 
-impl Table {
-    pub(super) fn new(tree: Tree) -> Self {
-        let (fence, last_write) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { tree, fence, last_write, gate: RwLock::new(Live::Yes), rows: RwLock::new(Rows::Unknown) }
+/// The tree of a namespace, or its part of its session's.
+#[derive(Debug)]
+enum Part {
+    /// As older releases made them.
+    Whole(Tree),
+    Under(Arc<Home>, Kind),
+}
+
+/// A key as its tree has it: longer by a byte where namespaces share it. On the stack unless it is long.
+type FullKey = SmallVec<[u8; 64]>;
+
+impl Part {
+    fn tree(&self) -> &Tree {
+        match self {
+            Self::Whole(tree) => tree,
+            Self::Under(home, _) => &home.tree,
+        }
     }
 
-    /// Finishes the batch that a killed process, an error or a panic left half done, before anybody reads or writes.
+    fn first_byte(&self) -> Option<u8> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Under(_, kind) => Some(kind.first_byte()),
+        }
+    }
+
+    fn key(&self, key: &[u8]) -> FullKey {
+        self.first_byte().into_iter().chain(key.iter().copied()).collect()
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<IVec>, Error> {
+        match self {
+            Self::Whole(tree) => tree.get(key),
+            Self::Under(home, _) => home.tree.get(self.key(key)),
+        }
+    }
+
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Whole(tree) => tree.insert(key, value),
+            Self::Under(home, _) => home.tree.insert(self.key(key), value),
+        }
+        .map(drop)
+    }
+
+    fn put(&self, op: &Op) -> Result<(), Error> {
+        match op {
+            Op::Put(key, value) => self.insert(key, value),
+            Op::Remove(key) => self.tree().remove(self.key(key)).map(drop),
+        }
+    }
+
+    /// All ends at once with sled's own batch.
+    fn put_large(&self, ops: &[Op]) -> Result<(), Error> {
+        let mut batch = sled::Batch::default();
+        for op in ops {
+            match op {
+                Op::Put(key, value) => batch.insert(self.key(key).as_slice(), value.as_ref()),
+                Op::Remove(key) => batch.remove(self.key(key).as_slice()),
+            }
+        }
+        self.tree().apply_batch(batch)
+    }
+
+    /// The rows between two keys that callers may use.
+    fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> sled::Iter {
+        let full = |bound: Bound<&[u8]>| bound.map(|key| self.key(key));
+        let start = match start {
+            Bound::Unbounded => Bound::Included(self.key(&[])),
+            start => full(start),
+        };
+        self.tree().range::<FullKey, _>((start, full(end)))
+    }
+
+    fn without_first_byte<'a>(&self, key: &'a [u8]) -> &'a [u8] {
+        key.get(self.first_byte().iter().len()..).unwrap_or_default()
+    }
+}
+
+impl Table {
+    /// A namespace with a tree of its own.
+    pub(super) fn new(tree: Tree) -> Self {
+        Self::of(Part::Whole(tree), Rows::Unknown)
+    }
+
+    /// A namespace of a session; `is_leaving`: its rows were being removed when the last process ended.
+    pub(super) fn under(home: &Arc<Home>, kind: Kind, is_leaving: bool) -> Self {
+        let rows = if is_leaving { Rows::Leaving } else { Rows::Unknown };
+        Self::of(Part::Under(Arc::clone(home), kind), rows)
+    }
+
+    fn of(rows_of: Part, rows: Rows) -> Self {
+        let (fence, last_write) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { rows_of, fence, last_write, gate: RwLock::new(Live::Yes), rows: RwLock::new(rows) }
+    }
+
+    /// Where it lives, if it is a session's.
+    pub(super) fn home(&self) -> Option<(&Arc<Home>, Kind)> {
+        match &self.rows_of {
+            Part::Whole(_) => None,
+            Part::Under(home, kind) => Some((home, *kind)),
+        }
+    }
+
+    /// Its rows are about to be removed, the gate held alone: no journal of it is ever done again.
+    pub(super) fn leave(&self) {
+        *self.rows.write().unwrap_or_else(PoisonError::into_inner) = Rows::Leaving;
+    }
+
+    /// Finishes the batch that a killed process, an error or a panic left half done, before anybody reads or writes; and before
+    /// a write, a removal of all rows.
     fn make_whole(&self) -> Result<(), Error> {
-        if self.rows() != Rows::Unknown {
+        if matches!(self.rows(), Rows::Whole | Rows::Journaled) {
             return Ok(());
         }
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        if *rows == Rows::Leaving
+            && let Some((home, kind)) = self.home()
+        {
+            home.finish_clearing(kind)?;
+            *rows = Rows::Unknown;
+        }
         if *rows == Rows::Unknown {
-            let found = finish(&self.tree)?;
-            let fence = match self.tree.get(FENCE_KEY)? {
+            let found = finish(&self.rows_of)?;
+            let fence = match self.rows_of.get(FENCE_KEY)? {
                 Some(token) => match token.as_ref().try_into() {
                     Ok(token) => u64::from_be_bytes(token),
                     Err(_) => return Err(Error::ReportableBug("a fencing token has the wrong size".into())),
@@ -86,19 +200,21 @@ impl Table {
         }
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         if *rows == Rows::Journaled {
-            self.tree.insert(journal::KEY, &[])?;
+            self.rows_of.insert(journal::KEY, &[])?;
             *rows = Rows::Whole;
         }
         Ok(())
     }
 
     /// Reads while no batch is half done.
-    fn reading<T>(&self, read: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+    fn reading<T: Default>(&self, read: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
         loop {
             {
                 let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-                if *rows != Rows::Unknown {
-                    return read();
+                match *rows {
+                    Rows::Unknown => {}
+                    Rows::Whole | Rows::Journaled => return read(),
+                    Rows::Leaving => return Ok(T::default()),
                 }
             }
             self.make_whole()?;
@@ -109,7 +225,7 @@ impl Table {
         if key.starts_with(RESERVED_PREFIX) {
             return Ok(None);
         }
-        match self.reading(|| self.tree.get(key)) {
+        match self.reading(|| self.rows_of.get(key)) {
             Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
             Err(Error::CollectionNotFound(_)) => Ok(None),
             Err(error) => Err(KvError::engine(error)),
@@ -127,8 +243,8 @@ impl Table {
             return Ok(Vec::new());
         }
         let read = || {
-            let pairs = self.tree.range::<&[u8], _>((start, end));
-            if range.reverse { collect(pairs.rev(), range.limit) } else { collect(pairs, range.limit) }
+            let pairs = self.rows_of.range(start, end);
+            if range.reverse { self.collect(pairs.rev(), range.limit) } else { self.collect(pairs, range.limit) }
         };
         match self.reading(read) {
             Err(Error::CollectionNotFound(_)) => Ok(Vec::new()),
@@ -168,7 +284,7 @@ impl Table {
             return Err(KvError::Fenced);
         }
         for (key, expected) in &batch.conditions {
-            let held = self.tree.get(key).map_err(KvError::engine)?;
+            let held = self.rows_of.get(key).map_err(KvError::engine)?;
             if held.as_deref() != expected.as_deref() {
                 return Err(KvError::Conflict);
             }
@@ -196,7 +312,7 @@ impl Table {
     /// In their order; a process that ends in between leaves the first of them.
     fn put_each(&self, ops: &[Op]) -> Result<Live, Error> {
         self.empty_journal()?;
-        ops.iter().try_for_each(|op| put(&self.tree, op)).map(|()| Live::Yes)
+        ops.iter().try_for_each(|op| self.rows_of.put(op)).map(|()| Live::Yes)
     }
 
     /// All or none of them, whenever the process ends; the gate is held alone, and the rows of `read` were read.
@@ -206,43 +322,47 @@ impl Table {
         }
         if journal::size(ops) > journal::MAX_BYTES {
             self.empty_journal()?;
-            let mut batch = sled::Batch::default();
-            for op in ops {
-                match op {
-                    Op::Put(key, value) => batch.insert(key.as_ref(), value.as_ref()),
-                    Op::Remove(key) => batch.remove(key.as_ref()),
-                }
-            }
-            return self.tree.apply_batch(batch).map(|()| Live::Yes);
+            return self.rows_of.put_large(ops).map(|()| Live::Yes);
         }
         // A page that can't be read fails the batch here, with nothing written; the next lines need the pages anyway.
         for op in ops {
             let (Op::Put(key, _) | Op::Remove(key)) = op;
             if !read.iter().any(|(known, _)| known == key) {
-                self.tree.get(key)?;
+                self.rows_of.get(key)?;
             }
         }
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         *rows = Rows::Unknown;
-        self.tree.insert(journal::KEY, journal::encode(ops).as_ref())?;
-        ops.iter().try_for_each(|op| put(&self.tree, op))?;
+        self.rows_of.insert(journal::KEY, journal::encode(ops).as_ref())?;
+        ops.iter().try_for_each(|op| self.rows_of.put(op))?;
         *rows = Rows::Journaled;
         Ok(Live::Yes)
     }
-}
 
-fn put(tree: &Tree, op: &Op) -> Result<(), Error> {
-    match op {
-        Op::Put(key, value) => tree.insert(key, value.as_ref()),
-        Op::Remove(key) => tree.remove(key),
+    fn collect(
+        &self,
+        pairs: impl Iterator<Item = Result<(IVec, IVec), Error>>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        let mut found = Vec::new();
+        for pair in pairs.take(limit) {
+            match pair {
+                Ok((key, value)) => {
+                    let key = self.rows_of.without_first_byte(&key);
+                    found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(&value)));
+                }
+                Err(Error::CollectionNotFound(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
-    .map(drop)
 }
 
 /// Does what a batch was about to do when the process ended. Writes nothing where all of it was done: a store on a full
 /// disk can still be read.
-fn finish(tree: &Tree) -> Result<Rows, Error> {
-    let Some(left) = tree.get(journal::KEY)?.filter(|left| !left.is_empty()) else { return Ok(Rows::Whole) };
+fn finish(rows: &Part) -> Result<Rows, Error> {
+    let Some(left) = rows.get(journal::KEY)?.filter(|left| !left.is_empty()) else { return Ok(Rows::Whole) };
     let Some(ops) = journal::decode(Bytes::copy_from_slice(&left)) else {
         return Err(Error::ReportableBug("a journal can't be read".into()));
     };
@@ -251,8 +371,8 @@ fn finish(tree: &Tree) -> Result<Rows, Error> {
             Op::Put(key, value) => (key, Some(value)),
             Op::Remove(key) => (key, None),
         };
-        if tree.get(key)?.as_deref() != value.map(Bytes::as_ref) {
-            ops.iter().try_for_each(|op| put(tree, op))?;
+        if rows.get(key)?.as_deref() != value.map(Bytes::as_ref) {
+            ops.iter().try_for_each(|op| rows.put(op))?;
             break;
         }
     }
@@ -273,27 +393,33 @@ fn is_empty(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
     }
 }
 
-fn collect(
-    pairs: impl Iterator<Item = Result<(sled::IVec, sled::IVec), Error>>,
-    limit: usize,
-) -> Result<Vec<(Bytes, Bytes)>, Error> {
-    let mut found = Vec::new();
-    for pair in pairs.take(limit) {
-        match pair {
-            Ok((key, value)) => found.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value))),
-            Err(Error::CollectionNotFound(_)) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rows(tree: &Tree) -> Vec<(Vec<u8>, Vec<u8>)> {
         tree.iter().map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
+    }
+
+    /// A tree of its own, and a part of a session's whose other parts hold rows with the same keys.
+    fn parts(db: &sled::Db, name: &str) -> [Part; 2] {
+        let tree = db.open_tree(format!("shared {name}")).unwrap();
+        let home = Arc::new(Home::new(name.into(), tree, Tree::clone(db)));
+        for kind in [Kind::Outbox, Kind::Sent] {
+            let other = Part::Under(Arc::clone(&home), kind);
+            for key in [&b"a"[..], b"d", FENCE_KEY] {
+                other.insert(key, b"of another").unwrap();
+            }
+        }
+        [Part::Whole(db.open_tree(name).unwrap()), Part::Under(home, Kind::Credentials)]
+    }
+
+    fn again(part: &Part) -> Table {
+        let part = match part {
+            Part::Whole(tree) => Part::Whole(tree.clone()),
+            Part::Under(home, kind) => Part::Under(Arc::clone(home), *kind),
+        };
+        Table::of(part, Rows::Unknown)
     }
 
     #[test]
@@ -306,23 +432,24 @@ mod tests {
             Op::Put(Bytes::from_static(FENCE_KEY), Bytes::copy_from_slice(&7_u64.to_be_bytes())),
         ];
         for done in 0..=ops.len() {
-            let tree = db.open_tree(format!("cut after {done}")).unwrap();
-            for (key, value) in [("a", "old"), ("b", "old"), ("d", "old")] {
-                tree.insert(key, value).unwrap();
+            for part in parts(&db, &format!("cut after {done}")) {
+                for key in ["a", "b", "d"] {
+                    part.insert(key.as_bytes(), b"old").unwrap();
+                }
+                part.insert(journal::KEY, journal::encode(&ops).as_ref()).unwrap();
+                ops[..done].iter().for_each(|op| part.put(op).unwrap());
+                let table = again(&part);
+                let pair = |key: &str, value: &str| {
+                    (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
+                };
+                assert_eq!(table.snapshot().unwrap(), [pair("a", "new"), pair("c", "new"), pair("d", "old")], "{done}");
+                assert!(matches!(table.apply(&Batch::new().remove("a").fenced(6)), Err(KvError::Fenced)), "{done}");
+                table.apply(&Batch::new().put("a", "later")).unwrap();
+                drop(table);
+                let after = rows(part.tree());
+                again(&part).get(b"a").unwrap();
+                assert_eq!(rows(part.tree()), after, "{done}: not a second time");
             }
-            tree.insert(journal::KEY, journal::encode(&ops).as_ref()).unwrap();
-            ops[..done].iter().for_each(|op| put(&tree, op).unwrap());
-            let table = Table::new(tree.clone());
-            let pair = |key: &str, value: &str| {
-                (Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
-            };
-            assert_eq!(table.snapshot().unwrap(), [pair("a", "new"), pair("c", "new"), pair("d", "old")], "{done}");
-            assert!(matches!(table.apply(&Batch::new().remove("a").fenced(6)), Err(KvError::Fenced)), "{done}");
-            table.apply(&Batch::new().put("a", "later")).unwrap();
-            drop(table);
-            let after = rows(&tree);
-            Table::new(tree.clone()).get(b"a").unwrap();
-            assert_eq!(rows(&tree), after, "{done}: not a second time");
         }
     }
 
