@@ -28,6 +28,7 @@ mod dial;
 mod download;
 mod hosts;
 mod inbound;
+mod number;
 mod outbound;
 mod pace;
 mod profile;
@@ -44,7 +45,8 @@ pub use version::AppVersion;
 use crate::message::Progress;
 use dial::{Dial, Endpoint, Link};
 use hosts::{BoundedHttp, Hosts};
-use outbound::{Acks, MAX_UPLOADS, Numbers};
+use number::Numbers;
+use outbound::{Acks, MAX_UPLOADS};
 use pace::{AllPaces, Pace, Paced};
 use report::{Events, Hook};
 use version::Version;
@@ -187,7 +189,7 @@ impl WhatsApp {
             endpoint: Endpoint::new(url, tls_root.as_deref())?,
             http: Arc::new(BoundedHttp::new(hosts)),
             version: Version::new(version),
-            numbers: Numbers::default(),
+            numbers: Numbers::new(),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             paces: AllPaces::default(),
         })))

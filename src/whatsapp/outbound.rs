@@ -24,13 +24,6 @@ pub use upload::Open;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A send over a connection that was given up may take so long to tell by itself what became of it.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long "is on WhatsApp" is believed.
-const KNOWN_FOR: Duration = Duration::from_hours(24);
-/// How long "is not on WhatsApp" is believed: short, since people join.
-const UNKNOWN_FOR: Duration = Duration::from_mins(5);
-/// Numbers remembered over all sessions; about 1 MB.
-const MAX_NUMBERS: usize = 10_000;
-
 /// Why a message was not sent, or not known to be.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboundError {
@@ -115,30 +108,6 @@ struct Expected<'a> {
 impl Drop for Expected<'_> {
     fn drop(&mut self) {
         self.acks.lock().remove(self.id);
-    }
-}
-
-/// Which numbers are on WhatsApp, as looked up lately by any session.
-#[derive(Debug, Default)]
-pub(super) struct Numbers(Mutex<HashMap<String, (bool, Instant)>>);
-
-impl Numbers {
-    pub(super) fn known(&self, number: &str) -> Option<bool> {
-        let numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (registered, since) = numbers.get(number)?;
-        let believed = if *registered { KNOWN_FOR } else { UNKNOWN_FOR };
-        (since.elapsed() < believed).then_some(*registered)
-    }
-
-    pub(super) fn learn(&self, number: &str, registered: bool) {
-        let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if numbers.len() >= MAX_NUMBERS {
-            numbers.retain(|_number, (_registered, since)| since.elapsed() < UNKNOWN_FOR);
-            if numbers.len() >= MAX_NUMBERS {
-                numbers.clear();
-            }
-        }
-        numbers.insert(number.to_owned(), (registered, Instant::now()));
     }
 }
 
