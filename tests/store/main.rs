@@ -20,4 +20,5 @@ mod redis;
 mod redis_server;
 mod registry;
 mod renew;
+mod renew_kill;
 mod takeover;
