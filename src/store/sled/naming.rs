@@ -33,6 +33,8 @@ impl Opened {
             }
         }
         at_home.sort_by(|a, b| (&a.home.name, a.kind).cmp(&(&b.home.name, b.kind)));
+        // One that is named twice would wait for its own gate.
+        at_home.dedup_by(|a, b| a.home.name == b.home.name && a.kind == b.kind);
         for tables in at_home.chunk_by(|a, b| a.home.name == b.home.name) {
             self.drop_at_home(tables)?;
         }
