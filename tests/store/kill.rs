@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use wa_gateway::store::{Batch, KeyRange, Namespace};
+use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 
 use crate::engine;
 
@@ -17,14 +18,30 @@ const WRITERS: usize = 6;
 /// Rows seen before the kill, different in each round.
 const ROWS: usize = 40;
 
+/// Runs this with the store that the parent named; does nothing in a process that no parent started.
+pub(crate) fn in_child(marker: &str, until_killed: impl AsyncFnOnce(Arc<dyn Kv>)) {
+    #[expect(clippy::disallowed_methods, reason = "the parent test hands its folder over in the environment")]
+    let Ok(path) = std::env::var(marker) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(until_killed(engine::sled(Path::new(&path))));
+}
+
+/// Starts this test of ours in a process of its own, with the store in this folder. The harness captures its stdout: it reports
+/// on stderr.
+pub(crate) fn child(test: &str, marker: &str, store: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(marker, store)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 /// The child: not a test of its own, it returns at once unless the parent started it.
 #[test]
 fn child_writes_until_killed() {
-    #[expect(clippy::disallowed_methods, reason = "the parent test hands its folder over in the environment")]
-    let Ok(path) = std::env::var(MARKER) else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let kv = engine::sled(Path::new(&path));
+    in_child(MARKER, async |kv| {
         let mut tasks = tokio::task::JoinSet::new();
         let run = run_name();
         for writer in 0..WRITERS {
@@ -59,14 +76,7 @@ fn flushed_rows_survive_a_kill() {
     let path = folder.path().join("store");
     let mut seen: Vec<(String, String)> = Vec::new();
     for round in 0..ROUNDS {
-        // The harness captures the child's stdout: it reports on stderr.
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "kill::child_writes_until_killed", "--nocapture"])
-            .env(MARKER, &path)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = child("kill::child_writes_until_killed", MARKER, &path);
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let wanted = ROWS + round * 17;
         let mut printed = Vec::new();
