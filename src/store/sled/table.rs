@@ -127,7 +127,7 @@ impl Part {
     }
 
     fn without_first_byte<'a>(&self, key: &'a [u8]) -> &'a [u8] {
-        key.get(self.first_byte().iter().len()..).unwrap_or_default()
+        key.get(usize::from(self.first_byte().is_some())..).unwrap_or_default()
     }
 }
 
