@@ -248,10 +248,10 @@ impl Outbox {
         self.inner.common.wants(self.target().as_deref(), kind)
     }
 
-    /// Makes events durable, all or none, in this order, and wakes the lane.
+    /// Makes events durable, in this order, and wakes the lane.
     ///
     /// An event whose id waits already or was done lately is left out, and so is a kind that no receiver wants. A cancelled
-    /// call may or may not have committed all of them; committing them again is safe.
+    /// call, and a process that ends, may have committed the first of them, or all; committing them again is safe.
     ///
     /// # Errors
     /// [`CommitError::Full`]: there is no room; from now on every message is refused until [`Outbox::resume`].
@@ -272,17 +272,22 @@ impl Outbox {
         let mut state = self.inner.state.lock().await;
         for _ in 0..CONFLICT_TRIES {
             self.make_sound(&mut state).await?;
-            let fresh = self.unknown(&state, &events).await?;
+            let fresh = unknown(&state, &events);
             if fresh.is_empty() {
                 return Ok(());
             }
             let (mut meta, mut batch, now) = (state.meta, Batch::new(), Utc::now());
-            let Some(fresh) = self.make_room(&mut meta, &mut batch, fresh).await? else {
+            let mut gone = Vec::new();
+            let Some(fresh) = self.make_room(&mut meta, (&mut batch, &mut gone), fresh).await? else {
                 return Err(CommitError::Full);
             };
-            let mut pending = Vec::new();
+            let counts_more = meta != state.meta;
+            let (mut pending, mut new) = (Vec::new(), Vec::with_capacity(fresh.len()));
+            batch.loose = true;
             for (event, file) in fresh {
                 let seq = meta.add(event.kind, event.body.len());
+                new.push((&event.event_id, seq));
+                batch.loose &= file.is_none() && !event.kind.may_be_shed();
                 batch = put_event(
                     batch,
                     seq,
@@ -294,10 +299,18 @@ impl Outbox {
                     pending.push(seq);
                 }
             }
-            match self.write(&mut state, meta, batch).await {
+            let written = if counts_more {
+                batch.loose = false;
+                self.write(&mut state, meta, batch).await
+            } else {
+                self.write_new(&mut state, meta, batch).await
+            };
+            match written {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error.into()),
                 Ok(()) => {
+                    gone.iter().for_each(|id| state.waiting.remove(id));
+                    new.into_iter().for_each(|(id, seq)| state.waiting.add(id, seq));
                     if !pending.is_empty() {
                         self.waiting().extend(pending);
                         self.inner.attached.notify_one();
@@ -387,22 +400,16 @@ impl Outbox {
 
     /// Refuses every later commit and removal, so that nothing comes back once the namespace is dropped.
     pub async fn close(&self) {
-        self.inner.state.lock().await.closed = true;
+        *self.inner.state.lock().await = State { closed: true, ..State::default() };
         self.inner.let_go();
     }
+}
 
-    /// Those that neither wait nor were done lately, and each once.
-    async fn unknown<'a>(&self, state: &State, events: &'a [WithFile]) -> Result<Vec<&'a WithFile>, KvError> {
-        let keys: Vec<Bytes> = events.iter().map(|(event, _file)| key::id_key(&event.event_id)).collect();
-        let waiting = self.inner.kv.get_many(&self.inner.ns, &keys).await?;
-        let mut seen = HashSet::new();
-        let is_new = |event: &NewEvent| !state.recent.contains(&event.event_id);
-        let pairs = events.iter().zip(waiting);
-        Ok(pairs
-            .filter(|((event, _), waits)| waits.is_none() && is_new(event) && seen.insert(event.event_id.as_str()))
-            .map(|(pair, _waits)| pair)
-            .collect())
-    }
+/// Those that neither wait nor were done lately, and each once.
+fn unknown<'a>(state: &State, events: &'a [WithFile]) -> Vec<&'a WithFile> {
+    let mut seen = HashSet::new();
+    let is_new = |id: &str| !state.waiting.contains(id) && !state.recent.contains(id);
+    events.iter().filter(|(event, _file)| is_new(&event.event_id) && seen.insert(event.event_id.as_str())).collect()
 }
 
 impl Inner {
@@ -420,9 +427,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Adds the rows of an event; its files' rows are the caller's.
 fn put_event(batch: Batch, seq: u64, event: &NewEvent, row: Bytes) -> Batch {
-    let batch = batch
-        .put(key::event_key(seq), row)
-        .put(key::id_key(&event.event_id), Bytes::copy_from_slice(&seq.to_be_bytes()));
+    let batch = batch.put(key::event_key(seq), row);
     if event.kind.may_be_shed() { batch.put(key::shed_key(seq), Bytes::new()) } else { batch }
 }
 

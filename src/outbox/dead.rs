@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::event::{Kind, Meta, Notes, framed, unframed};
-use super::{CONFLICT_TRIES, Entry, Inner, NewEvent, Outbox, key as keys, prefix, put_event};
+use super::{CONFLICT_TRIES, Entry, Inner, NewEvent, Outbox, prefix, put_event};
 use crate::store::{Batch, KeyRange, KvError};
 
 /// Letters that are read, dropped or put back by one batch.
@@ -155,11 +155,10 @@ impl Outbox {
         answer: Option<String>,
         cause: Cause,
     ) -> Result<(), KvError> {
-        let Inner { kv, ns, .. } = &*self.inner;
         let mut state = self.inner.state.lock().await;
         for _ in 0..CONFLICT_TRIES {
             self.make_sound(&mut state).await?;
-            if kv.get(ns, &keys::event_key(entry.seq)).await?.is_none() {
+            if !state.waiting.has(entry) {
                 return Ok(());
             }
             let died_at = Utc::now();
@@ -167,7 +166,8 @@ impl Outbox {
             let (event, first_at, answer) = (entry.event.clone(), entry.first_at, answer.clone());
             let letter = DeadLetter { key, event, first_at, died_at, attempts, answer, cause };
             let mut meta = state.meta;
-            let (mut batch, turn) = self.done(Batch::new(), &state.recent, &mut meta, entry);
+            let (mut batch, turn) = self.done(Batch::new(), &state, &mut meta, entry);
+            batch.loose = false;
             // One that was put back and died again while it was dead already can't be: its id waits.
             meta.counts.dead += 1;
             meta.counts.dead_bytes += letter.event.body.len() as u64;
@@ -178,8 +178,7 @@ impl Outbox {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    self.waiting().remove(&entry.seq);
-                    state.recent.push(turn, &entry.event.event_id);
+                    self.is_done(&mut state, turn, entry);
                     return Ok(());
                 }
             }
@@ -315,12 +314,11 @@ impl Outbox {
         for _ in 0..CONFLICT_TRIES {
             self.make_sound(&mut state).await?;
             let keys: Vec<Bytes> = letters.iter().map(|letter| letter.key.encode()).collect();
-            let ids: Vec<Bytes> = letters.iter().map(|letter| keys::id_key(&letter.event.event_id)).collect();
-            let (rows, waiting) = (kv.get_many(ns, &keys).await?, kv.get_many(ns, &ids).await?);
-            let (mut meta, mut batch, now, mut events) = (state.meta, Batch::new(), Utc::now(), 0);
+            let rows = kv.get_many(ns, &keys).await?;
+            let (mut meta, mut batch, now, mut back) = (state.meta, Batch::new(), Utc::now(), Vec::new());
             let mut full = false;
             let mut added = 0;
-            for ((letter, row), waits) in letters.iter().zip(rows).zip(waiting) {
+            for (letter, row) in letters.iter().zip(rows) {
                 if row.is_none() {
                     continue;
                 }
@@ -332,11 +330,11 @@ impl Outbox {
                 meta.counts.dead = meta.counts.dead.saturating_sub(1);
                 meta.counts.dead_bytes = meta.counts.dead_bytes.saturating_sub(bytes);
                 batch = batch.remove(letter.key.encode()).remove(id_key(&letter.event.event_id));
-                if waits.is_none() {
+                if !state.waiting.contains(&letter.event.event_id) {
                     let seq = meta.add(letter.event.kind, letter.event.body.len());
                     let notes = Notes { first_ms: Some(letter.first_at.timestamp_millis()), ..Notes::default() };
                     batch = put_event(batch, seq, &letter.event, letter.event.encode_row(now, notes));
-                    events += 1;
+                    back.push((&letter.event.event_id, seq));
                     added += bytes;
                 }
             }
@@ -348,7 +346,8 @@ impl Outbox {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    revived.events += events;
+                    revived.events += back.len() as u64;
+                    back.into_iter().for_each(|(id, seq)| state.waiting.add(id, seq));
                     revived.full |= full;
                     self.inner.committed.notify_one();
                     return Ok(full);

@@ -49,6 +49,11 @@ impl Recent {
         recent
     }
 
+    /// The turn of the id that was done last.
+    pub(super) fn last_turn(&self) -> Option<u64> {
+        self.filling.as_ref().map(|(last, _)| *last)
+    }
+
     pub(super) fn contains(&self, id: &str) -> bool {
         self.ids.contains(&packed(id))
     }
@@ -88,13 +93,18 @@ impl Recent {
     }
 }
 
+/// Whether the id of this turn fills its block.
+pub(super) fn is_last_of_block(turn: u64) -> bool {
+    turn % BLOCK as u64 == BLOCK as u64 - 1
+}
+
 /// Whether a block's row can be read.
 pub(super) fn is_block(value: &[u8]) -> bool {
     key::done_of(value).is_some_and(|(last, ids)| ids.len() as u64 <= last % BLOCK as u64 + 1)
 }
 
 /// An event id as the number that it spells; any other text as a part of its hash.
-fn packed(id: &str) -> u128 {
+pub(super) fn packed(id: &str) -> u128 {
     let digits = if id.len() == 32 { u128::from_str_radix(id, 16).ok() } else { None };
     digits.unwrap_or_else(|| {
         let hash: [u8; 32] = Sha256::digest(id).into();

@@ -329,10 +329,11 @@ impl Attempt {
     }
 }
 
-/// The outbox's counters; changed in the same batch as what they count.
+/// The outbox's counters. They are stored with what changes them, but for what is counted anew from the rows when an outbox is
+/// read: place and depth, and the last events that were delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Meta {
-    /// The next event's place; never reused.
+    /// The next event's place; above that of all that wait.
     next_seq: u64,
     /// Events that are done, which is also the turn of the ring.
     done: u64,
@@ -345,9 +346,32 @@ impl Meta {
     pub(super) fn add(&mut self, kind: Kind, bytes: usize) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
+        self.put(kind, bytes);
+        seq
+    }
+
+    /// Counts an event in that has its place.
+    pub(super) fn put(&mut self, kind: Kind, bytes: usize) {
         *self.count(kind) += 1;
         self.depth.bytes += bytes as u64;
-        seq
+    }
+
+    /// The place of the next event.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// This place is taken.
+    pub(super) fn skip(&mut self, seq: u64) {
+        self.next_seq = self.next_seq.max(seq.saturating_add(1));
+    }
+
+    /// The turns up to this one were taken: those that are not counted yet, by events that were delivered. Each had its place.
+    pub(super) fn go_on_behind(&mut self, turn: u64) {
+        let done = self.done.max(turn.saturating_add(1));
+        self.counts.delivered = self.counts.delivered.saturating_add(done - self.done);
+        self.done = done;
+        self.next_seq = self.next_seq.max(done);
     }
 
     /// Gives an event that is done its turn in the ring of ids.

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::done::Recent;
+use super::done::is_last_of_block;
 use super::event::{Attempt, Meta};
-use super::{CONFLICT_TRIES, Counts, Entry, Inner, Outbox, key, prefix};
+use super::state::State;
+use super::{CONFLICT_TRIES, Entry, Inner, Outbox, key, prefix};
 use crate::store::{Batch, KeyRange, KvError};
 
 impl Outbox {
@@ -82,7 +83,7 @@ impl Outbox {
     /// # Errors
     /// [`KvError::Engine`]: whether it is out is unknown; removing it again is safe.
     pub async fn remove(&self, entry: &Entry) -> Result<(), KvError> {
-        self.settle(entry, |counts| counts.delivered += 1).await
+        self.settle(entry, false).await
     }
 
     /// Takes out an event that is not worth delivering any more.
@@ -90,30 +91,35 @@ impl Outbox {
     /// # Errors
     /// As [`Outbox::remove`].
     pub async fn shed(&self, entry: &Entry) -> Result<(), KvError> {
-        self.settle(entry, |counts| counts.shed += 1).await
+        self.settle(entry, true).await
     }
 
-    async fn settle(&self, entry: &Entry, count: impl Fn(&mut Counts) + Send) -> Result<(), KvError> {
-        let Inner { kv, ns, .. } = &*self.inner;
+    async fn settle(&self, entry: &Entry, is_shed: bool) -> Result<(), KvError> {
         let mut state = self.inner.state.lock().await;
         for _ in 0..CONFLICT_TRIES {
             self.make_sound(&mut state).await?;
-            if kv.get(ns, &key::event_key(entry.seq)).await?.is_none() {
+            if !state.waiting.has(entry) {
                 return Ok(());
             }
             let mut meta = state.meta;
-            count(&mut meta.counts);
-            let (batch, turn) = self.done(Batch::new().buffered(), &state.recent, &mut meta, entry);
-            match self.write(&mut state, meta, batch).await {
+            let count = if is_shed { &mut meta.counts.shed } else { &mut meta.counts.delivered };
+            *count += 1;
+            let (batch, turn) = self.done(Batch::new().buffered(), &state, &mut meta, entry);
+            let counts_itself = batch.loose && !is_shed && !is_last_of_block(turn);
+            let written = if counts_itself && self.inner.failed.load(Ordering::Relaxed) == 0 {
+                self.write_rows(&mut state, meta, batch).await
+            } else {
+                self.write(&mut state, meta, batch).await
+            };
+            match written {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error),
                 Ok(()) => {
-                    self.waiting().remove(&entry.seq);
                     if meta.depth.events() == 0 {
                         // The lane notes attempts and takes events out, one after the other.
                         self.inner.attempted.store(false, Ordering::Release);
                     }
-                    state.recent.push(turn, &entry.event.event_id);
+                    self.is_done(&mut state, turn, entry);
                     return Ok(());
                 }
             }
@@ -122,18 +128,30 @@ impl Outbox {
     }
 
     /// Adds what every event needs that is done, and returns its turn. Of the rows beside it only those are taken out that may
-    /// be there: each looks at a page.
-    pub(super) fn done(&self, batch: Batch, recent: &Recent, meta: &mut Meta, entry: &Entry) -> (Batch, u64) {
+    /// be there: each looks at a page. With none of them the batch is loose: a process that ends in between has noted that the
+    /// event is done, and delivers it once more at most.
+    pub(super) fn done(&self, batch: Batch, state: &State, meta: &mut Meta, entry: &Entry) -> (Batch, u64) {
         meta.take(entry.event.kind, entry.event.body.len());
         let turn = meta.turn();
+        let id = &entry.event.event_id;
         let beside = [
             (self.may_have_attempts(), key::attempt_key(entry.seq)),
             (self.is_pending(entry.seq), key::file_key(entry.seq)),
             (entry.event.kind.may_be_shed(), key::shed_key(entry.seq)),
+            (state.any_id_rows, key::id_key(id)),
         ];
+        let alone = beside.iter().all(|(may_be, _)| !may_be);
+        let batch = state.recent.put(batch, turn, id);
         let batch = beside.into_iter().filter(|(may_be, _)| *may_be).fold(batch, |batch, (_, key)| batch.remove(key));
-        let batch = batch.remove(key::event_key(entry.seq)).remove(key::id_key(&entry.event.event_id));
-        (recent.put(batch, turn, &entry.event.event_id), turn)
+        let batch = batch.remove(key::event_key(entry.seq));
+        (if alone { batch.loose() } else { batch }, turn)
+    }
+
+    /// Takes note of what [`Outbox::done`] made once it is written.
+    pub(super) fn is_done(&self, state: &mut State, turn: u64, entry: &Entry) {
+        self.waiting().remove(&entry.seq);
+        state.waiting.remove(&entry.event.event_id);
+        state.recent.push(turn, &entry.event.event_id);
     }
 
     /// Notes a failed attempt, so that a restart goes on where it was; may be lost with the process.

@@ -10,11 +10,12 @@ use crate::store::{Batch, KvError};
 const SHED_AT_ONCE: usize = 256;
 
 impl Outbox {
-    /// Sheds what it must for these events to fit, and leaves out those that are shed at once; `None`: messages don't fit.
+    /// Sheds what it must for these events to fit, whose ids `gone` takes, and leaves out those that are shed at once; `None`:
+    /// messages don't fit.
     pub(super) async fn make_room<'a>(
         &self,
         meta: &mut Meta,
-        batch: &mut Batch,
+        (batch, gone): (&mut Batch, &mut Vec<String>),
         mut fresh: Vec<&'a WithFile>,
     ) -> Result<Option<Vec<&'a WithFile>>, KvError> {
         let has_message = fresh.iter().any(|(event, _)| !event.kind.may_be_shed());
@@ -37,15 +38,16 @@ impl Outbox {
             if fits(meta, need) {
                 break;
             }
-            let mut gone = std::mem::take(batch).remove(key::shed_key(seq));
+            let mut without = std::mem::take(batch).remove(key::shed_key(seq));
             if let Some(row) = self.inner.kv.get(&self.inner.ns, &key::event_key(seq)).await?
                 && let Some((event, _at)) = NewEvent::decode(&row)
             {
                 meta.take(event.kind, event.body.len());
                 meta.counts.shed += 1;
-                gone = remove_event(gone, seq, &event.event_id);
+                without = remove_event(without, seq, &event.event_id);
+                gone.push(event.event_id);
             }
-            *batch = gone;
+            *batch = without;
         }
         let full = !fits(meta, need);
         if full && !has_message {

@@ -1,14 +1,49 @@
-//! What an outbox knows of its rows in the store, and the one way in which it changes them: batches that hold only while the
-//! counters are what it thinks.
+//! What an outbox knows of its rows in the store, and the ways in which it changes them: batches that hold only while the
+//! counters are what it thinks, new events, which hold only while their place is free, and events that are delivered. The
+//! latter two leave the counters as they are: each row that is written costs a text its time, and what these say is counted
+//! when an outbox is read.
 
+use std::collections::HashMap;
+use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::done::Recent;
-use super::event::Meta;
-use super::{Inner, Outbox, RECENT_IDS, Unreadable, key, lock, prefix};
+use super::done::{Recent, packed};
+use super::event::{Meta, NewEvent};
+use super::{Entry, Inner, Outbox, RECENT_IDS, Unreadable, key, lock, prefix};
 use crate::store::{Batch, KvError};
+
+/// Events that are read at once when what waits is counted.
+const PAGE: usize = 256;
+/// Room for so many ids stays when none waits any more.
+const FEW: usize = 64;
+
+/// The ids of the events that wait, and their places; 32 bytes each.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(HashMap<u128, u64>);
+
+impl Waiting {
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.0.contains_key(&packed(id))
+    }
+
+    /// Whether it is this entry that waits, and no other of its id.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        self.0.get(&packed(&entry.event.event_id)) == Some(&entry.seq)
+    }
+
+    pub(super) fn add(&mut self, id: &str, seq: u64) {
+        self.0.insert(packed(id), seq);
+    }
+
+    pub(super) fn remove(&mut self, id: &str) {
+        self.0.remove(&packed(id));
+        if self.0.is_empty() {
+            self.0.shrink_to(FEW);
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -16,6 +51,9 @@ pub(super) struct State {
     /// As it stands in the store; the condition of the next batch.
     pub(super) stored: Option<Bytes>,
     pub(super) recent: Recent,
+    pub(super) waiting: Waiting,
+    /// Whether events of an older release wait, which have a row with their id beside them.
+    pub(super) any_id_rows: bool,
     /// Whether the above is what the store holds: false while a write is under way and after one that failed.
     pub(super) sound: bool,
     pub(super) closed: bool,
@@ -36,6 +74,21 @@ impl Outbox {
         Ok(())
     }
 
+    /// Writes rows of new events only; the counters, which count them already, are another time's.
+    pub(super) async fn write_new(&self, state: &mut State, meta: Meta, batch: Batch) -> Result<(), KvError> {
+        let batch = batch.expect(key::event_key(state.meta.next_seq()), None);
+        self.write_rows(state, meta, batch).await
+    }
+
+    /// Writes all but the counters.
+    pub(super) async fn write_rows(&self, state: &mut State, meta: Meta, batch: Batch) -> Result<(), KvError> {
+        state.sound = false;
+        self.inner.kv.write(&self.inner.ns, batch).await?;
+        (state.meta, state.sound) = (meta, true);
+        self.publish(meta);
+        Ok(())
+    }
+
     pub(super) async fn make_sound(&self, state: &mut State) -> Result<(), KvError> {
         if state.closed {
             return Err(KvError::Fenced);
@@ -52,6 +105,11 @@ impl Outbox {
         };
         let old = kv.range(ns, prefix(b'd', RECENT_IDS)).await?;
         state.recent = Recent::load(&kv.range(ns, prefix(b'r', RECENT_IDS)).await?, &old);
+        if let Some(turn) = state.recent.last_turn() {
+            state.meta.go_on_behind(turn);
+        }
+        self.count_waiting(state).await?;
+        state.any_id_rows = !kv.range(ns, prefix(b'i', 1)).await?.is_empty();
         let files = kv.range(ns, prefix(b'f', usize::MAX)).await?;
         *self.waiting() = files.iter().filter_map(|(key, _)| key::seq_of(key)).collect();
         if !kv.range(ns, prefix(b'a', 1)).await?.is_empty() {
@@ -64,6 +122,30 @@ impl Outbox {
         self.inner.committed.notify_one();
         self.publish(state.meta);
         Ok(())
+    }
+
+    /// By the events themselves: the counters are those of the last event that was done.
+    async fn count_waiting(&self, state: &mut State) -> Result<(), KvError> {
+        let Inner { kv, ns, .. } = &*self.inner;
+        state.waiting = Waiting::default();
+        state.meta.depth = super::Depth::default();
+        let mut range = prefix(b'e', PAGE);
+        loop {
+            let rows = kv.range(ns, range.clone()).await?;
+            for (key, row) in &rows {
+                let Some(seq) = key::seq_of(key) else { continue };
+                state.meta.skip(seq);
+                // What can't be read is dropped when its turn comes.
+                if let Some((event, _at)) = NewEvent::decode(row) {
+                    state.meta.put(event.kind, event.body.len());
+                    state.waiting.add(&event.event_id, seq);
+                }
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == PAGE => range.start = Bound::Excluded(last.clone()),
+                _ => return Ok(()),
+            }
+        }
     }
 
     fn publish(&self, meta: Meta) {

@@ -7,6 +7,7 @@ use crate::message::incoming::{Attachment, Content, ContentKind, FileKind, Incom
 
 mod dead;
 mod full;
+mod rows;
 
 fn name() -> SessionName {
     SessionName::parse("shop").unwrap()

@@ -213,7 +213,9 @@ async fn add_rare_rows(store: &Arc<SledStore>, credentials: &Namespace) {
     let uid = credentials.as_str().strip_prefix("credentials:").unwrap();
     let done = [&5_u64.to_be_bytes()[..], &[b'f'; 32]].concat();
     let slot = [&b"d"[..], &5_u64.to_be_bytes()].concat();
-    kv.write(&Namespace::outbox(uid), Batch::new().put(slot, done)).await.unwrap();
+    let place =
+        Batch::new().put(&b"i0123456789abcdef0123456789abcdef"[..], Bytes::copy_from_slice(&5_u64.to_be_bytes()));
+    kv.write(&Namespace::outbox(uid), place.put(slot, done)).await.unwrap();
     let note = Batch::new()
         .put(&b"takeover/of-another"[..], &b"2026-01-02T03:04:05+00:00"[..])
         .put(&b"takeover-source/a place"[..], &b"1 2"[..]);

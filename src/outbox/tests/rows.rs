@@ -1,0 +1,142 @@
+//! Which rows an event has in the store, and what is made of those that a killed process or an older release left.
+
+use super::*;
+use crate::outbox::check;
+
+fn outbox_rows() -> Namespace {
+    Namespace::outbox("uid")
+}
+
+async fn rows(kv: &MemoryKv) -> Vec<(Bytes, Bytes)> {
+    kv.snapshot(&outbox_rows()).await.unwrap()
+}
+
+async fn tables(kv: &MemoryKv) -> String {
+    rows(kv).await.iter().map(|(key, _)| char::from(key[0])).collect()
+}
+
+/// A store with these rows.
+async fn store_of(rows: &[(Bytes, Bytes)]) -> Arc<MemoryKv> {
+    let kv = Arc::new(MemoryKv::default());
+    let put = |batch: Batch, (key, value): &(Bytes, Bytes)| batch.put(key.clone(), value.clone());
+    kv.write(&outbox_rows(), rows.iter().fold(Batch::new(), put)).await.unwrap();
+    kv
+}
+
+#[tokio::test]
+async fn a_message_that_waits_is_one_row() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a")]).await.unwrap();
+    outbox.commit(vec![event("b")]).await.unwrap();
+    assert_eq!(tables(&kv).await, "ee");
+    for _ in 0..2 {
+        outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
+    }
+    assert_eq!(tables(&kv).await, "r");
+    for n in 3..=40 {
+        let outbox = open(&kv).await;
+        outbox.commit(vec![event(&n.to_string())]).await.unwrap();
+        outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
+        assert_eq!((outbox.counts().delivered, open(&kv).await.counts().delivered), (n, n));
+    }
+    assert_eq!(tables(&kv).await, "mrrr");
+}
+
+#[tokio::test]
+async fn a_place_is_taken_as_long_as_its_event_waits() {
+    let kv = Arc::new(MemoryKv::default());
+    for (place, id) in ["a", "b", "c"].into_iter().enumerate() {
+        let outbox = open(&kv).await;
+        outbox.commit(vec![event(id)]).await.unwrap();
+        assert_eq!(outbox.head(9).await.unwrap().last().unwrap().seq, place as u64);
+    }
+    let many = PAGES.map(|n| event(&n.to_string())).collect();
+    open(&kv).await.commit(many).await.unwrap();
+    let outbox = open(&kv).await;
+    assert_eq!(outbox.depth().messages, 3 + PAGES.count() as u64);
+    outbox.commit(vec![event("d"), event("599"), event("100")]).await.unwrap();
+    let last: Vec<_> = outbox.after(601, 9).await.unwrap().into_iter().map(|entry| entry.event.event_id).collect();
+    assert_eq!(last, ["599", "d"]);
+}
+
+/// More events than are counted at once.
+const PAGES: std::ops::Range<u32> = 0..600;
+
+#[tokio::test]
+async fn a_process_that_ends_while_an_event_is_done_delivers_it_once_more_at_most() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("z")]).await.unwrap();
+    outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
+    outbox.commit(vec![event("a"), event("b")]).await.unwrap();
+    let before = rows(&kv).await;
+    outbox.remove(&outbox.head(1).await.unwrap()[0]).await.unwrap();
+    let after = rows(&kv).await;
+
+    // In the order in which a loose batch is written: the id is noted, the event goes, the counters follow.
+    let noted = |(key, value): &(Bytes, Bytes)| {
+        let value = if key[0] == b'r' {
+            after.iter().find(|(other, _)| other == key).unwrap().1.clone()
+        } else {
+            value.clone()
+        };
+        (key.clone(), value)
+    };
+    let noted: Vec<_> = before.iter().map(noted).collect();
+    let gone: Vec<_> = noted.iter().filter(|(key, _)| *key != key::event_key(1)).cloned().collect();
+    assert_ne!((&noted, &gone), (&before, &after));
+    for (left, waits) in [(noted, &["a", "b"][..]), (gone, &["b"][..])] {
+        let kv = store_of(&left).await;
+        let outbox = open(&kv).await;
+        assert_eq!(
+            (ids(&outbox).await, outbox.depth().messages),
+            (waits.iter().map(ToString::to_string).collect(), waits.len() as u64)
+        );
+        outbox.commit(vec![event("a"), event("z"), event("c")]).await.unwrap();
+        for entry in outbox.head(9).await.unwrap() {
+            outbox.remove(&entry).await.unwrap();
+        }
+        for outbox in [open(&kv).await, outbox] {
+            outbox.commit(vec![event("a"), event("b"), event("c"), event("z")]).await.unwrap();
+            assert_eq!((ids(&outbox).await, outbox.depth()), (Vec::new(), Depth::default()));
+        }
+        for (key, value) in rows(&kv).await {
+            check(&key, &value).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_of_an_older_release_are_known_by_the_rows_beside_them() {
+    let kv = Arc::new(MemoryKv::default());
+    open(&kv).await.commit(vec![event("a"), event("b")]).await.unwrap();
+    // As it wrote them: a row with the place of each id, and counters with each event.
+    let mut meta = Meta::default();
+    meta.add(Kind::Message, 12);
+    meta.add(Kind::Message, 12);
+    let place = |seq: u64| Bytes::copy_from_slice(&seq.to_be_bytes());
+    let older = Batch::new().put(key::id_key("a"), place(0)).put(key::id_key("b"), place(1));
+    kv.write(&outbox_rows(), older.put(key::META_KEY, meta.encode())).await.unwrap();
+
+    let outbox = open(&kv).await;
+    assert_eq!(outbox.depth(), Depth { messages: 2, statuses: 0, bytes: 24 });
+    outbox.commit(vec![event("b"), event("c")]).await.unwrap();
+    assert_eq!(ids(&outbox).await, ["a", "b", "c"]);
+    for entry in outbox.head(9).await.unwrap() {
+        outbox.remove(&entry).await.unwrap();
+    }
+    assert_eq!(tables(&kv).await, "mr");
+}
+
+#[tokio::test]
+async fn an_event_that_was_put_back_is_not_taken_out_by_who_had_it_before() {
+    let kv = Arc::new(MemoryKv::default());
+    let outbox = open(&kv).await;
+    outbox.commit(vec![event("a")]).await.unwrap();
+    let before = outbox.head(1).await.unwrap().remove(0);
+    outbox.bury(&before, 1, None, Cause::Refused).await.unwrap();
+    outbox.revive(&Pick::default()).await.unwrap();
+    outbox.remove(&before).await.unwrap();
+    assert_eq!((ids(&outbox).await, outbox.depth().messages), (vec!["a".to_owned()], 1));
+}
