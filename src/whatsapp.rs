@@ -20,7 +20,7 @@ use whatsapp_rust::wacore::store::traits::Backend;
 use whatsapp_rust::wacore::store::{Device, DevicePropsOverride};
 use whatsapp_rust::wacore::types::events::{EventInterest, EventKind, Subscription};
 use whatsapp_rust::waproto::whatsapp::device_props::PlatformType;
-use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, NodeBuilder, RetryRequestOptions};
+use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, MsgSecretRetention, NodeBuilder, RetryRequestOptions};
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod agreement;
@@ -303,8 +303,16 @@ fn cache_config() -> CacheConfig {
         group_distribution_locks_capacity: 64,
         resend_rate_limiter_capacity: 256,
         seed_msg_secrets_from_history: false,
+        msg_secret_retention: secret_retention(),
         ..CacheConfig::default()
     }
+}
+
+/// As the library has it, but for a day more for bots: the secrets of texts, which are kept for the shortest time, are known by
+/// that to the store, where those of the session's own texts are of no use.
+fn secret_retention() -> MsgSecretRetention {
+    let kept = MsgSecretRetention::default();
+    MsgSecretRetention { bot: kept.bot + Duration::from_hours(24), ..kept }
 }
 
 /// Held by a connection's owner: when it is dropped, whatever the reason, the library stops dialling.
@@ -476,5 +484,17 @@ impl Connection {
         self.client.signal_shutdown_sync();
         self.link.cut();
         self.acks.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_of_a_text_is_kept_for_the_shortest_time() {
+        let (library, kept) = (MsgSecretRetention::default(), secret_retention());
+        assert_eq!(kept.text, library.text);
+        assert!(kept.bot > kept.text && kept.poll_event > kept.text);
     }
 }

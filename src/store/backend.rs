@@ -69,6 +69,8 @@ pub struct SessionBackend {
     tc_tokens: Mutex<tc_token::Tokens>,
     sent_messages: Mutex<()>,
     secrets: Mutex<secret::Indexed>,
+    /// Whose messages are the session's own, once known.
+    own: std::sync::Mutex<Option<secret::Own>>,
     /// Pending rows that the store has not got yet: see `inbound`.
     unstored: Mutex<inbound::Unstored>,
     /// Writes that may carry a ratchet.
@@ -130,6 +132,7 @@ impl SessionBackend {
             tc_tokens: Mutex::default(),
             sent_messages: Mutex::new(()),
             secrets: Mutex::default(),
+            own: std::sync::Mutex::default(),
             unstored: Mutex::default(),
             writing: inbound::Writing::default(),
             leases: std::sync::Mutex::default(),

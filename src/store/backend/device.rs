@@ -15,6 +15,7 @@ use whatsapp_rust::wacore::store::device::DEVICE_PROPS;
 use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::DeviceStore;
 
+use super::secret::Own;
 use super::{SessionBackend, key, value};
 
 /// What is stored of a session's device.
@@ -106,6 +107,7 @@ impl DeviceStore for SessionBackend {
         let written = if paired { self.put(row, value).await } else { self.put_buffered(row, value).await };
         written?;
         *stored = identity.filter(|_identity| paired);
+        *self.own() = Some(Own::of(device));
         Ok(())
     }
 

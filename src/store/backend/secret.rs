@@ -1,4 +1,8 @@
-//! Message secrets, which decrypt later reactions, poll votes and edits.
+//! Message secrets, which decrypt later edits, and what bots answer.
+//!
+//! Those of the session's own texts are not kept: whatsapp-rust 0.7.0 has one made for each message that is sent, but of a text
+//! it decrypts nothing but edits, which come from who wrote it (`message_edit.rs`), and what the session's own phone wrote is
+//! told to nobody. Kept for a month, they would be a third of what a sent text writes.
 //!
 //! What is too old is found by an index of chats and days: one entry for all secrets of a sender in a chat whose deadline is
 //! within a day, as an entry for each would be one more page that each message looks at. They go when the day is over. Older
@@ -7,16 +11,19 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Bound;
+use std::sync::{MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use whatsapp_rust::wacore::msg_secret::MsgSecretRetention;
+use whatsapp_rust::wacore::store::Device;
 use whatsapp_rust::wacore::store::error::Result;
 use whatsapp_rust::wacore::store::traits::{
     MsgSecretEntry, MsgSecretStore, merge_msg_secret_expiry, merge_msg_secret_message_ts,
 };
 
 use super::draft::Draft;
-use super::value::Secret;
+use super::value::{self, Secret};
 use super::{PAGE, SessionBackend, key};
 use crate::store::{Batch, KeyRange, Op};
 
@@ -41,6 +48,27 @@ impl Indexed {
             self.entries.clear();
         }
         self.entries.extend(entries.into_iter().take(INDEXED));
+    }
+}
+
+/// The library does not say what a secret belongs to; that of a text is known by the time that it is kept, as `whatsapp` has
+/// all others kept for longer.
+fn is_of_text(entry: &MsgSecretEntry) -> bool {
+    let kept = MsgSecretRetention::default().text.as_secs();
+    entry.expires_at != 0 && entry.expires_at.checked_sub(entry.message_ts) == i64::try_from(kept).ok()
+}
+
+/// The session's own addresses without a device, as far as they are known: number and LID.
+#[derive(Debug)]
+pub(super) struct Own(Vec<String>);
+
+impl Own {
+    pub(super) fn of(device: &Device) -> Self {
+        Self([&device.pn, &device.lid].into_iter().flatten().map(|jid| jid.to_non_ad_string()).collect())
+    }
+
+    fn wrote(&self, entry: &MsgSecretEntry) -> bool {
+        self.0.iter().any(|own| **own == *entry.sender)
     }
 }
 
@@ -71,11 +99,36 @@ impl SessionBackend {
         let row = self.get(&key::joined(key::SECRET, [chat, sender], id)).await?;
         row.as_deref().map(Secret::from_bytes).transpose()
     }
+
+    pub(super) fn own(&self) -> MutexGuard<'_, Option<Own>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves out what nobody will ask for.
+    async fn of_use(&self, mut entries: Vec<MsgSecretEntry>) -> Result<Vec<MsgSecretEntry>> {
+        if !entries.iter().any(is_of_text) {
+            return Ok(entries);
+        }
+        if self.own().is_none()
+            && let Some(row) = self.get(key::DEVICE).await?
+        {
+            let own = Own::of(&value::from_device(&row)?);
+            self.own().get_or_insert(own);
+        }
+        if let Some(own) = &*self.own() {
+            entries.retain(|entry| !is_of_text(entry) || !own.wrote(entry));
+        }
+        Ok(entries)
+    }
 }
 
 #[async_trait]
 impl MsgSecretStore for SessionBackend {
     async fn put_msg_secrets(&self, entries: Vec<MsgSecretEntry>) -> Result<usize> {
+        let entries = self.of_use(entries).await?;
+        if entries.is_empty() {
+            return Ok(0);
+        }
         let mut indexed = self.secrets.lock().await;
         for page in entries.chunks(PAGE) {
             let (mut draft, mut new_entries) = (Draft::new(self), Vec::new());
@@ -160,5 +213,71 @@ impl SessionBackend {
             expired
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use whatsapp_rust::wacore::store::traits::DeviceStore as _;
+
+    use super::*;
+    use crate::outbox::memory::MemoryKv;
+    use crate::store::Namespace;
+
+    const PN: &str = "6281111111111@s.whatsapp.net";
+    const LID: &str = "271828@lid";
+    const OTHER: &str = "6282222222222@s.whatsapp.net";
+
+    fn backend(kv: &Arc<MemoryKv>) -> Arc<SessionBackend> {
+        SessionBackend::new(Arc::<MemoryKv>::clone(kv), Namespace::credentials("uid"), None)
+    }
+
+    fn secret(sender: &str, id: &str, kept: Duration) -> MsgSecretEntry {
+        let sent_at = 1_700_000_000;
+        MsgSecretEntry {
+            chat: OTHER.into(),
+            sender: sender.into(),
+            msg_id: id.into(),
+            secret: [7; 32],
+            expires_at: sent_at + i64::try_from(kept.as_secs()).unwrap(),
+            message_ts: sent_at,
+        }
+    }
+
+    #[tokio::test]
+    async fn only_of_own_texts_none_is_kept() {
+        let (kv, kept) = (Arc::new(MemoryKv::default()), MsgSecretRetention::default());
+        let longer = kept.text + Duration::from_hours(24);
+        let first = backend(&kv);
+        first.put_msg_secrets(vec![secret(PN, "unknown", kept.text)]).await.unwrap();
+        assert!(
+            first.get_msg_secret(OTHER, PN, "unknown").await.unwrap().is_some(),
+            "nobody is known to be its writer"
+        );
+        let mut device = Device::new();
+        device.pn = Some("6281111111111:7@s.whatsapp.net".parse().unwrap());
+        device.lid = Some("271828:7@lid".parse().unwrap());
+        first.save(&device).await.unwrap();
+        for backend in [first, backend(&kv)] {
+            let own = [secret(PN, "text", kept.text), secret(LID, "text", kept.text)];
+            assert_eq!(backend.put_msg_secrets(own.to_vec()).await.unwrap(), 0);
+            let others = [
+                secret(PN, "poll", kept.poll_event),
+                secret(LID, "bot", longer),
+                secret(OTHER, "text", kept.text),
+                MsgSecretEntry { expires_at: 0, ..secret(PN, "for ever", kept.text) },
+                MsgSecretEntry { message_ts: 0, ..secret(PN, "at no time", kept.text) },
+            ];
+            assert_eq!(backend.put_msg_secrets([&own[..], &others].concat()).await.unwrap(), others.len());
+            for entry in others {
+                assert!(backend.get_msg_secret(OTHER, &entry.sender, &entry.msg_id).await.unwrap().is_some());
+            }
+            for sender in [PN, LID] {
+                assert_eq!(backend.get_msg_secret(OTHER, sender, "text").await.unwrap(), None);
+            }
+        }
     }
 }
