@@ -80,7 +80,7 @@ pub struct SessionBackend {
     /// Ratchets that need not be stored yet: see `held`. Taken before `unstored`.
     held: Mutex<held::Held>,
     /// The last handled messages, once known.
-    handled: Mutex<Option<inbound::Block>>,
+    handled: Mutex<Option<inbound::Handled>>,
     /// Whether any message may have been asked for again; known with `handled`.
     any_asked: AtomicBool,
     /// The next turn in the ring of polls, once known.
@@ -156,11 +156,12 @@ impl SessionBackend {
     pub async fn close(&self) {
         if !self.failed.is_cancelled() {
             // A message that nobody has yet comes again, and is then replayed from its row.
-            let stored = match self.store_pending().await {
-                Ok(()) => self.store_held().await,
-                failed => failed,
+            let stored = async {
+                self.store_pending().await?;
+                self.store_handled().await?;
+                self.store_held().await
             };
-            if let Err(error) = stored {
+            if let Err(error) = stored.await {
                 tracing::debug!(%error, "pending messages and ratchets were not stored");
             }
         }
@@ -248,6 +249,18 @@ impl SessionBackend {
         }
         let _writing = self.writing.begin();
         self.store_pending().await?;
+        self.write_alone(batch).await
+    }
+
+    /// Writes a batch that carries ratchets: what they have passed is pending or handled in the store before.
+    async fn write_ratchets(&self, batch: Batch) -> Result<()> {
+        if batch.ops.is_empty() {
+            return Ok(());
+        }
+        let _writing = self.writing.begin();
+        // In this order: what is handled meanwhile has its pending row stored, and is stored as handled at once.
+        self.store_pending().await?;
+        self.store_handled().await?;
         self.write_alone(batch).await
     }
 

@@ -107,7 +107,7 @@ impl SessionBackend {
         if held.has_just_heard() {
             tokio::time::sleep(ROWS_FIRST).await;
         }
-        self.write(held.add_to(Batch::new().buffered().loose())).await?;
+        self.write_ratchets(held.add_to(Batch::new().buffered().loose())).await?;
         held.clear();
         Ok(())
     }

@@ -9,7 +9,8 @@
 //!
 //! Most messages are handled before anything else of their session is stored, so a pending row stays in memory until then:
 //! every write that may carry a ratchet stores the rows first. A killed process finds what it would have found if it had
-//! ended before the message came.
+//! ended before the message came. In the same way what is handled is stored before the next ratchet is: without that, a message
+//! that is delivered again is decrypted again, and the outbox knows its event id.
 
 use std::collections::HashSet;
 use std::sync::PoisonError;
@@ -120,9 +121,46 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// The block of handled messages that is being filled.
+/// Rows of full blocks that wait for the next ratchet at most; with one more all are stored.
+const UNSTORED_BLOCKS: usize = 4;
+
+/// The block of handled messages that is being filled, and what the store has not got yet.
 #[derive(Debug, Default)]
-pub(super) struct Block {
+pub(super) struct Handled {
+    block: Block,
+    /// Changes to full blocks.
+    full: Vec<Op>,
+    unstored: bool,
+}
+
+impl Handled {
+    fn push(&mut self, digest: [u8; DIGEST]) {
+        self.unstored = true;
+        if let Some(full) = self.block.push(digest) {
+            self.full.push(Op::Put(full.key(), full.row()));
+            if let Some(old) = self.block.number.checked_sub(BLOCKS + 1) {
+                self.full.push(Op::Remove(key::numbered(key::HANDLED, old)));
+            }
+        }
+    }
+
+    /// Adds what the store has not got yet.
+    fn add_to(&self, mut batch: Batch) -> Batch {
+        if self.unstored {
+            batch.ops.extend(self.full.iter().cloned());
+            batch = batch.put(self.block.key(), self.block.row());
+        }
+        batch
+    }
+
+    fn is_stored(&mut self) {
+        self.full = Vec::new();
+        self.unstored = false;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Block {
     number: u32,
     digests: Vec<u8>,
 }
@@ -253,7 +291,17 @@ impl SessionBackend {
         Err(StoreError::Database(Box::new(AskedAgain)))
     }
 
+    /// Stores which messages are handled, before a ratchet that has passed them.
+    pub(super) async fn store_handled(&self) -> Result<()> {
+        let mut handled = self.handled.lock().await;
+        let Some(handled) = handled.as_mut().filter(|handled| handled.unstored) else { return Ok(()) };
+        self.write_alone(handled.add_to(Batch::new().buffered().loose())).await?;
+        handled.is_stored();
+        Ok(())
+    }
+
     async fn is_handled(&self, pending: &[u8]) -> Result<bool> {
+        self.store_handled().await?;
         let digest = digest(pending);
         let blocks = self.range(KeyRange::prefix(vec![key::HANDLED])).await?;
         Ok(blocks.iter().any(|(_, row)| digests(row).chunks(DIGEST).any(|handled| handled == digest)))
@@ -264,29 +312,32 @@ impl SessionBackend {
         if pending.is_empty() {
             return Ok(());
         }
-        let mut filling = self.handled.lock().await;
-        let mut block = if let Some(block) = filling.take() {
-            block
+        self.takes_more().await?;
+        let mut handled = self.handled.lock().await;
+        let mut now = if let Some(now) = handled.take() {
+            now
         } else {
             if self.any(vec![key::ASKED]).await? {
                 self.any_asked.store(true, Ordering::Release);
             }
             let last = self.range(KeyRange::prefix(vec![key::HANDLED]).reversed().limit(1)).await?;
-            last.first().and_then(|(key, row)| Block::of(key, row)).unwrap_or_default()
+            let block = last.first().and_then(|(key, row)| Block::of(key, row)).unwrap_or_default();
+            Handled { block, ..Handled::default() }
         };
-        // In this order: what is not pending any more is known as handled.
-        let mut batch = Batch::new().buffered().loose();
         for row in &pending {
-            if let Some(full) = block.push(digest(row)) {
-                batch = batch.put(full.key(), full.row());
-                if let Some(old) = block.number.checked_sub(BLOCKS + 1) {
-                    batch = batch.remove(key::numbered(key::HANDLED, old));
-                }
-            }
+            now.push(digest(row));
         }
-        batch = batch.put(block.key(), block.row());
         let any_asked = self.any_asked.load(Ordering::Acquire);
         let mut unstored = self.unstored.lock().await;
+        let nothing_stored = !any_asked && pending.iter().all(|row| unstored.is_here_alone(row));
+        if nothing_stored && now.full.len() <= UNSTORED_BLOCKS {
+            unstored.forget(&pending);
+            drop(unstored);
+            *handled = Some(now);
+            return Ok(());
+        }
+        // In this order: what is not pending any more is known as handled.
+        let mut batch = now.add_to(Batch::new().buffered().loose());
         for row in &pending {
             if any_asked {
                 batch = batch.remove(asked(row));
@@ -299,7 +350,8 @@ impl SessionBackend {
         self.write_alone(batch).await?;
         unstored.forget(&pending);
         drop(unstored);
-        *filling = Some(block);
+        now.is_stored();
+        *handled = Some(now);
         Ok(())
     }
 
@@ -329,9 +381,12 @@ impl SessionBackend {
 mod tests {
     use std::sync::Arc;
 
+    use whatsapp_rust::wacore::store::traits::SignalStore as _;
+
     use super::*;
-    use crate::store::Namespace;
+    use crate::outbox::memory::MemoryKv;
     use crate::store::sled::SledStore;
+    use crate::store::{Kv as _, Namespace};
 
     #[tokio::test]
     async fn what_expires_is_not_remembered_as_stored() {
@@ -345,5 +400,71 @@ mod tests {
         assert_eq!(backend.expire_pending(20).await.unwrap(), 1);
         let stored = backend.unstored.lock().await.stored.clone();
         assert_eq!(stored, HashSet::from([rows[1].0.clone()]));
+    }
+
+    fn messages(ids: std::ops::Range<u32>) -> Vec<(Bytes, Bytes)> {
+        ids.map(|id| (pending("c", "s", &id.to_string()), value::stamped(1, b"text"))).collect()
+    }
+
+    async fn handled_rows(kv: &MemoryKv) -> usize {
+        let range = KeyRange::prefix(vec![key::HANDLED]);
+        kv.range(&Namespace::credentials("u"), range).await.unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn what_is_handled_is_stored_before_the_next_ratchet() {
+        for ratchet in 0..6 {
+            let kv = Arc::new(MemoryKv::default());
+            let backend = SessionBackend::new(kv.clone(), Namespace::credentials("u"), None);
+            let _lost = backend.lost();
+            let rows = messages(0..3);
+            backend.keep_pending(rows.clone()).await.unwrap();
+            backend.settle(rows.into_iter().map(|(key, _)| key).collect()).await.unwrap();
+            assert!(kv.snapshot(&Namespace::credentials("u")).await.unwrap().is_empty(), "no ratchet has passed them");
+            let record = Bytes::from_static(b"record");
+            match ratchet {
+                0 => backend.put_session("s", &record).await.unwrap(),
+                1 => backend.put_sessions_batch(&[("s".into(), record)]).await.unwrap(),
+                2 => backend.put_sender_key("s", &record).await.unwrap(),
+                3 => backend.put_sender_keys_batch(&[("s".into(), record)]).await.unwrap(),
+                4 => backend.close().await,
+                _ => assert_eq!(backend.pending_row("c", "s", "1").await.unwrap(), None, "it is no lost one"),
+            }
+            assert_eq!(handled_rows(&kv).await, 1, "ratchet {ratchet}");
+            let next = SessionBackend::new(kv.clone(), Namespace::credentials("u"), None);
+            let _lost = next.lost();
+            for (id, known) in [("0", true), ("2", true), ("3", false)] {
+                assert_eq!(next.pending_row("c", "s", id).await.is_ok(), known, "message {id}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_a_row_is_stored_as_handled_at_once() {
+        let kv = Arc::new(MemoryKv::default());
+        let backend = SessionBackend::new(kv.clone(), Namespace::credentials("u"), None);
+        let rows = messages(0..2);
+        backend.keep_pending(rows[..1].to_vec()).await.unwrap();
+        backend.store_pending().await.unwrap();
+        backend.keep_pending(rows[1..].to_vec()).await.unwrap();
+        backend.settle(vec![rows[1].0.clone()]).await.unwrap();
+        assert_eq!(handled_rows(&kv).await, 0);
+        backend.settle(vec![rows[0].0.clone()]).await.unwrap();
+        let left = kv.snapshot(&Namespace::credentials("u")).await.unwrap();
+        assert_eq!((left.len(), digests(&left[0].1).len()), (1, 2 * DIGEST));
+    }
+
+    #[tokio::test]
+    async fn a_bounded_number_of_handled_messages_waits_for_a_ratchet() {
+        let kv = Arc::new(MemoryKv::default());
+        let backend = SessionBackend::new(kv.clone(), Namespace::credentials("u"), None);
+        for (key, value) in messages(0..300) {
+            backend.keep_pending([(key.clone(), value)]).await.unwrap();
+            backend.settle(vec![key]).await.unwrap();
+        }
+        let stored = handled_rows(&kv).await;
+        assert!((300 / BLOCK - UNSTORED_BLOCKS..=300 / BLOCK + 1).contains(&stored), "{stored} blocks");
+        backend.close().await;
+        assert_eq!(handled_rows(&kv).await, 300_usize.div_ceil(BLOCK));
     }
 }

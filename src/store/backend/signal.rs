@@ -48,7 +48,7 @@ impl SignalStore for SessionBackend {
         let mut held = self.held.lock().await;
         self.leases().forget(address);
         held.forget(address);
-        self.put(key::named(key::SESSION, address), Bytes::copy_from_slice(session)).await
+        self.write_ratchets(Batch::new().put(key::named(key::SESSION, address), Bytes::copy_from_slice(session))).await
     }
 
     /// whatsapp-rust 0.7.0 flushes all ratchets that moved, also that of a message in another chat which is decrypted
@@ -93,7 +93,7 @@ impl SignalStore for SessionBackend {
         for (address, _) in &urgent {
             held.forget(address);
         }
-        self.write(batch).await?;
+        self.write_ratchets(batch).await?;
         if all {
             held.clear();
         }
@@ -177,7 +177,8 @@ impl SignalStore for SessionBackend {
     }
 
     async fn put_sender_key(&self, address: &str, record: &[u8]) -> Result<()> {
-        self.put(key::named(key::SENDER_KEY, address), Bytes::copy_from_slice(record)).await
+        self.write_ratchets(Batch::new().put(key::named(key::SENDER_KEY, address), Bytes::copy_from_slice(record)))
+            .await
     }
 
     async fn put_sender_keys_batch(&self, sender_keys: &[(Arc<str>, Bytes)]) -> Result<()> {
@@ -185,7 +186,7 @@ impl SignalStore for SessionBackend {
         if self.several_chats_are_busy() {
             tokio::time::sleep(ROWS_FIRST).await;
         }
-        self.write(puts(key::SENDER_KEY, sender_keys).loose()).await
+        self.write_ratchets(puts(key::SENDER_KEY, sender_keys).loose()).await
     }
 
     async fn get_sender_key(&self, address: &str) -> Result<Option<Vec<u8>>> {
