@@ -7,9 +7,9 @@
 //! A message with a file is committed with a note of where the file is, and is pending until its body is completed.
 //! A full outbox sheds its oldest events that are no messages; full of messages, it refuses more.
 //!
-//! Keys: `m` the counters · `e<seq>` an event · `i<event id>` its sequence number · `a<seq>` its last attempt ·
-//! `f<seq>` the file that it waits for · `s<seq>` that it may be shed · `r<place>` sixteen ids that were done lately ·
-//! `x<time><seq>` a dead letter · `y<event id>` its key. Every batch but the attempts' is conditional on `m`.
+//! Keys: `m` the counters · `e<seq>` an event · `i<event id>` its sequence number, of older releases only · `a<seq>` its last
+//! attempt · `f<seq>` the file that it waits for · `s<seq>` that it may be shed · `r<place>` sixteen ids that were done lately ·
+//! `x<time><seq>` a dead letter · `y<event id>` its key. What a batch is conditional on, see `state`.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
@@ -135,7 +135,7 @@ struct Inner {
     /// Whether an event that waits may have an attempt noted beside it.
     attempted: AtomicBool,
     meta: Mutex<Meta>,
-    /// Failed attempts that the next batch counts.
+    /// Failed attempts that the next batch counts which writes the counters.
     failed: AtomicU64,
     /// Messages are refused until the session says that WhatsApp sends them anew, in their order.
     refusing: AtomicBool,
@@ -281,7 +281,7 @@ impl Outbox {
             let Some(fresh) = self.make_room(&mut meta, (&mut batch, &mut gone), fresh).await? else {
                 return Err(CommitError::Full);
             };
-            let counts_more = meta != state.meta;
+            let counts_more = meta != state.meta || !state.is_marked();
             let (mut pending, mut new) = (Vec::new(), Vec::with_capacity(fresh.len()));
             batch.loose = true;
             for (event, file) in fresh {

@@ -2,6 +2,7 @@
 //!
 //! Bounded by number, bytes and age; the oldest are dropped and counted. A letter that is put back keeps its event id.
 
+use std::collections::HashSet;
 use std::ops::Bound;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -159,7 +160,7 @@ impl Outbox {
         for _ in 0..CONFLICT_TRIES {
             self.make_sound(&mut state).await?;
             if !state.waiting.has(entry) {
-                return Ok(());
+                return self.remove_double(&mut state, entry).await;
             }
             let died_at = Utc::now();
             let key = DeadKey { died_ms: u64::try_from(died_at.timestamp_millis()).unwrap_or(0), seq: entry.seq };
@@ -316,8 +317,7 @@ impl Outbox {
             let keys: Vec<Bytes> = letters.iter().map(|letter| letter.key.encode()).collect();
             let rows = kv.get_many(ns, &keys).await?;
             let (mut meta, mut batch, now, mut back) = (state.meta, Batch::new(), Utc::now(), Vec::new());
-            let mut full = false;
-            let mut added = 0;
+            let (mut full, mut added, mut ids) = (false, 0, HashSet::new());
             for (letter, row) in letters.iter().zip(rows) {
                 if row.is_none() {
                     continue;
@@ -330,11 +330,12 @@ impl Outbox {
                 meta.counts.dead = meta.counts.dead.saturating_sub(1);
                 meta.counts.dead_bytes = meta.counts.dead_bytes.saturating_sub(bytes);
                 batch = batch.remove(letter.key.encode()).remove(id_key(&letter.event.event_id));
-                if !state.waiting.contains(&letter.event.event_id) {
+                let id = letter.event.event_id.as_str();
+                if !state.waiting.contains(id) && ids.insert(id) {
                     let seq = meta.add(letter.event.kind, letter.event.body.len());
                     let notes = Notes { first_ms: Some(letter.first_at.timestamp_millis()), ..Notes::default() };
                     batch = put_event(batch, seq, &letter.event, letter.event.encode_row(now, notes));
-                    back.push((&letter.event.event_id, seq));
+                    back.push((id, seq));
                     added += bytes;
                 }
             }

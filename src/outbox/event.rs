@@ -14,6 +14,10 @@ use crate::message::{Incoming, Step};
 /// The first byte of an encoded event: the layout's version.
 const LAYOUT: u8 = 1;
 
+/// The first byte of encoded counters. With 1, a release counted each event in them and gave it a place by them alone: it does not
+/// open an outbox with 2, where it would write over events that wait.
+pub(super) const COUNTERS_LAYOUT: u8 = 2;
+
 /// What an event tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -366,7 +370,7 @@ impl Meta {
         self.next_seq = self.next_seq.max(seq.saturating_add(1));
     }
 
-    /// The turns up to this one were taken: those that are not counted yet, by events that were delivered. Each had its place.
+    /// The turns up to this one were taken: those that are not counted yet, by events that were delivered.
     pub(super) fn go_on_behind(&mut self, turn: u64) {
         let done = self.done.max(turn.saturating_add(1));
         self.counts.delivered = self.counts.delivered.saturating_add(done - self.done);
@@ -402,7 +406,7 @@ impl Meta {
 
     pub(super) fn encode(self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(97);
-        bytes.put_u8(LAYOUT);
+        bytes.put_u8(COUNTERS_LAYOUT);
         let Counts { delivered, failed, shed, dead, dead_bytes, dead_dropped } = self.counts;
         for number in [self.next_seq, self.done, self.depth.messages, self.depth.statuses, self.depth.bytes] {
             bytes.put_u64(number);
@@ -415,7 +419,9 @@ impl Meta {
 
     /// Numbers that an older release did not keep begin at 0.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (&LAYOUT, rest) = bytes.split_first()? else { return None };
+        let (LAYOUT | COUNTERS_LAYOUT, rest) = bytes.split_first().map(|(layout, rest)| (*layout, rest))? else {
+            return None;
+        };
         let mut numbers = rest.chunks_exact(8).map(|chunk| chunk.try_into().map(u64::from_be_bytes));
         let mut next = || numbers.next()?.ok();
         let (next_seq, done) = (next()?, next()?);

@@ -99,7 +99,7 @@ impl Outbox {
         for _ in 0..CONFLICT_TRIES {
             self.make_sound(&mut state).await?;
             if !state.waiting.has(entry) {
-                return Ok(());
+                return self.remove_double(&mut state, entry).await;
             }
             let mut meta = state.meta;
             let count = if is_shed { &mut meta.counts.shed } else { &mut meta.counts.delivered };
@@ -127,6 +127,19 @@ impl Outbox {
         Err(KvError::Conflict)
     }
 
+    /// An entry that does not wait is done already, or put back at another place; or else its id was there twice, as older
+    /// releases could have it, and the later one waits.
+    pub(super) async fn remove_double(&self, state: &mut State, entry: &Entry) -> Result<(), KvError> {
+        let Inner { kv, ns, .. } = &*self.inner;
+        let row = key::event_key(entry.seq);
+        if !state.waiting.contains(&entry.event.event_id) || kv.get(ns, &row).await?.is_none() {
+            return Ok(());
+        }
+        let mut meta = state.meta;
+        meta.take(entry.event.kind, entry.event.body.len());
+        self.write(state, meta, Batch::new().buffered().remove(row)).await
+    }
+
     /// Adds what every event needs that is done, and returns its turn. Of the rows beside it only those are taken out that may
     /// be there: each looks at a page. With none of them the batch is loose: a process that ends in between has noted that the
     /// event is done, and delivers it once more at most.
@@ -151,6 +164,7 @@ impl Outbox {
     pub(super) fn is_done(&self, state: &mut State, turn: u64, entry: &Entry) {
         self.waiting().remove(&entry.seq);
         state.waiting.remove(&entry.event.event_id);
+        state.any_id_rows &= !state.waiting.is_empty();
         state.recent.push(turn, &entry.event.event_id);
     }
 

@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::done::{Recent, packed};
-use super::event::{Meta, NewEvent};
+use super::event::{COUNTERS_LAYOUT, Meta, NewEvent};
 use super::{Entry, Inner, Outbox, RECENT_IDS, Unreadable, key, lock, prefix};
 use crate::store::{Batch, KvError};
 
 /// Events that are read at once when what waits is counted.
-const PAGE: usize = 256;
+const PAGE: usize = 64;
 /// Room for so many ids stays when none waits any more.
 const FEW: usize = 64;
 
@@ -35,6 +35,10 @@ impl Waiting {
 
     pub(super) fn add(&mut self, id: &str, seq: u64) {
         self.0.insert(packed(id), seq);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(super) fn remove(&mut self, id: &str) {
@@ -57,6 +61,13 @@ pub(super) struct State {
     /// Whether the above is what the store holds: false while a write is under way and after one that failed.
     pub(super) sound: bool,
     pub(super) closed: bool,
+}
+
+impl State {
+    /// Whether the counters in the store keep older releases away.
+    pub(super) fn is_marked(&self) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.first() == Some(&COUNTERS_LAYOUT))
+    }
 }
 
 impl Outbox {
@@ -98,6 +109,8 @@ impl Outbox {
 
     pub(super) async fn load(&self, state: &mut State) -> Result<(), KvError> {
         let Inner { kv, ns, .. } = &*self.inner;
+        // A place that was given away is never given again while anybody may remember it: the lane reads on behind the last.
+        let places = state.meta.next_seq();
         state.stored = kv.get(ns, key::META_KEY).await?;
         state.meta = match &state.stored {
             None => Meta::default(),
@@ -109,6 +122,9 @@ impl Outbox {
             state.meta.go_on_behind(turn);
         }
         self.count_waiting(state).await?;
+        if let Some(last) = places.checked_sub(1) {
+            state.meta.skip(last);
+        }
         state.any_id_rows = !kv.range(ns, prefix(b'i', 1)).await?.is_empty();
         let files = kv.range(ns, prefix(b'f', usize::MAX)).await?;
         *self.waiting() = files.iter().filter_map(|(key, _)| key::seq_of(key)).collect();
@@ -124,7 +140,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// By the events themselves: the counters are those of the last event that was done.
+    /// By the events themselves: the counters are those of the last batch that wrote them.
     async fn count_waiting(&self, state: &mut State) -> Result<(), KvError> {
         let Inner { kv, ns, .. } = &*self.inner;
         state.waiting = Waiting::default();
@@ -145,6 +161,7 @@ impl Outbox {
                 Some((last, _)) if rows.len() == PAGE => range.start = Bound::Excluded(last.clone()),
                 _ => return Ok(()),
             }
+            tokio::task::yield_now().await;
         }
     }
 

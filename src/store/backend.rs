@@ -77,9 +77,9 @@ pub struct SessionBackend {
     writing: inbound::Writing,
     /// What is on disk of the leases of ratchets.
     leases: std::sync::Mutex<lease::Leases>,
-    /// Ratchets that need not be stored yet: see `held`. Taken before `unstored`.
+    /// Ratchets that need not be stored yet: see `held`. Taken before `handled` and `unstored`.
     held: Mutex<held::Held>,
-    /// The last handled messages, once known.
+    /// The last handled messages, once known. Taken before `unstored`.
     handled: Mutex<Option<inbound::Handled>>,
     /// Whether any message may have been asked for again; known with `handled`.
     any_asked: AtomicBool,

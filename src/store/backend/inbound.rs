@@ -121,8 +121,9 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Rows of full blocks that wait for the next ratchet at most; with one more all are stored.
-const UNSTORED_BLOCKS: usize = 4;
+/// Changes to full blocks that wait for the next ratchet at most; with one more all are stored. Each block is one, and one more
+/// for that which it takes the place of.
+const UNSTORED_CHANGES: usize = 4;
 
 /// The block of handled messages that is being filled, and what the store has not got yet.
 #[derive(Debug, Default)]
@@ -314,26 +315,24 @@ impl SessionBackend {
         }
         self.takes_more().await?;
         let mut handled = self.handled.lock().await;
-        let mut now = if let Some(now) = handled.take() {
-            now
-        } else {
+        if handled.is_none() {
             if self.any(vec![key::ASKED]).await? {
                 self.any_asked.store(true, Ordering::Release);
             }
             let last = self.range(KeyRange::prefix(vec![key::HANDLED]).reversed().limit(1)).await?;
             let block = last.first().and_then(|(key, row)| Block::of(key, row)).unwrap_or_default();
-            Handled { block, ..Handled::default() }
-        };
+            *handled = Some(Handled { block, ..Handled::default() });
+        }
+        // It stays where it is: if this call is dropped, what it has is still to be stored.
+        let now = handled.get_or_insert_default();
         for row in &pending {
             now.push(digest(row));
         }
         let any_asked = self.any_asked.load(Ordering::Acquire);
         let mut unstored = self.unstored.lock().await;
         let nothing_stored = !any_asked && pending.iter().all(|row| unstored.is_here_alone(row));
-        if nothing_stored && now.full.len() <= UNSTORED_BLOCKS {
+        if nothing_stored && now.full.len() <= UNSTORED_CHANGES {
             unstored.forget(&pending);
-            drop(unstored);
-            *handled = Some(now);
             return Ok(());
         }
         // In this order: what is not pending any more is known as handled.
@@ -349,9 +348,7 @@ impl SessionBackend {
         // Locked on: who finds a row pending no more finds it handled.
         self.write_alone(batch).await?;
         unstored.forget(&pending);
-        drop(unstored);
         now.is_stored();
-        *handled = Some(now);
         Ok(())
     }
 
@@ -463,7 +460,7 @@ mod tests {
             backend.settle(vec![key]).await.unwrap();
         }
         let stored = handled_rows(&kv).await;
-        assert!((300 / BLOCK - UNSTORED_BLOCKS..=300 / BLOCK + 1).contains(&stored), "{stored} blocks");
+        assert!((300 / BLOCK - UNSTORED_CHANGES..=300 / BLOCK + 1).contains(&stored), "{stored} blocks");
         backend.close().await;
         assert_eq!(handled_rows(&kv).await, 300_usize.div_ceil(BLOCK));
     }

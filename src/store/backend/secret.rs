@@ -1,8 +1,8 @@
-//! Message secrets, which decrypt later edits, and what bots answer.
+//! Message secrets, which decrypt later edits, encrypted reactions and comments, and what bots answer.
 //!
-//! Those of the session's own texts are not kept: whatsapp-rust 0.7.0 has one made for each message that is sent, but of a text
-//! it decrypts nothing but edits, which come from who wrote it (`message_edit.rs`), and what the session's own phone wrote is
-//! told to nobody. Kept for a month, they would be a third of what a sent text writes.
+//! Those of the session's own texts to one person are not kept: whatsapp-rust 0.7.0 has one made for each message that is sent,
+//! but reactions and comments are encrypted in groups only, edits come from who wrote the text (`message_edit.rs`), and what the
+//! session's own phone wrote is told to nobody. Kept for a month, they would be a third of what a sent text writes.
 //!
 //! What is too old is found by an index of chats and days: one entry for all secrets of a sender in a chat whose deadline is
 //! within a day, as an entry for each would be one more page that each message looks at. They go when the day is over. Older
@@ -56,6 +56,11 @@ impl Indexed {
 fn is_of_text(entry: &MsgSecretEntry) -> bool {
     let kept = MsgSecretRetention::default().text.as_secs();
     entry.expires_at != 0 && entry.expires_at.checked_sub(entry.message_ts) == i64::try_from(kept).ok()
+}
+
+/// Whether it is of a chat with one person.
+fn is_direct(entry: &MsgSecretEntry) -> bool {
+    entry.chat.ends_with("@s.whatsapp.net") || entry.chat.ends_with("@lid")
 }
 
 /// The session's own addresses without a device, as far as they are known: number and LID.
@@ -116,7 +121,7 @@ impl SessionBackend {
             self.own().get_or_insert(own);
         }
         if let Some(own) = &*self.own() {
-            entries.retain(|entry| !is_of_text(entry) || !own.wrote(entry));
+            entries.retain(|entry| !(is_of_text(entry) && is_direct(entry) && own.wrote(entry)));
         }
         Ok(entries)
     }
@@ -268,12 +273,14 @@ mod tests {
                 secret(PN, "poll", kept.poll_event),
                 secret(LID, "bot", longer),
                 secret(OTHER, "text", kept.text),
+                MsgSecretEntry { chat: "1203@g.us".into(), ..secret(LID, "to a group", kept.text) },
                 MsgSecretEntry { expires_at: 0, ..secret(PN, "for ever", kept.text) },
                 MsgSecretEntry { message_ts: 0, ..secret(PN, "at no time", kept.text) },
             ];
             assert_eq!(backend.put_msg_secrets([&own[..], &others].concat()).await.unwrap(), others.len());
             for entry in others {
-                assert!(backend.get_msg_secret(OTHER, &entry.sender, &entry.msg_id).await.unwrap().is_some());
+                let stored = backend.get_msg_secret(&entry.chat, &entry.sender, &entry.msg_id).await;
+                assert!(stored.unwrap().is_some(), "{}", entry.msg_id);
             }
             for sender in [PN, LID] {
                 assert_eq!(backend.get_msg_secret(OTHER, sender, "text").await.unwrap(), None);
