@@ -309,8 +309,12 @@ impl Outbox {
                 Err(KvError::Conflict) => {}
                 Err(error) => return Err(error.into()),
                 Ok(()) => {
-                    gone.iter().for_each(|id| state.waiting.remove(id));
-                    new.into_iter().for_each(|(id, seq)| state.waiting.add(id, seq));
+                    for id in &gone {
+                        state.waiting.remove(id);
+                    }
+                    for (id, seq) in new {
+                        state.waiting.add(id, seq);
+                    }
                     if !pending.is_empty() {
                         self.waiting().extend(pending);
                         self.inner.attached.notify_one();

@@ -348,7 +348,9 @@ impl Outbox {
                 Err(error) => return Err(error),
                 Ok(()) => {
                     revived.events += back.len() as u64;
-                    back.into_iter().for_each(|(id, seq)| state.waiting.add(id, seq));
+                    for (id, seq) in back {
+                        state.waiting.add(id, seq);
+                    }
                     revived.full |= full;
                     self.inner.committed.notify_one();
                     return Ok(full);

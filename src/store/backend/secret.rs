@@ -15,6 +15,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use whatsapp_rust::Jid;
 use whatsapp_rust::wacore::msg_secret::MsgSecretRetention;
 use whatsapp_rust::wacore::store::Device;
 use whatsapp_rust::wacore::store::error::Result;
@@ -69,7 +70,7 @@ pub(super) struct Own(Vec<String>);
 
 impl Own {
     pub(super) fn of(device: &Device) -> Self {
-        Self([&device.pn, &device.lid].into_iter().flatten().map(|jid| jid.to_non_ad_string()).collect())
+        Self([&device.pn, &device.lid].into_iter().flatten().map(Jid::to_non_ad_string).collect())
     }
 
     fn wrote(&self, entry: &MsgSecretEntry) -> bool {
