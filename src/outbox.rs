@@ -283,7 +283,7 @@ impl Outbox {
             };
             let counts_more = meta != state.meta || !state.is_marked();
             let (mut pending, mut new) = (Vec::new(), Vec::with_capacity(fresh.len()));
-            batch.loose = true;
+            batch.loose = !counts_more;
             for (event, file) in fresh {
                 let seq = meta.add(event.kind, event.body.len());
                 new.push((&event.event_id, seq));
@@ -300,7 +300,6 @@ impl Outbox {
                 }
             }
             let written = if counts_more {
-                batch.loose = false;
                 self.write(&mut state, meta, batch).await
             } else {
                 self.write_new(&mut state, meta, batch).await

@@ -116,15 +116,16 @@ impl Outbox {
             None => Meta::default(),
             Some(bytes) => Meta::decode(bytes).ok_or_else(|| KvError::engine(Unreadable))?,
         };
+        // At once: this call may fail after it.
+        if let Some(last) = places.checked_sub(1) {
+            state.meta.skip(last);
+        }
         let old = kv.range(ns, prefix(b'd', RECENT_IDS)).await?;
         state.recent = Recent::load(&kv.range(ns, prefix(b'r', RECENT_IDS)).await?, &old);
         if let Some(turn) = state.recent.last_turn() {
             state.meta.go_on_behind(turn);
         }
         self.count_waiting(state).await?;
-        if let Some(last) = places.checked_sub(1) {
-            state.meta.skip(last);
-        }
         state.any_id_rows = !kv.range(ns, prefix(b'i', 1)).await?.is_empty();
         let files = kv.range(ns, prefix(b'f', usize::MAX)).await?;
         *self.waiting() = files.iter().filter_map(|(key, _)| key::seq_of(key)).collect();
