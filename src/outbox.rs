@@ -449,7 +449,6 @@ fn prefix(first: u8, limit: usize) -> KeyRange {
     KeyRange {
         start: Bound::Included(Bytes::copy_from_slice(&[first])),
         end: Bound::Excluded(Bytes::copy_from_slice(&[first + 1])),
-        reverse: false,
         limit,
     }
 }

@@ -170,15 +170,13 @@ impl Batch {
     }
 }
 
-/// Which keys a range reads, and from which end.
+/// Which keys a range reads.
 #[derive(Clone, Debug)]
 pub struct KeyRange {
     /// Lower end.
     pub start: Bound<Bytes>,
     /// Upper end.
     pub end: Bound<Bytes>,
-    /// From the last key backwards.
-    pub reverse: bool,
     /// At most so many pairs.
     pub limit: usize,
 }
@@ -186,21 +184,14 @@ pub struct KeyRange {
 impl KeyRange {
     /// Every key.
     pub fn all() -> Self {
-        Self { start: Bound::Unbounded, end: Bound::Unbounded, reverse: false, limit: usize::MAX }
+        Self { start: Bound::Unbounded, end: Bound::Unbounded, limit: usize::MAX }
     }
 
     /// The keys that begin with these bytes.
     pub fn prefix(prefix: impl Into<Bytes>) -> Self {
         let prefix = prefix.into();
         let end = successor(&prefix).map_or(Bound::Unbounded, |end| Bound::Excluded(end.into()));
-        Self { start: Bound::Included(prefix), end, reverse: false, limit: usize::MAX }
-    }
-
-    /// Reads from the last key backwards.
-    #[must_use]
-    pub fn reversed(mut self) -> Self {
-        self.reverse = true;
-        self
+        Self { start: Bound::Included(prefix), end, limit: usize::MAX }
     }
 
     /// Reads at most so many pairs.

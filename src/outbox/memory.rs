@@ -52,8 +52,8 @@ impl Kv for MemoryKv {
     async fn range(&self, ns: &Namespace, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
         let spaces = self.spaces.lock().unwrap();
         let Some(space) = spaces.get(ns) else { return Ok(Vec::new()) };
-        let pairs = space.range((range.start, range.end)).map(|(key, value)| (key.clone(), value.clone()));
-        Ok(if range.reverse { pairs.rev().take(range.limit).collect() } else { pairs.take(range.limit).collect() })
+        let pairs = space.range((range.start, range.end)).take(range.limit);
+        Ok(pairs.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {

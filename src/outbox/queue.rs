@@ -35,8 +35,7 @@ impl Outbox {
     /// As [`Outbox::head`].
     pub async fn entry(&self, seq: u64) -> Result<Option<Entry>, KvError> {
         let key = key::event_key(seq);
-        let range =
-            KeyRange { start: Bound::Included(key.clone()), end: Bound::Included(key), reverse: false, limit: 1 };
+        let range = KeyRange { start: Bound::Included(key.clone()), end: Bound::Included(key), limit: 1 };
         Ok(self.entries(range).await?.pop())
     }
 

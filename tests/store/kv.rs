@@ -68,27 +68,24 @@ async fn ranges(kv: &Arc<dyn Kv>) {
     let rows = [("a", "1"), ("b", "2"), ("ba", "3"), ("c", "4")];
     let batch = rows.iter().fold(Batch::new(), |batch, (key, value)| batch.put(bytes(key), bytes(value)));
     kv.write(&ns, batch).await.unwrap();
-    let range = |start, end, reverse, limit| KeyRange { start, end, reverse, limit };
+    let range = |start, end, limit| KeyRange { start, end, limit };
     let (included, excluded) = (|key| Bound::Included(bytes(key)), |key| Bound::Excluded(bytes(key)));
     let all = usize::MAX;
     for (wanted, expected) in [
         (KeyRange::all(), &[0, 1, 2, 3][..]),
-        (KeyRange::all().reversed(), &[3, 2, 1, 0]),
         (KeyRange::all().limit(2), &[0, 1]),
         (KeyRange::all().limit(0), &[]),
-        (KeyRange::all().reversed().limit(1), &[3]),
         (KeyRange::prefix("b"), &[1, 2]),
-        (KeyRange::prefix("b").reversed().limit(1), &[2]),
+        (KeyRange::prefix("b").limit(1), &[1]),
         (KeyRange::prefix("x"), &[]),
-        (range(included("b"), included("c"), false, all), &[1, 2, 3]),
-        (range(excluded("b"), excluded("c"), false, all), &[2]),
-        (range(excluded("b"), excluded("c"), true, all), &[2]),
-        (range(included("b"), included("b"), false, all), &[1]),
-        (range(included("b"), excluded("b"), false, all), &[]),
-        (range(excluded("b"), excluded("b"), true, all), &[]),
-        (range(included("c"), included("a"), false, all), &[]),
-        (range(Bound::Unbounded, included("b"), true, all), &[1, 0]),
-        (range(excluded("b"), Bound::Unbounded, false, 1), &[2]),
+        (range(included("b"), included("c"), all), &[1, 2, 3]),
+        (range(excluded("b"), excluded("c"), all), &[2]),
+        (range(included("b"), included("b"), all), &[1]),
+        (range(included("b"), excluded("b"), all), &[]),
+        (range(excluded("b"), excluded("b"), all), &[]),
+        (range(included("c"), included("a"), all), &[]),
+        (range(Bound::Unbounded, included("b"), all), &[0, 1]),
+        (range(excluded("b"), Bound::Unbounded, 1), &[2]),
     ] {
         let expected: Vec<_> = expected.iter().map(|&row| (bytes(rows[row].0), bytes(rows[row].1))).collect();
         assert_eq!(kv.range(&ns, wanted.clone()).await.unwrap(), expected, "{wanted:?}");
@@ -121,11 +118,10 @@ async fn ranges_as_a_sorted_map_has_them(kv: &Arc<dyn Kv>) {
             ] {
                 let mut expected: Vec<_> =
                     map.range((start.clone(), end.clone())).map(|(k, v)| (k.clone(), v.clone())).collect();
-                let forward = KeyRange { start, end, reverse: false, limit: usize::MAX };
-                assert_eq!(kv.range(&ns, forward.clone()).await.unwrap(), expected);
-                expected.reverse();
+                let range = KeyRange { start, end, limit: usize::MAX };
+                assert_eq!(kv.range(&ns, range.clone()).await.unwrap(), expected);
                 expected.truncate(7);
-                assert_eq!(kv.range(&ns, forward.reversed().limit(7)).await.unwrap(), expected);
+                assert_eq!(kv.range(&ns, range.limit(7)).await.unwrap(), expected);
             }
         }
     }
@@ -210,7 +206,6 @@ async fn fences(kv: &Arc<dyn Kv>) {
     assert!(matches!(write(lost).await, Err(KvError::Conflict)));
     write(Batch::new().put("b", "7").fenced(7)).await.expect("a batch that conflicted raised nothing");
     assert_eq!(kv.range(&ns, KeyRange::all()).await.unwrap(), pairs(&[("a", "5b"), ("b", "7")]), "the token is hidden");
-    assert_eq!(kv.range(&ns, KeyRange::all().reversed().limit(1)).await.unwrap(), pairs(&[("b", "7")]));
     assert_eq!(kv.snapshot(&ns).await.unwrap(), pairs(&[("a", "5b"), ("b", "7")]));
 }
 

@@ -319,8 +319,8 @@ impl SessionBackend {
             if self.any(vec![key::ASKED]).await? {
                 self.any_asked.store(true, Ordering::Release);
             }
-            let last = self.range(KeyRange::prefix(vec![key::HANDLED]).reversed().limit(1)).await?;
-            let block = last.first().and_then(|(key, row)| Block::of(key, row)).unwrap_or_default();
+            let blocks = self.range(KeyRange::prefix(vec![key::HANDLED])).await?;
+            let block = blocks.last().and_then(|(key, row)| Block::of(key, row)).unwrap_or_default();
             *handled = Some(Handled { block, ..Handled::default() });
         }
         // It stays where it is: if this call is dropped, what it has is still to be stored.

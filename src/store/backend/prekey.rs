@@ -175,9 +175,9 @@ impl SessionBackend {
 
     /// The highest number of a key that is stored, or that a block which can't be read may have; 0: there is none.
     pub(super) async fn last_prekey(&self) -> Result<u32> {
-        let last = |table: u8| self.range(KeyRange::prefix(vec![table]).reversed().limit(1));
-        let mut highest = last(key::PREKEY).await?.first().and_then(|(key, _)| key::number(key)).unwrap_or(0);
-        if let Some((key, row)) = last(key::PREKEYS).await?.first()
+        let keys = |table: u8| self.range(KeyRange::prefix(vec![table]));
+        let mut highest = keys(key::PREKEY).await?.last().and_then(|(key, _)| key::number(key)).unwrap_or(0);
+        if let Some((key, row)) = keys(key::PREKEYS).await?.last()
             && let Some(block) = key::number(key)
         {
             let place = Block::parse(row).and_then(|records| records.0.keys().last().copied().map(u32::from));

@@ -1,10 +1,5 @@
--- Reads a range. KEYS: keys, values · ARGV: least, greatest, '1' for backwards, limit. Answers keys and values in turns.
-local keys
-if ARGV[3] == '1' then
-  keys = redis.call('ZREVRANGEBYLEX', KEYS[1], ARGV[2], ARGV[1], 'LIMIT', 0, ARGV[4])
-else
-  keys = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[4])
-end
+-- Reads a range. KEYS: keys, values · ARGV: least, greatest, limit. Answers keys and values in turns.
+local keys = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
 local pairs = {}
 -- Lua's stack takes some thousand arguments.
 for first = 1, #keys, 1000 do

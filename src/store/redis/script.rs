@@ -80,7 +80,7 @@ impl Scripts {
     pub(super) fn range(&self, ns: &Namespace, range: &KeyRange) -> ScriptInvocation<'_> {
         let mut call = self.range.prepare_invoke();
         call.key(keys_of(ns)).key(values_of(ns));
-        call.arg(bound(&range.start, b"-")).arg(bound(&range.end, b"+")).arg(u8::from(range.reverse));
+        call.arg(bound(&range.start, b"-")).arg(bound(&range.end, b"+"));
         // -1: all of them.
         call.arg(i64::try_from(range.limit).unwrap_or(-1));
         call
