@@ -114,7 +114,9 @@ async fn password(request: Request) -> Result<Option<String>, ApiError> {
     let mut form = Multipart::from_request(request, &()).await.map_err(|_| malformed())?;
     while let Some(field) = form.next_field().await.map_err(|_| malformed())? {
         if field.name() == Some("password") {
-            return field.text().await.map(Some).map_err(|_| malformed());
+            // Not `text`, which knows the character sets of half a century: a browser's form is UTF-8.
+            let password = field.bytes().await.map_err(|_| malformed())?;
+            return Ok(Some(String::from_utf8_lossy(&password).into_owned()));
         }
     }
     Ok(None)
