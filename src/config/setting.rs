@@ -259,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         "RUST_LOG",
         "off,wa_gateway=info",
         "filter",
-        "Which log lines are written, by module. The libraries' own lines name phone numbers, so they are off.",
+        "Which log lines are written, by module. The libraries' own lines name phone numbers, so they are off; a release has theirs from info up.",
     ),
     Setting::new("NO_COLOR", "", "any text", "Set to anything: no colours in the log."),
     Setting::new(
