@@ -28,7 +28,7 @@ use crate::report::{Latencies, count, millis};
 use crate::say;
 
 /// Clients that are linked, one after the other.
-const CLIENTS: usize = 20;
+const CLIENTS: usize = 60;
 /// Texts each way of one more.
 const TEXTS: usize = 300;
 /// Anything that takes longer has failed.

@@ -16,7 +16,7 @@ use crate::receiver::Receiver;
 use crate::report::{Latencies, count, float};
 
 /// Sessions that are linked one after the other.
-const ALONE: usize = 20;
+const ALONE: usize = 60;
 /// Sessions that are linked at the same time after those.
 pub(crate) const AT_ONCE: usize = 10;
 /// A pairing that takes longer has failed.
