@@ -220,8 +220,17 @@ impl Matrix {
                 let _killed = api.try_send(Method::DELETE, &format!("/session/{DOOMED}"), None).await;
             }
         };
+        // The moment between a commit and its acknowledgement is short, and just before the receiver is called.
+        let aimed = self.windows.between_commit_and_ack == self.windows.fewest();
+        let (receiver, more) = (&self.receiver, 1 + usize::try_from(self.dice.below(6)).unwrap());
+        let enough = receiver.count() + more;
         let kill = async {
-            tokio::time::sleep(moment).await;
+            let aim = async {
+                while !aimed || receiver.count() < enough {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let _late = tokio::time::timeout(moment, aim).await;
         };
         let said = {
             let mut burst = std::pin::pin!(burst(&self.simulator, round, pictures));

@@ -84,6 +84,11 @@ impl Receiver {
         self.shared.hooks.lock().unwrap().clone()
     }
 
+    /// How many calls came so far.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.hooks.lock().unwrap().len()
+    }
+
     /// The bodies of accepted calls of this kind that are wanted, in order. Copies no others: long runs keep tens of thousands.
     fn accepted(&self, kind: &str, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let hooks = self.shared.hooks.lock().unwrap();
