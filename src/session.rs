@@ -363,29 +363,8 @@ impl SessionManager {
             }
             return Ok(());
         }
-        // One that WhatsApp logged out may be at its last steps.
-        entry.end_task(END_TIMEOUT, false).await;
-        let credentials = Namespace::credentials(&entry.uid);
-        match self.damage_of(entry).await {
-            Ok(None) => {}
-            Ok(Some(damage)) => {
-                entry.set_state(State::Damaged(damage)).await;
-                return Err(StartError::Damaged);
-            }
-            Err(_) if matches!(state, State::Damaged(_)) => return Err(StartError::Damaged),
-            Err(error) => return Err(error.into()),
-        }
-        if !is_new && (state == State::LoggedOut || entry.record().state == RecordState::LoggedOut) {
-            // A logout that could not remove the credentials leaves them void.
-            self.0.kv.drop_namespace(&credentials).await?;
-        }
-        let linked = SessionBackend::new(Arc::clone(&self.0.kv), credentials, None).has_device().await?;
-        let started = self.0.registry.update(&entry.uid, |record| {
-            record.state = RecordState::Live;
-            record.ended = None;
-        });
-        entry.set_record(started.await?.ok_or(StartError::Ended)?);
-        entry.set_resuming(linked);
+        // What was just made begins with nothing, and is stored as one that is started.
+        let linked = !is_new && self.begin_anew(entry, &state).await?;
         let told = entry.enter(if linked { State::Connecting } else { State::Starting }, None);
         tracing::info!(session = %entry.name, linked, "session starts");
         // Told while it dials. In this order: what the task tells comes after it, for commits are made as they are asked for.
@@ -396,6 +375,34 @@ impl SessionManager {
         };
         tokio::join!(biased; tell, async { task::spawn(&self.0, entry, None) });
         Ok(())
+    }
+
+    /// Has a session that was there before stored as one that is started; returns whether it is linked.
+    async fn begin_anew(&self, entry: &Arc<Entry>, state: &State) -> Result<bool, StartError> {
+        // One that WhatsApp logged out may be at its last steps.
+        entry.end_task(END_TIMEOUT, false).await;
+        let credentials = Namespace::credentials(&entry.uid);
+        match self.damage_of(entry).await {
+            Ok(None) => {}
+            Ok(Some(damage)) => {
+                entry.set_state(State::Damaged(damage)).await;
+                return Err(StartError::Damaged);
+            }
+            Err(_) if matches!(*state, State::Damaged(_)) => return Err(StartError::Damaged),
+            Err(error) => return Err(error.into()),
+        }
+        if *state == State::LoggedOut || entry.record().state == RecordState::LoggedOut {
+            // A logout that could not remove the credentials leaves them void.
+            self.0.kv.drop_namespace(&credentials).await?;
+        }
+        let linked = SessionBackend::new(Arc::clone(&self.0.kv), credentials, None).has_device().await?;
+        let started = self.0.registry.update(&entry.uid, |record| {
+            record.state = RecordState::Live;
+            record.ended = None;
+        });
+        entry.set_record(started.await?.ok_or(StartError::Ended)?);
+        entry.set_resuming(linked);
+        Ok(linked)
     }
 
     /// The listed session of a name, or one that is made: that is listed here if it is stored already, else by whoever waits for

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use wa_gateway::store::backend::SessionBackend;
 use wa_gateway::store::{Batch, Kv, Namespace};
+use whatsapp_rust::wacore::store::Device;
 use whatsapp_rust::wacore::store::traits::{DeviceStore, ProtocolStore, SignalStore};
 
 use crate::engine::{Home, over_both};
@@ -90,11 +91,11 @@ async fn nothing_comes_back_after_close(home: Home) {
     let kv = home.open().await;
     let ns = Namespace::credentials("u");
     let backend = SessionBackend::new(Arc::clone(&kv), ns.clone(), None);
-    backend.create().await.unwrap();
+    backend.save(&Device::new()).await.unwrap();
     tokio::time::timeout(DEADLINE, backend.close()).await.unwrap();
     kv.drop_namespace(&ns).await.unwrap();
     backend.put_session("a@lid.0", b"late").await.unwrap_err();
-    backend.create().await.unwrap_err();
+    backend.save(&Device::new()).await.unwrap_err();
     assert!(!kv.namespaces().await.unwrap().contains(&ns));
     assert!(!backend.failed().is_cancelled(), "closing is not failing");
     kv.write(&ns, Batch::new().put("a", "1")).await.unwrap();
