@@ -222,8 +222,8 @@ impl Matrix {
         };
         // The moment between a commit and its acknowledgement is short, and just before the receiver is called.
         let aimed = self.windows.between_commit_and_ack == self.windows.fewest();
-        let (receiver, more) = (&self.receiver, 1 + usize::try_from(self.dice.below(6)).unwrap());
-        let enough = receiver.count() + more;
+        let (receiver, calls) = (&self.receiver, 1 + usize::try_from(self.dice.below(6)).unwrap());
+        let enough = receiver.count() + calls;
         let kill = async {
             let aim = async {
                 while !aimed || receiver.count() < enough {
