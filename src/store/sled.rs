@@ -12,6 +12,7 @@ mod journal;
 mod marker;
 mod naming;
 mod opened;
+mod rewrite;
 mod table;
 
 use std::collections::HashSet;
@@ -182,7 +183,8 @@ impl Shared {
     }
 
     /// Opens the store anew that has outgrown how it was opened, or was emptied since: sled takes the size of its pages at its
-    /// opening only, and what little of an emptied store lives would hold the memory in which it was allocated.
+    /// opening only, and what little of an emptied store lives would hold the memory in which it was allocated. Of an emptied
+    /// one first all that is left is written anew (see `rewrite`).
     ///
     /// Calls that come meanwhile wait; one that takes longer than [`RENEW_PATIENCE`] has all go on as before.
     fn renew(&self) {
@@ -211,7 +213,13 @@ impl Shared {
             self.set(State::Open(Arc::new(old)));
             return;
         }
+        let fresh = if old.is_emptied() { old.rewrite(&self.path) } else { None };
         reopening.lost.extend(old.close());
+        if let Some(fresh) = fresh
+            && let Err(error) = fresh.take_place()
+        {
+            tracing::warn!(%error, "the store that was written anew could not take the place of the old one, which stays");
+        }
         match Opened::open_again(&self.path, self.sync, namespaces) {
             Ok(opened) => {
                 let opened = opened.without(std::mem::take(&mut reopening.lost));

@@ -14,6 +14,17 @@ use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 /// More than those of which at most an eighth may be left.
 const MANY: usize = 1_000;
 
+/// What one of the namespaces held that are dropped; nothing else does.
+fn secret(of: usize) -> String {
+    format!("a secret of a session that is deleted, number {of:04}")
+}
+
+/// Whether the store's file still has it somewhere.
+fn holds_secret(path: &Path, of: usize) -> bool {
+    let secret = secret(of);
+    fs::read(path.join("db")).unwrap().windows(secret.len()).any(|bytes| bytes == secret.as_bytes())
+}
+
 /// How many namespaces the store had at its last opening or orderly end.
 fn marked(home: &Path) -> u64 {
     let told: Value = serde_json::from_slice(&fs::read(home.join("store.id")).unwrap()).unwrap();
@@ -26,9 +37,15 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
     let path = home.path().join("store");
     let store = Arc::new(SledStore::open(&path).unwrap());
     for n in 0..MANY {
-        store.apply(&Namespace::outbox(&n.to_string()), Batch::new().put("key", "value")).await.unwrap().await.unwrap();
+        store
+            .apply(&Namespace::outbox(&n.to_string()), Batch::new().put("key", secret(n)))
+            .await
+            .unwrap()
+            .await
+            .unwrap();
     }
     assert_eq!(marked(home.path()), 0);
+    assert!(holds_secret(&path, 0), "or the last line proves nothing");
     let (tracker, over) = (TaskTracker::new(), Arc::new(AtomicBool::new(false)));
     let all = Arc::new(AtomicU32::new(0));
     // Meanwhile others write, flushed and not, and read what they wrote.
@@ -79,4 +96,7 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
         assert_eq!(kept.len(), usize::try_from(rows).unwrap());
     }
     assert_eq!(store.namespaces().await.unwrap().len(), 4);
+    assert!(!path.with_file_name("store.new").exists());
+    // Those that were dropped before what was left was written anew.
+    assert!(!holds_secret(&path, 0));
 }

@@ -19,6 +19,7 @@ use super::error::OpenError;
 use super::flusher::{Flusher, Syncing, Written};
 use super::home::Home;
 use super::marker::{self, Mark};
+use super::rewrite::{self, Fresh};
 use super::table::{Live, Table};
 use super::{CACHE_NAMESPACES, SYNC_EVERY_MS, SyncMode, cache_bytes};
 use crate::store::{Batch, Flushing, KvError, Namespace, check_keys};
@@ -26,7 +27,7 @@ use crate::store::{Batch, Flushing, KvError, Namespace, check_keys};
 /// The tree of the store itself; no namespace has this name.
 const META: &str = "meta";
 /// The one that sled makes, which stays empty.
-const DEFAULT: &str = "__sled__default";
+pub(super) const DEFAULT: &str = "__sled__default";
 const SCHEMA_KEY: &[u8] = b"schema";
 /// Which store it is, and how often it was marked; see `marker`.
 const MARK_KEY: &[u8] = b"mark";
@@ -97,6 +98,7 @@ impl Opened {
         let is_new = check_schema(path, &db)?;
         let found = read_mark(path, &db)?;
         marker::compare(path, marked.as_ref(), found.as_ref().filter(|_| !is_new))?;
+        rewrite::clean(path);
         let found = found.unwrap_or_else(|| Mark { store: Uuid::new_v4().to_string(), state: 0 });
         let state = Mutex::new((found, Instant::now()));
         let marks = Arc::new(Marks { path: path.to_owned(), db: db.clone(), state, namespaces: AtomicUsize::new(0) });
@@ -209,6 +211,22 @@ impl Opened {
         Ok(())
     }
 
+    /// Writes all of a settled store into a fresh one; `None`: it stays as it is, after a failure too.
+    pub(super) fn rewrite(&self, path: &Path) -> Option<Fresh> {
+        // sled asserts while it reads pages: damage may come as a panic.
+        match catch_unwind(AssertUnwindSafe(|| rewrite::write(&self.db, path))) {
+            Ok(Ok(fresh)) => fresh,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the store could not be written anew");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("the store could not be written anew, as a part of it is damaged");
+                None
+            }
+        }
+    }
+
     /// Whether it is to be opened anew; `true` once for each time.
     pub(super) fn is_due(&self) -> bool {
         self.due.load(Ordering::Acquire) && self.due.swap(false, Ordering::AcqRel)
@@ -217,7 +235,12 @@ impl Opened {
     /// Whether it has outgrown how it was opened, or was emptied since.
     pub(super) fn is_outgrown(&self) -> bool {
         // A copy is read and thrown away.
-        self.marks.is_some() && is_outgrown(self.tables().len(), self.sized_for, self.dropped.load(Ordering::Acquire))
+        self.marks.is_some() && (is_outgrown(self.tables().len(), self.sized_for) || self.is_emptied())
+    }
+
+    /// Whether nearly all that was in it was dropped.
+    pub(super) fn is_emptied(&self) -> bool {
+        is_emptied(self.tables().len(), self.dropped.load(Ordering::Acquire))
     }
 
     pub(super) fn tables(&self) -> RwLockReadGuard<'_, HashMap<Namespace, Arc<Table>>> {
@@ -296,16 +319,20 @@ impl Opened {
     }
 }
 
-fn is_outgrown(namespaces: usize, sized_for: usize, dropped: usize) -> bool {
+fn is_outgrown(namespaces: usize, sized_for: usize) -> bool {
     let sized_for = sized_for.max(CACHE_NAMESPACES);
-    namespaces > sized_for + sized_for / GROWN || (dropped >= DROPPED && namespaces <= dropped / LEFT)
+    namespaces > sized_for + sized_for / GROWN
+}
+
+fn is_emptied(namespaces: usize, dropped: usize) -> bool {
+    dropped >= DROPPED && namespaces <= dropped / LEFT
 }
 
 /// The file that holds sled's log; the one that it locks.
-const LOG_FILE: &str = "db";
+pub(super) const LOG_FILE: &str = "db";
 
 /// `namespaces`: so many it had, as far as is known.
-fn make_db(path: &Path, namespaces: usize) -> Result<sled::Db, OpenError> {
+pub(super) fn make_db(path: &Path, namespaces: usize) -> Result<sled::Db, OpenError> {
     let mut folder = std::fs::DirBuilder::new();
     folder.recursive(true).mode(0o700).create(path).map_err(|error| OpenError::from_io(path, error))?;
     open_db(path, namespaces)
@@ -406,17 +433,15 @@ mod tests {
 
     #[test]
     fn a_store_is_opened_anew_when_it_has_grown_or_was_emptied() {
-        for (namespaces, sized_for, dropped, wanted) in [
-            (3_750, 0, 0, false),
-            (3_751, 0, 0, true),
-            (3_751, 3_751, 0, false),
-            (4_689, 3_751, 0, true),
-            (112, 3_000, 899, false),
-            (112, 3_000, 900, true),
-            (113, 3_000, 900, false),
-            (0, 0, 3_000, true),
-        ] {
-            assert_eq!(is_outgrown(namespaces, sized_for, dropped), wanted, "{namespaces} {sized_for} {dropped}");
+        for (namespaces, sized_for, wanted) in
+            [(3_750, 0, false), (3_751, 0, true), (3_751, 3_751, false), (4_689, 3_751, true)]
+        {
+            assert_eq!(is_outgrown(namespaces, sized_for), wanted, "{namespaces} {sized_for}");
+        }
+        for (namespaces, dropped, wanted) in
+            [(0, 0, false), (112, 899, false), (112, 900, true), (113, 900, false), (0, 3_000, true)]
+        {
+            assert_eq!(is_emptied(namespaces, dropped), wanted, "{namespaces} {dropped}");
         }
     }
 }
