@@ -13,7 +13,6 @@ use futures::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 mod drive;
 mod unlink;
@@ -25,6 +24,7 @@ use super::entry::{Command, Owner};
 use super::media;
 use super::poll;
 use super::state::{Damage, State, pause};
+use crate::event::SessionName;
 use crate::message::Attachment;
 use crate::outbox::{CommitError, NewEvent, event_id};
 use crate::store::backend::{Lost, PROBE, SessionBackend, Stored};
@@ -62,10 +62,22 @@ pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Sema
         connected_before: AtomicBool::new(false),
         nudged: false,
     };
-    // A root span: sessions live longer than the request that starts them.
-    let span = tracing::info_span!(parent: None, "session", session = %entry.name);
-    let handle = manager.tracker.spawn(supervise(task, turn).instrument(span));
+    let handle = manager.tracker.spawn(named(entry.name.clone(), || supervise(task, turn)));
     entry.set_task(commands, handle);
+}
+
+/// Has what a session logs tell its name.
+///
+/// A span for each turn of the task: one that lived as long as the session would leave a piece of 160 bytes in the subscriber's
+/// table for good (tracing-subscriber 0.3, `registry/sharded.rs`), each in a page of its own after a thousand sessions.
+async fn named<F: Future<Output = ()>>(name: SessionName, begin: impl FnOnce() -> F) {
+    let mut task = std::pin::pin!(begin());
+    let turn = std::future::poll_fn(|context| {
+        // A root span: sessions live longer than the request that starts them.
+        let _in = tracing::info_span!(parent: None, "session", session = %name).entered();
+        task.as_mut().poll(context)
+    });
+    turn.await;
 }
 
 /// Runs a task to its end, and begins again after a panic: a session stays alive, and its list row true.
@@ -77,7 +89,7 @@ async fn supervise(mut task: Task, mut turn: Option<Arc<Semaphore>>) {
         match task.wait(Some(BREATH)).await {
             Ok(()) => {}
             Err(Interrupted::Cancelled) => return,
-            Err(Interrupted::End { unlink, answer }) => return task.end_unconnected(unlink, answer).await,
+            Err(Interrupted::End { unlink, answer }) => return Box::pin(task.end_unconnected(unlink, answer)).await,
         }
     }
 }
@@ -129,7 +141,7 @@ impl Task {
                 tokio::select! {
                     () = self.token.cancelled() => return,
                     Some((unlink, answer)) = next_end(&mut self.commands, &mut self.nudged) => {
-                        return self.end_unconnected(unlink, answer).await;
+                        return Box::pin(self.end_unconnected(unlink, answer)).await;
                     }
                     permit = semaphore.acquire_owned() => permit.ok(),
                 }
@@ -139,17 +151,17 @@ impl Task {
             tokio::time::sleep(jitter(Duration::from_millis(50))).await;
         }
         loop {
-            if self.is_damaged().await {
+            if Box::pin(self.is_damaged()).await {
                 tracing::error!("the stored keys of this session are damaged: it is not dialled");
                 return self.entry.set_state(State::Damaged(Damage::Device)).await;
             }
             let began = Instant::now();
-            let outcome = match self.connect().await {
+            let outcome = match Box::pin(self.connect()).await {
                 Ok((connection, backend, inputs, _lease)) => {
                     self.entry.set_connection(Some(connection.clone()));
                     let outcome = self.drive(&connection, &backend, inputs, &mut turn).await;
                     self.entry.set_connection(None);
-                    match self.close(connection, &backend, outcome).await {
+                    match Box::pin(self.close(connection, &backend, outcome)).await {
                         Some(outcome) => outcome,
                         None => return,
                     }
@@ -160,9 +172,9 @@ impl Task {
                 }
             };
             turn = None;
-            if let Err(interrupted) = self.pause_after(outcome, began.elapsed()).await {
+            if let Err(interrupted) = Box::pin(self.pause_after(outcome, began.elapsed())).await {
                 if let Interrupted::End { unlink, answer } = interrupted {
-                    self.end_unconnected(unlink, answer).await;
+                    Box::pin(self.end_unconnected(unlink, answer)).await;
                 }
                 return;
             }
@@ -425,4 +437,20 @@ fn jitter(most: Duration) -> Duration {
     // Without randomness there is just no jitter.
     let drawn = getrandom::fill(&mut bytes).map_or(0, |()| u32::from_le_bytes(bytes));
     most.mul_f64(f64::from(drawn) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of<T, U, F: Future>(_: fn(T, U) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn a_task_that_follows_its_connection_is_small() {
+        // What it takes to connect, to close and to unlink, 4 KiB, is there when it is needed: every session has a task.
+        let size = size_of(supervise);
+        assert!(size <= 2 << 10, "{size} bytes");
+    }
 }

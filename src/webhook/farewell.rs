@@ -17,7 +17,6 @@ use futures::stream::FuturesUnordered;
 use reqwest::Url;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use super::Webhook;
 use super::attempt::{Flow, Outcome};
@@ -83,9 +82,7 @@ where
         loop {
             tokio::select! {
                 Some(farewell) = receiver.recv(), if under_way.len() < MAX_FAREWELLS => {
-                    let event_id = farewell.event.event_id.clone();
-                    let span = tracing::info_span!("delivery", session = %farewell.session, event_id);
-                    under_way.push(deliver(&webhook, &attempts, &forget, farewell).instrument(span));
+                    under_way.push(deliver(&webhook, &attempts, &forget, farewell));
                 }
                 Some(()) = under_way.next(), if !under_way.is_empty() => {}
                 () = ended.cancelled() => break,
@@ -129,7 +126,8 @@ where
             };
         }
         if matches!(outcome, Outcome::Dead(..)) {
-            tracing::warn!(attempts, "a deleted session's last event is dropped: no receiver will take it");
+            let (session, event_id) = (&farewell.session, &farewell.event.event_id);
+            tracing::warn!(%session, event_id, attempts, "a deleted session's last event is dropped: no receiver will take it");
         }
         break;
     }

@@ -163,7 +163,7 @@ impl Task {
                     if signal == Signal::LinkDown && matches!(self.entry.view().state, State::WaitingForScan { .. }) {
                         clocks.code_lost = Some(Instant::now());
                     }
-                    if let Some(outcome) = self.follow(connection, &signal).await {
+                    if let Some(outcome) = Box::pin(self.follow(connection, &signal)).await {
                         return outcome;
                     }
                     match signal {
@@ -201,12 +201,12 @@ impl Task {
                     if clocks.began.elapsed() > RESTORE_TURN {
                         *turn = None;
                     }
-                    if let Some(outcome) = self.wait_for_login(connection, &mut clocks, &limits).await {
+                    if let Some(outcome) = Box::pin(self.wait_for_login(connection, &mut clocks, &limits)).await {
                         return outcome;
                     }
                 }
                 _ = watch.tick(), if connected => {
-                    if let Some(outcome) = self.look_at_link(connection, &mut clocks, &limits).await {
+                    if let Some(outcome) = Box::pin(self.look_at_link(connection, &mut clocks, &limits)).await {
                         return outcome;
                     }
                 }
