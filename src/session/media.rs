@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 use crate::media::{Folder, file_name};
 use crate::message::incoming::{Attachment, Content, FileKind, Incoming, Media};
@@ -62,7 +63,9 @@ pub(super) async fn run(connection: Connection, outbox: Outbox, files: Files) {
         for seq in lane.outbox.pending() {
             if taken.len() < AT_ONCE_HERE && taken.insert(seq) {
                 // Boxed: the set keeps room for one of them all the time, 3 KB for each session.
-                under_way.push(lane.settle(seq).boxed());
+                // A root span, as the session's task has it for what ends soon.
+                let span = tracing::info_span!(parent: None, "session", session = %lane.outbox.session());
+                under_way.push(lane.settle(seq).instrument(span).boxed());
             }
         }
         tokio::select! {

@@ -13,6 +13,7 @@ use futures::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 mod drive;
 mod unlink;
@@ -24,7 +25,6 @@ use super::entry::{Command, Owner};
 use super::media;
 use super::poll;
 use super::state::{Damage, State, pause};
-use crate::event::SessionName;
 use crate::message::Attachment;
 use crate::outbox::{CommitError, NewEvent, event_id};
 use crate::store::backend::{Lost, PROBE, SessionBackend, Stored};
@@ -62,34 +62,16 @@ pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Sema
         connected_before: AtomicBool::new(false),
         nudged: false,
     };
-    let handle = manager.tracker.spawn(named(entry.name.clone(), || supervise(task, turn)));
+    let handle = manager.tracker.spawn(supervise(task, turn));
     entry.set_task(commands, handle);
-}
-
-/// Has what a session logs tell its name.
-///
-/// A span for each turn of the task: one that lived as long as the session would leave a piece of 160 bytes in the subscriber's
-/// table for good (tracing-subscriber 0.3, `registry/sharded.rs`), each in a page of its own after a thousand sessions.
-async fn named<F: Future<Output = ()>>(name: SessionName, begin: impl FnOnce() -> F) {
-    let mut task = std::pin::pin!(begin());
-    let turn = std::future::poll_fn(|context| {
-        // A root span: sessions live longer than the request that starts them.
-        let _in = tracing::info_span!(parent: None, "session", session = %name).entered();
-        task.as_mut().poll(context)
-    });
-    turn.await;
 }
 
 /// Runs a task to its end, and begins again after a panic: a session stays alive, and its list row true.
 async fn supervise(mut task: Task, mut turn: Option<Arc<Semaphore>>) {
     while std::panic::AssertUnwindSafe(task.run(turn.take())).catch_unwind().await.is_err() {
-        tracing::error!("the session's task panicked; its connection is closed, and it begins again");
-        task.entry.set_connection(None);
-        task.entry.close_backend(CLOSE).await;
-        match task.wait(Some(BREATH)).await {
-            Ok(()) => {}
-            Err(Interrupted::Cancelled) => return,
-            Err(Interrupted::End { unlink, answer }) => return Box::pin(task.end_unconnected(unlink, answer)).await,
+        let span = task.span();
+        if !Box::pin(task.begin_again().instrument(span)).await {
+            return;
         }
     }
 }
@@ -132,16 +114,41 @@ enum Interrupted {
 }
 
 impl Task {
+    /// Has what is logged in it tell the session's name; for what ends soon.
+    ///
+    /// Each span that lived as long as its session would leave a piece of 160 bytes in the subscriber's table for good
+    /// (tracing-subscriber 0.3, `registry/sharded.rs`), in a page of its own after a thousand sessions.
+    fn span(&self) -> Span {
+        // A root span: sessions live longer than the request that starts them.
+        tracing::info_span!(parent: None, "session", session = %self.entry.name)
+    }
+
+    /// What follows a panic; `false`: the session has ended meanwhile.
+    async fn begin_again(&mut self) -> bool {
+        tracing::error!("the session's task panicked; its connection is closed, and it begins again");
+        self.entry.set_connection(None);
+        self.entry.close_backend(CLOSE).await;
+        match self.wait(Some(BREATH)).await {
+            Ok(()) => true,
+            Err(Interrupted::Cancelled) => false,
+            Err(Interrupted::End { unlink, answer }) => {
+                self.end_unconnected(unlink, answer).await;
+                false
+            }
+        }
+    }
+
     async fn run(&mut self, turn: Option<Arc<Semaphore>>) {
         // Each restored session begins a little after the other; none of them waits for the slowest.
         let mut turn = match turn {
             None => None,
             Some(semaphore) => {
-                self.entry.tell(crate::event::Status::Connecting).await;
+                self.entry.tell(crate::event::Status::Connecting).instrument(self.span()).await;
                 tokio::select! {
                     () = self.token.cancelled() => return,
                     Some((unlink, answer)) = next_end(&mut self.commands, &mut self.nudged) => {
-                        return Box::pin(self.end_unconnected(unlink, answer)).await;
+                        let span = self.span();
+                        return Box::pin(self.end_unconnected(unlink, answer).instrument(span)).await;
                     }
                     permit = semaphore.acquire_owned() => permit.ok(),
                 }
@@ -151,41 +158,50 @@ impl Task {
             tokio::time::sleep(jitter(Duration::from_millis(50))).await;
         }
         loop {
-            if Box::pin(self.is_damaged()).await {
-                tracing::error!("the stored keys of this session are damaged: it is not dialled");
-                return self.entry.set_state(State::Damaged(Damage::Device)).await;
+            if Box::pin(self.is_damaged().instrument(self.span())).await {
+                return;
             }
             let began = Instant::now();
-            let outcome = match Box::pin(self.connect()).await {
+            let outcome = match Box::pin(self.connect().instrument(self.span())).await {
                 Ok((connection, backend, inputs, _lease)) => {
                     self.entry.set_connection(Some(connection.clone()));
                     let outcome = self.drive(&connection, &backend, inputs, &mut turn).await;
                     self.entry.set_connection(None);
-                    match Box::pin(self.close(connection, &backend, outcome)).await {
+                    let span = self.span();
+                    match Box::pin(self.close(connection, &backend, outcome).instrument(span)).await {
                         Some(outcome) => outcome,
                         None => return,
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "the session's store can't be used");
+                    let (session, error) = (&self.entry.name, format!("{error:#}"));
+                    tracing::warn!(%session, error, "the session's store can't be used");
                     Outcome::StoreFailed
                 }
             };
             turn = None;
-            if let Err(interrupted) = Box::pin(self.pause_after(outcome, began.elapsed())).await {
+            let span = self.span();
+            if let Err(interrupted) = Box::pin(self.pause_after(outcome, began.elapsed()).instrument(span)).await {
                 if let Interrupted::End { unlink, answer } = interrupted {
-                    Box::pin(self.end_unconnected(unlink, answer)).await;
+                    let span = self.span();
+                    Box::pin(self.end_unconnected(unlink, answer).instrument(span)).await;
                 }
                 return;
             }
         }
     }
 
-    /// Whether a device is stored that can't be read. A store that can't be asked is told by the connection's own reads.
+    /// Whether a device is stored that can't be read, which is then its state. A store that can't be asked is told by the
+    /// connection's own reads.
     async fn is_damaged(&self) -> bool {
         let namespace = Namespace::credentials(&self.entry.uid);
         let stored = SessionBackend::new(Arc::clone(&self.manager.kv), namespace, None).stored().await;
-        matches!(stored, Ok(Stored::Damaged))
+        let is_damaged = matches!(stored, Ok(Stored::Damaged));
+        if is_damaged {
+            tracing::error!("the stored keys of this session are damaged: it is not dialled");
+            self.entry.set_state(State::Damaged(Damage::Device)).await;
+        }
+        is_damaged
     }
 
     /// Builds a connection over the stored device.

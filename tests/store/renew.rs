@@ -31,6 +31,28 @@ fn marked(home: &Path) -> u64 {
     told["namespaces"].as_u64().unwrap()
 }
 
+async fn make_many(store: &SledStore) {
+    for n in 0..MANY {
+        let row = Batch::new().put("key", secret(n));
+        store.apply(&Namespace::outbox(&n.to_string()), row).await.unwrap().await.unwrap();
+    }
+}
+
+async fn drop_many(store: &SledStore) {
+    for n in 0..MANY {
+        store.drop_namespace(&Namespace::outbox(&n.to_string())).await.unwrap();
+    }
+}
+
+/// Waits for the mark that precedes it.
+async fn closed_to_be_opened_anew(home: &Path, deadline: Instant) {
+    // An eighth of those dropped, and a few others.
+    while !(1..=130).contains(&marked(home)) {
+        assert!(Instant::now() < deadline, "it was not opened anew");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
     let home = tempfile::tempdir().unwrap();
@@ -67,15 +89,9 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
             })
         })
         .collect();
-    for n in 0..MANY {
-        store.drop_namespace(&Namespace::outbox(&n.to_string())).await.unwrap();
-    }
+    drop_many(&store).await;
     let deadline = Instant::now() + Duration::from_mins(1);
-    // An eighth of those dropped, and the writers'.
-    while !(1..=130).contains(&marked(home.path())) {
-        assert!(Instant::now() < deadline, "it was not opened anew");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    closed_to_be_opened_anew(home.path(), deadline).await;
     // Marked, it is about to be closed: the writers go on over what is opened.
     let marked_at = all.load(Ordering::SeqCst);
     while all.load(Ordering::SeqCst) < marked_at + 200 {
@@ -99,4 +115,26 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
     assert!(!path.with_file_name("store.new").exists());
     // Those that were dropped before what was left was written anew.
     assert!(!holds_secret(&path, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_store_that_cannot_be_written_anew_goes_on_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("store");
+    let store = SledStore::open(&path).unwrap();
+    let kept = Namespace::credentials("kept");
+    store.write(&kept, Batch::new().put("before", "row")).await.unwrap();
+    make_many(&store).await;
+    // In the way of the fresh folder.
+    let obstacle = path.with_file_name("store.new");
+    fs::write(&obstacle, "not ours").unwrap();
+    drop_many(&store).await;
+    closed_to_be_opened_anew(home.path(), Instant::now() + Duration::from_mins(1)).await;
+    store.write(&kept, Batch::new().put("after", "row")).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    assert_eq!(fs::read(&obstacle).unwrap(), b"not ours");
+    let store = SledStore::open(&path).unwrap();
+    assert_eq!(store.namespaces().await.unwrap(), std::slice::from_ref(&kept));
+    assert_eq!(store.range(&kept, KeyRange::all()).await.unwrap().len(), 2);
 }

@@ -16,7 +16,7 @@ use super::{Inputs, Outcome, Task, events};
 use crate::outbox::CommitError;
 use crate::store::backend::{Lost, SessionBackend};
 use crate::store::registry::AccountDetails;
-use crate::whatsapp::{Connection, Signal, Verdict};
+use crate::whatsapp::{Connection, Received, Signal, Verdict};
 
 /// A restored session lets the next one dial after so long even if it is not connected.
 const RESTORE_TURN: Duration = Duration::from_secs(20);
@@ -163,7 +163,8 @@ impl Task {
                     if signal == Signal::LinkDown && matches!(self.entry.view().state, State::WaitingForScan { .. }) {
                         clocks.code_lost = Some(Instant::now());
                     }
-                    if let Some(outcome) = Box::pin(self.follow(connection, &signal)).await {
+                    let span = self.span();
+                    if let Some(outcome) = Box::pin(self.follow(connection, &signal).instrument(span)).await {
                         return outcome;
                     }
                     match signal {
@@ -179,21 +180,14 @@ impl Task {
                         _ => {}
                     }
                 }
-                Some(mut received) = inputs.late.recv() => {
-                    // A failure has poisoned the backend, and is told below as the commit's.
-                    let _failed = poll::settle(backend, &mut received).await;
-                    if let Err(error) = self.entry.commit(events(&self.entry, received)).await {
-                        tracing::warn!(%error, "a message outside the durable path was lost");
-                        if matches!(error, CommitError::Store(_)) {
-                            backend.poison();
-                        }
-                    }
+                Some(received) = inputs.late.recv() => {
+                    Box::pin(self.commit_late(backend, received).instrument(self.span())).await;
                 }
                 Some(lost) = inputs.lost.recv() => {
                     let Lost { chat, sender, id } = *lost;
                     let connection = connection.clone();
                     let ask = async move { connection.request_resend(&chat, &sender, &id).await };
-                    self.manager.tracker.spawn(ask.in_current_span());
+                    self.manager.tracker.spawn(ask.instrument(self.span()));
                 }
                 () = files.go_on() => {}
                 () = connection.ended() => return Outcome::Renew(None),
@@ -201,17 +195,44 @@ impl Task {
                     if clocks.began.elapsed() > RESTORE_TURN {
                         *turn = None;
                     }
-                    if let Some(outcome) = Box::pin(self.wait_for_login(connection, &mut clocks, &limits)).await {
+                    let look = self.wait_for_login(connection, &mut clocks, &limits);
+                    if let Some(outcome) = Box::pin(look.instrument(self.span())).await {
                         return outcome;
                     }
                 }
                 _ = watch.tick(), if connected => {
-                    if let Some(outcome) = Box::pin(self.look_at_link(connection, &mut clocks, &limits)).await {
+                    if self.is_quiet(connection, &clocks, &limits) {
+                        continue;
+                    }
+                    let look = self.look_at_link(connection, &mut clocks, &limits);
+                    if let Some(outcome) = Box::pin(look.instrument(self.span())).await {
                         return outcome;
                     }
                 }
             }
         }
+    }
+
+    /// Takes messages that came outside the durable path.
+    async fn commit_late(&self, backend: &SessionBackend, mut received: Vec<Received>) {
+        // A failure has poisoned the backend, and is told below as the commit's.
+        let _failed = poll::settle(backend, &mut received).await;
+        if let Err(error) = self.entry.commit(events(&self.entry, received)).await {
+            tracing::warn!(%error, "a message outside the durable path was lost");
+            if matches!(error, CommitError::Store(_)) {
+                backend.poison();
+            }
+        }
+    }
+
+    /// Whether a look at the link would find nothing to do: nearly always, and a thousand sessions look often.
+    fn is_quiet(&self, connection: &Connection, clocks: &Clocks, limits: &Limits) -> bool {
+        !clocks.asked
+            && clocks.was_live_on == connection.stream()
+            && connection.is_live()
+            && connection.silent_for() <= limits.ask_idle
+            && connection.unanswered_for() <= limits.ask_unanswered
+            && !self.entry.outbox.is_refusing()
     }
 
     /// Looks after a connection that is not connected yet; `Some`: this one is over.

@@ -90,6 +90,11 @@ fn try_write(file: &Path, told: &Told) -> io::Result<()> {
     new.write_all(&text)?;
     new.sync_all()?;
     fs::rename(&draft, file)?;
+    sync_folder_of(file)
+}
+
+/// Has the disk hold what the folder says of the names in it.
+pub(super) fn sync_folder_of(file: &Path) -> io::Result<()> {
     match file.parent() {
         Some(folder) => File::open(if folder == Path::new("") { Path::new(".") } else { folder })?.sync_all(),
         None => Ok(()),

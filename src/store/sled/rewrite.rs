@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::error::OpenError;
+use super::marker;
 use super::opened::{DEFAULT, LOG_FILE, make_db};
 
 /// So many bytes of rows are written anew at most, as all calls wait meanwhile; a store with more of them stays as it is.
@@ -103,10 +104,7 @@ impl Fresh {
         let log = File::open(self.path.join(LOG_FILE))?;
         log.try_lock()?;
         renameat_with(CWD, &self.folder, CWD, &self.path, RenameFlags::EXCHANGE)?;
-        match self.path.parent() {
-            Some(parent) if parent != Path::new("") => File::open(parent)?.sync_all(),
-            _ => File::open(".")?.sync_all(),
-        }
+        marker::sync_folder_of(&self.path)
     }
 
     fn give_up(self) {
