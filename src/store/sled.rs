@@ -215,11 +215,11 @@ impl Shared {
         }
         let fresh = if old.is_emptied() { old.rewrite(&self.path) } else { None };
         reopening.lost.extend(old.close());
-        if let Some(fresh) = fresh
-            && let Err(error) = fresh.take_place()
-        {
-            tracing::warn!(%error, "the store that was written anew could not take the place of the old one, which stays");
-        }
+        let _locked = fresh.map(|fresh| {
+            fresh.take_place().inspect_err(|error| {
+                tracing::warn!(%error, "the store that was written anew could not take the place of the old one, which stays");
+            })
+        });
         match Opened::open_again(&self.path, self.sync, namespaces) {
             Ok(opened) => {
                 let opened = opened.without(std::mem::take(&mut reopening.lost));

@@ -91,8 +91,8 @@ impl Fresh {
     }
 
     /// Takes the place of the old store, which is closed. Another gateway that waits for this one to end gets the old one or
-    /// the fresh one, never one that is then replaced.
-    pub(super) fn take_place(self) -> io::Result<()> {
+    /// the fresh one, never one that is then replaced: what is returned keeps the old one locked, until that is removed.
+    pub(super) fn take_place(self) -> io::Result<File> {
         let changed = self.change();
         if changed.is_err() {
             self.give_up();
@@ -100,11 +100,12 @@ impl Fresh {
         changed
     }
 
-    fn change(&self) -> io::Result<()> {
+    fn change(&self) -> io::Result<File> {
         let log = File::open(self.path.join(LOG_FILE))?;
         log.try_lock()?;
         renameat_with(CWD, &self.folder, CWD, &self.path, RenameFlags::EXCHANGE)?;
-        marker::sync_folder_of(&self.path)
+        marker::sync_folder_of(&self.path)?;
+        Ok(log)
     }
 
     fn give_up(self) {
