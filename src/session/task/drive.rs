@@ -36,7 +36,8 @@ const IDLE_DIAL: Duration = Duration::from_secs(10);
 struct Limits {
     /// The whole time: a stream that is open and not logged in gets no more either.
     all: Duration,
-    /// How often a connected session looks at its link (2 s), and one that is not at itself (1 s).
+    /// How often a connected session looks at its link (2 s; three times as seldom while it is quiet), and one that is not
+    /// connected at itself (1 s).
     look: Duration,
     tick: Duration,
     /// Silence after which WhatsApp is asked for a sign of life (19.5 s: more often costs a thousand idle sessions a percent
@@ -70,6 +71,12 @@ impl Limits {
             dropped: part(1.0 / 6.0),
             redial: part(2.5),
         }
+    }
+
+    /// For how long a link that was found quiet needs no look: until WhatsApp could have to be asked.
+    fn rest(&self, silence: Duration, unanswered: Duration) -> Duration {
+        let until_ask = (self.ask_idle.saturating_sub(silence)).min(self.ask_unanswered.saturating_sub(unanswered));
+        until_ask.clamp(self.look, self.look * 3)
     }
 }
 
@@ -201,7 +208,8 @@ impl Task {
                     }
                 }
                 _ = watch.tick(), if connected => {
-                    if self.is_quiet(connection, &clocks, &limits) {
+                    if let Some(rest) = self.quiet(connection, &clocks, &limits) {
+                        watch.reset_at(shared(Instant::now() + rest));
                         continue;
                     }
                     let look = self.look_at_link(connection, &mut clocks, &limits);
@@ -225,14 +233,17 @@ impl Task {
         }
     }
 
-    /// Whether a look at the link would find nothing to do: nearly always, and a thousand sessions look often.
-    fn is_quiet(&self, connection: &Connection, clocks: &Clocks, limits: &Limits) -> bool {
-        !clocks.asked
+    /// For how long the link needs no look; `None`: it needs one now. It is quiet nearly always, and a thousand sessions look
+    /// often.
+    fn quiet(&self, connection: &Connection, clocks: &Clocks, limits: &Limits) -> Option<Duration> {
+        let (silence, unanswered) = (connection.silent_for(), connection.unanswered_for());
+        let is_quiet = !clocks.asked
             && clocks.was_live_on == connection.stream()
             && connection.is_live()
-            && connection.silent_for() <= limits.ask_idle
-            && connection.unanswered_for() <= limits.ask_unanswered
-            && !self.entry.outbox.is_refusing()
+            && silence <= limits.ask_idle
+            && unanswered <= limits.ask_unanswered
+            && !self.entry.outbox.is_refusing();
+        is_quiet.then(|| limits.rest(silence, unanswered))
     }
 
     /// Looks after a connection that is not connected yet; `Some`: this one is over.
@@ -395,19 +406,39 @@ impl Task {
     }
 }
 
-/// Ticks at times that many sessions share, so that a thousand of them don't wake a thread each: of an idle gateway's CPU that
-/// was most. Tenths of a second apart, they don't all come at once either.
+/// Ticks at times that many sessions share.
 fn together(period: Duration) -> Interval {
-    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    const GRID: Duration = Duration::from_millis(100);
-    let now = Instant::now();
-    let steps = now.duration_since(*ORIGIN).div_duration_f64(GRID).ceil();
-    let mut interval = tokio::time::interval_at((*ORIGIN + GRID.mul_f64(steps)).max(now), period);
+    let mut interval = tokio::time::interval_at(shared(Instant::now()), period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
     interval
+}
+
+/// This time or the next that many sessions share, so that a thousand of them don't wake a thread each: of an idle gateway's
+/// CPU that was most. Tenths of a second apart, they don't all come at once either.
+fn shared(at: Instant) -> Instant {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    const GRID: Duration = Duration::from_millis(100);
+    let steps = at.duration_since(*ORIGIN).div_duration_f64(GRID).ceil();
+    (*ORIGIN + GRID.mul_f64(steps)).max(at)
 }
 
 /// The time so long from now; `None`: beyond all calendars.
 fn after(length: Duration) -> Option<DateTime<Utc>> {
     Utc::now().checked_add_signed(chrono::Duration::from_std(length).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_link_rests_until_whatsapp_might_have_to_be_asked() {
+        let limits = Limits::new(Duration::from_secs(30));
+        let rest = |silence, unanswered| limits.rest(Duration::from_millis(silence), Duration::from_millis(unanswered));
+        assert_eq!(rest(0, 0), Duration::from_secs(6), "three looks");
+        assert_eq!(rest(15_000, 0), Duration::from_millis(4_500), "nothing came for a while");
+        assert_eq!(rest(0, 3_000), Duration::from_millis(4_500), "what was sent has no answer yet");
+        assert_eq!(rest(15_000, 4_500), Duration::from_secs(3), "what comes first");
+        assert_eq!(rest(19_400, 0), limits.look, "never more often than a link is looked at");
+    }
 }

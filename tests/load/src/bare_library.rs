@@ -22,6 +22,7 @@ use whatsapp_rust::waproto::whatsapp as wa;
 use whatsapp_rust::{Client, Jid, SendOptions, TokioRuntime, async_channel};
 
 use crate::arguments::{BareLibrary, BarePart};
+use crate::phase::pairing::REST;
 use crate::phones::{Line, Phones};
 use crate::proc::Process;
 use crate::report::{Latencies, count, millis};
@@ -60,6 +61,7 @@ async fn starts(url: &str, phones: &Phones, own: Process, tracker: &TaskTracker)
         let (session, code) = Session::link(url, phones, &format!("{OWN}{number:04}"), tracker).await?;
         codes.add(code);
         linked.push(session);
+        tokio::time::sleep(REST).await;
     }
     // What follows a login belongs to the pairing.
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -19,6 +19,8 @@ use crate::report::{Latencies, count, float};
 const ALONE: usize = 60;
 /// Sessions that are linked at the same time after those.
 pub(crate) const AT_ONCE: usize = 10;
+/// Pause after each of those, and of the bare library's: what follows a login shall not meet the next start.
+pub(crate) const REST: Duration = Duration::from_millis(100);
 /// A pairing that takes longer has failed.
 const LIMIT: Duration = Duration::from_mins(2);
 
@@ -32,7 +34,11 @@ pub(crate) struct Paired {
 pub(crate) async fn run(bench: &mut Bench) -> anyhow::Result<()> {
     let sessions = bench.settings.sessions;
     let (begun, none) = (bench.cpu()?, bench.process.map(Process::memory).transpose()?);
-    let alone = pair(bench, 0..sessions.min(ALONE), 1).await?;
+    let mut alone = Vec::new();
+    for session in 0..sessions.min(ALONE) {
+        alone.extend(pair(bench, session..session + 1, 1).await?);
+        tokio::time::sleep(REST).await;
+    }
     let of = |paired: &[Paired], half: fn(&Paired) -> Duration| paired.iter().map(half).collect::<Latencies>();
     bench.report.latencies("start.alone", "start → QR alone", &of(&alone, |paired| paired.code));
     bench.report.latencies("scan.alone", "scan → connected alone", &of(&alone, |paired| paired.connected));
