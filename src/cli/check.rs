@@ -1,6 +1,7 @@
 //! `wa-gateway check`: reads every row of a stopped gateway's store and changes nothing.
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -56,6 +57,10 @@ fn copied(folder: &Path) -> anyhow::Result<tempfile::TempDir> {
         Err(TryLockError::Error(error)) => {
             return Err(error).with_context(|| format!("the store {shown} can't be locked"));
         }
+    }
+    // A gateway that writes its store anew may have exchanged it just before.
+    if log.metadata()?.ino() != folder.join("db").metadata()?.ino() {
+        bail!("the store {shown} is in use by another process: stop the gateway first");
     }
     let copy = tempfile::tempdir().context("a temporary folder for a copy of the store can't be made (TMPDIR)")?;
     copy_all(folder, copy.path()).with_context(|| format!("the store {shown} can't be copied to be read (TMPDIR)"))?;

@@ -180,8 +180,8 @@ impl Task {
                 }
             };
             turn = None;
-            let span = self.span();
-            if let Err(interrupted) = Box::pin(self.pause_after(outcome, began.elapsed()).instrument(span)).await {
+            // Without a span: some pauses last for hours.
+            if let Err(interrupted) = Box::pin(self.pause_after(outcome, began.elapsed())).await {
                 if let Interrupted::End { unlink, answer } = interrupted {
                     let span = self.span();
                     Box::pin(self.end_unconnected(unlink, answer).instrument(span)).await;
@@ -344,7 +344,8 @@ impl Task {
     async fn pause_after(&mut self, outcome: Outcome, lived: Duration) -> Result<(), Interrupted> {
         match outcome {
             Outcome::Idle => {
-                tracing::info!("nobody asks for a code: not dialling until somebody does");
+                let session = &self.entry.name;
+                tracing::info!(%session, "nobody asks for a code: not dialling until somebody does");
                 self.entry.set_state(State::Idle).await;
                 while self.entry.asked().elapsed() > self.manager.settings.qr_idle {
                     self.wait(None).await?;
@@ -355,12 +356,13 @@ impl Task {
             Outcome::StoreFailed => {
                 let paired = self.entry.view().state.is_paired();
                 self.entry.set_state(State::StoreFailed { paired }).await;
-                tracing::error!("the store refuses writes: the session is closed until it takes them again");
+                let session = &self.entry.name;
+                tracing::error!(%session, "the store refuses writes: the session is closed until it takes them again");
                 let mut delay = Duration::from_millis(500);
                 loop {
                     self.wait(Some(delay)).await?;
                     if self.store_works().await {
-                        tracing::info!("the store takes writes again");
+                        tracing::info!(session = %self.entry.name, "the store takes writes again");
                         return Ok(());
                     }
                     delay = (delay * 2).min(Duration::from_secs(10));

@@ -9,6 +9,7 @@ mod error;
 mod flusher;
 mod home;
 mod journal;
+mod lock;
 mod marker;
 mod naming;
 mod opened;
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::error::OpenError;
+use self::lock::Lock;
 use self::opened::Opened;
 use super::{Batch, Durability, Flushing, KeyRange, Kv, KvError, Namespace};
 
@@ -84,6 +86,8 @@ struct Shared {
     state: RwLock<State>,
     /// Held while the store is reopened.
     reopening: Mutex<Reopening>,
+    /// `None`: a copy, which nobody else has. Last, so that the store is closed before.
+    lock: Option<Lock>,
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +121,8 @@ impl SledStore {
     /// # Errors
     /// [`OpenError`] names the folder and the remedy.
     pub fn open_with(path: &Path, sync: SyncMode) -> Result<Self, OpenError> {
-        Ok(Self::over(path, sync, Opened::open(path, sync)?))
+        let lock = Lock::take(path)?;
+        Ok(Self::over(path, sync, Opened::open(path, sync)?, Some(lock)))
     }
 
     /// Opens a copy of the store in `original`, to be read and thrown away; the original is not touched.
@@ -125,7 +130,7 @@ impl SledStore {
     /// # Errors
     /// [`OpenError`] names the original's folder and the remedy.
     pub fn open_copy(copy: &Path, original: &Path) -> Result<Self, OpenError> {
-        Ok(Self::over(original, SyncMode::Soon, Opened::open_copy(copy, original)?))
+        Ok(Self::over(original, SyncMode::Soon, Opened::open_copy(copy, original)?, None))
     }
 
     /// Opens what is in the folder, also where the marker beside it says that it should be something else: for a restore, which
@@ -134,7 +139,8 @@ impl SledStore {
     /// # Errors
     /// [`OpenError`] names the folder and the remedy.
     pub fn open_unmarked(path: &Path) -> Result<Self, OpenError> {
-        Ok(Self::over(path, SyncMode::Soon, Opened::open_unmarked(path)?))
+        let lock = Lock::take(path)?;
+        Ok(Self::over(path, SyncMode::Soon, Opened::open_unmarked(path)?, Some(lock)))
     }
 
     /// Makes the store that is in the folder the one that later openings expect there.
@@ -142,13 +148,14 @@ impl SledStore {
     /// # Errors
     /// [`OpenError`] names the folder and the remedy.
     pub fn accept(path: &Path) -> Result<(), OpenError> {
+        let _lock = Lock::take(path)?;
         marker::remove(path).map_err(|error| OpenError::from_io(path, error))?;
         Opened::open(path, SyncMode::Soon).map(drop)
     }
 
-    fn over(path: &Path, sync: SyncMode, opened: Opened) -> Self {
+    fn over(path: &Path, sync: SyncMode, opened: Opened, lock: Option<Lock>) -> Self {
         let state = RwLock::new(State::Open(Arc::new(opened)));
-        Self { shared: Arc::new(Shared { path: path.to_owned(), sync, state, reopening: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { path: path.to_owned(), sync, state, reopening: Mutex::default(), lock }) }
     }
 
     /// The live store; after a disk error one caller a second reopens it here.
@@ -213,14 +220,22 @@ impl Shared {
             self.set(State::Open(Arc::new(old)));
             return;
         }
-        let fresh = if old.is_emptied() { old.rewrite(&self.path) } else { None };
+        let is_ours = self.lock.as_ref().is_some_and(Lock::is_held);
+        let fresh = if is_ours && old.is_emptied() { old.rewrite(&self.path) } else { None };
         reopening.lost.extend(old.close());
-        let _locked = fresh.map(|fresh| {
-            fresh.take_place().inspect_err(|error| {
-                tracing::warn!(%error, "the store that was written anew could not take the place of the old one, which stays");
-            })
+        let placed = fresh.and_then(|fresh| {
+            let placed = fresh.take_place();
+            placed.inspect_err(|error| tracing::warn!(%error, "the store that was written anew stays unused")).ok()
         });
-        match Opened::open_again(&self.path, self.sync, namespaces) {
+        let open = || Opened::open_again(&self.path, self.sync, namespaces);
+        let opened = match (open(), placed) {
+            (Err(error), Some(placed)) => {
+                tracing::error!(%error, "the store that was written anew can't be opened: the old one takes its place again");
+                placed.give_back().map_err(|error| OpenError::from_io(&self.path, error)).and_then(|()| open())
+            }
+            (opened, _) => opened,
+        };
+        match opened {
             Ok(opened) => {
                 let opened = opened.without(std::mem::take(&mut reopening.lost));
                 self.set(State::Open(Arc::new(opened)));
@@ -264,7 +279,7 @@ impl Shared {
 impl Kv for SledStore {
     async fn get(&self, ns: &Namespace, key: &[u8]) -> Result<Option<Bytes>, KvError> {
         let opened = self.opened().await?;
-        opened.watch(opened.table(ns).map_or(Ok(None), |table| table.get(key)))
+        opened.watch(ns.as_str(), opened.table(ns).map_or(Ok(None), |table| table.get(key)))
     }
 
     async fn get_many(&self, ns: &Namespace, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, KvError> {
@@ -272,17 +287,17 @@ impl Kv for SledStore {
         let Some(table) = opened.table(ns) else {
             return Ok(vec![None; keys.len()]);
         };
-        opened.watch(keys.iter().map(|key| table.get(key)).collect())
+        opened.watch(ns.as_str(), keys.iter().map(|key| table.get(key)).collect())
     }
 
     async fn range(&self, ns: &Namespace, range: KeyRange) -> Result<Vec<(Bytes, Bytes)>, KvError> {
         let opened = self.opened().await?;
-        opened.watch(opened.table(ns).map_or(Ok(Vec::new()), |table| table.range(&range)))
+        opened.watch(ns.as_str(), opened.table(ns).map_or(Ok(Vec::new()), |table| table.range(&range)))
     }
 
     async fn write(&self, ns: &Namespace, batch: Batch) -> Result<(), KvError> {
         let opened = self.opened().await?;
-        opened.watch(opened.apply(ns, &batch))?;
+        opened.watch(ns.as_str(), opened.apply(ns, &batch))?;
         self.renew_if_due(&opened);
         match batch.durability {
             Durability::Flushed => opened.flush().await,
@@ -295,7 +310,7 @@ impl Kv for SledStore {
 
     async fn apply(&self, ns: &Namespace, batch: Batch) -> Result<Flushing, KvError> {
         let opened = self.opened().await?;
-        opened.watch(opened.apply(ns, &batch))?;
+        opened.watch(ns.as_str(), opened.apply(ns, &batch))?;
         self.renew_if_due(&opened);
         match batch.durability {
             // Of this opening: another one may have lost it.
@@ -322,7 +337,7 @@ impl Kv for SledStore {
         let dropping = Arc::clone(&opened);
         let dropped =
             tokio::task::spawn_blocking(move || dropping.drop_tables(&found)).await.map_err(KvError::engine)?;
-        opened.watch(dropped)?;
+        opened.watch("drop", dropped)?;
         self.renew_if_due(&opened);
         opened.flush().await
     }
@@ -337,7 +352,7 @@ impl Kv for SledStore {
 
     async fn snapshot(&self, ns: &Namespace) -> Result<Vec<(Bytes, Bytes)>, KvError> {
         let opened = self.opened().await?;
-        opened.watch(opened.table(ns).map_or(Ok(Vec::new()), |table| table.snapshot()))
+        opened.watch(ns.as_str(), opened.table(ns).map_or(Ok(Vec::new()), |table| table.snapshot()))
     }
 
     async fn close(&self) -> Result<(), KvError> {

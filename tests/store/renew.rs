@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
-use wa_gateway::store::sled::SledStore;
+use wa_gateway::store::sled::{OpenError, SledStore};
 use wa_gateway::store::{Batch, KeyRange, Kv, Namespace};
 
 /// More than those of which at most an eighth may be left.
@@ -112,7 +112,7 @@ async fn a_store_that_was_emptied_is_opened_anew_and_loses_nothing() {
         assert_eq!(kept.len(), usize::try_from(rows).unwrap());
     }
     assert_eq!(store.namespaces().await.unwrap().len(), 4);
-    assert!(!path.with_file_name("store.new").exists());
+    assert!(!path.with_file_name("store.rewritten").exists());
     // Those that were dropped before what was left was written anew.
     assert!(!holds_secret(&path, 0));
 }
@@ -126,7 +126,7 @@ async fn an_emptied_store_that_cannot_be_written_anew_goes_on_as_it_is() {
     store.write(&kept, Batch::new().put("before", "row")).await.unwrap();
     make_many(&store).await;
     // In the way of the fresh folder.
-    let obstacle = path.with_file_name("store.new");
+    let obstacle = path.with_file_name("store.rewritten");
     fs::write(&obstacle, "not ours").unwrap();
     drop_many(&store).await;
     closed_to_be_opened_anew(home.path(), Instant::now() + Duration::from_mins(1)).await;
@@ -137,4 +137,17 @@ async fn an_emptied_store_that_cannot_be_written_anew_goes_on_as_it_is() {
     let store = SledStore::open(&path).unwrap();
     assert_eq!(store.namespaces().await.unwrap(), std::slice::from_ref(&kept));
     assert_eq!(store.range(&kept, KeyRange::all()).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_files_were_exchanged_is_still_in_use() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("store");
+    let store = SledStore::open(&path).unwrap();
+    store.flush().await.unwrap();
+    // The engine locks the file that was there.
+    fs::copy(path.join("db"), home.path().join("copy")).unwrap();
+    fs::rename(home.path().join("copy"), path.join("db")).unwrap();
+    let refused = SledStore::open(&path).unwrap_err();
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused:?}");
 }

@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::Instrument as _;
-
 use super::super::state::{Damage, State};
 use super::{Entry, lock};
 use crate::event::Status;
@@ -41,7 +39,7 @@ impl Entry {
         tracing::warn!(session = %self.name, %error, "a status event could not be stored for the webhook; trying again");
         if !std::mem::replace(&mut lock(&self.untold).taken_care_of, true) {
             let entry = Arc::clone(self);
-            self.follow.tracker.spawn(async move { entry.keep_telling().await }.in_current_span());
+            self.follow.tracker.spawn(async move { entry.keep_telling().await });
         }
     }
 
@@ -63,7 +61,7 @@ impl Entry {
         loop {
             let stops = tokio::time::timeout(TELL_AGAIN, self.follow.token.cancelled()).await.is_ok();
             if let Err(error) = self.tell_kept().await {
-                tracing::debug!(%error, "a status event could not be stored for the webhook again");
+                tracing::debug!(session = %self.name, %error, "a status event could not be stored for the webhook again");
             }
             // An outbox that can't be read takes nothing before a restart.
             let is_in_vain = stops || self.view().state == State::Damaged(Damage::Outbox);

@@ -43,9 +43,12 @@ const GROWN: usize = 4;
 const DROPPED: usize = 900;
 const LEFT: usize = 8;
 
+/// What fails where no part of the store does.
+const FLUSH: &str = "flush";
+
 /// A gateway that is just ending, or a database just closed here, gives the lock back within this time.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-const LOCK_RETRY: Duration = Duration::from_millis(20);
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) struct Opened {
@@ -206,7 +209,7 @@ impl Opened {
     /// Flushes what was applied, and tells the marker how many namespaces there are: what precedes an orderly end of which the
     /// store goes on. Blocks: for a thread that may.
     pub(super) fn settle(&self) -> Result<(), KvError> {
-        self.watch(Handle::current().block_on(self.flusher.begin()).map_err(KvError::engine))?;
+        self.watch(FLUSH, Handle::current().block_on(self.flusher.begin()).map_err(KvError::engine))?;
         self.mark();
         Ok(())
     }
@@ -215,16 +218,11 @@ impl Opened {
     pub(super) fn rewrite(&self, path: &Path) -> Option<Fresh> {
         // sled asserts while it reads pages: damage may come as a panic.
         match catch_unwind(AssertUnwindSafe(|| rewrite::write(&self.db, path))) {
-            Ok(Ok(fresh)) => fresh,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the store could not be written anew");
-                None
-            }
-            Err(_) => {
-                tracing::warn!("the store could not be written anew, as a part of it is damaged");
-                None
-            }
+            Ok(Ok(fresh)) => return Some(fresh),
+            Ok(Err(error)) => tracing::info!(%error, "the emptied store is not written anew and keeps its size"),
+            Err(_) => tracing::warn!("the emptied store is not written anew, as a part of it is damaged"),
         }
+        None
     }
 
     /// Whether it is to be opened anew; `true` once for each time.
@@ -251,16 +249,16 @@ impl Opened {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Notes an engine error, so that the next call opens the database again.
-    pub(super) fn watch<T>(&self, result: Result<T, KvError>) -> Result<T, KvError> {
+    /// Notes an engine error, so that the next call opens the database again; `part`: what was read or written.
+    pub(super) fn watch<T>(&self, part: &str, result: Result<T, KvError>) -> Result<T, KvError> {
         if let Err(KvError::Engine(source)) = &result
             && let Some(error) = source.downcast_ref::<sled::Error>()
         {
             // One damaged page is its reader's trouble: opening again would not mend it, and would disturb all others.
             if matches!(error, sled::Error::Corruption { .. }) {
-                tracing::error!(%error, "a part of the store is damaged");
+                tracing::error!(part, %error, "a part of the store is damaged");
             } else if !self.failed.swap(true, Ordering::AcqRel) {
-                tracing::error!(%error, "the store failed");
+                tracing::error!(part, %error, "the store failed");
             }
         }
         result
@@ -298,7 +296,7 @@ impl Opened {
     }
 
     pub(super) async fn flush(&self) -> Result<(), KvError> {
-        self.watch(self.flusher.flush().await.map_err(KvError::engine))
+        self.watch(FLUSH, self.flusher.flush().await.map_err(KvError::engine))
     }
 
     /// The same, with the flush asked for before this returns. Does not keep the database open.
@@ -307,7 +305,7 @@ impl Opened {
         Box::pin(async move {
             let flushed = flushed.await.map_err(KvError::engine);
             match opened.upgrade() {
-                Some(opened) => opened.watch(flushed),
+                Some(opened) => opened.watch(FLUSH, flushed),
                 None => flushed,
             }
         })
@@ -338,7 +336,7 @@ pub(super) fn make_db(path: &Path, namespaces: usize) -> Result<sled::Db, OpenEr
     open_db(path, namespaces)
 }
 
-fn open_db(path: &Path, namespaces: usize) -> Result<sled::Db, OpenError> {
+pub(super) fn open_db(path: &Path, namespaces: usize) -> Result<sled::Db, OpenError> {
     let (began, pages) = (Instant::now(), cache_bytes(namespaces));
     loop {
         let config = sled::Config::new().path(path).cache_capacity(pages).flush_every_ms(Some(SYNC_EVERY_MS));
@@ -408,14 +406,17 @@ pub(super) struct Marks {
 impl Marks {
     /// Renews it when the last time was long ago.
     pub(super) fn renew_in_time(&self) -> Result<(), sled::Error> {
-        let renewed_at = self.state.lock().unwrap_or_else(PoisonError::into_inner).1;
-        if renewed_at.elapsed() < MARK_EVERY { Ok(()) } else { self.renew() }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at and renewed in one: a mark that were renewed while the store is written anew would not be in what is written.
+        if state.1.elapsed() < MARK_EVERY { Ok(()) } else { self.renew_to(&mut state) }
     }
 
-    /// First the store, really on the disk; then the file beside it, which so never knows more than the store.
+    /// Renews it now. First the store, really on the disk; then the file beside it, which so never knows more than the store.
     fn renew(&self) -> Result<(), sled::Error> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mark, at) = &mut *state;
+        self.renew_to(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn renew_to(&self, (mark, at): &mut (Mark, Instant)) -> Result<(), sled::Error> {
         *at = Instant::now();
         mark.state += 1;
         let row = serde_json::to_vec(mark).map_err(|error| sled::Error::ReportableBug(error.to_string()))?;
