@@ -46,7 +46,7 @@ use crate::message::Progress;
 use dial::{Dial, Endpoint, Link};
 use hosts::{BoundedHttp, Hosts};
 use number::Numbers;
-use outbound::{Acks, MAX_UPLOADS};
+use outbound::{Acks, Heard, MAX_UPLOADS};
 use pace::{AllPaces, Pace, Paced};
 use report::{Events, Hook};
 use version::Version;
@@ -216,6 +216,7 @@ impl WhatsApp {
         let Reports { commit, signals, late, progress } = reports;
         let shared = Arc::clone(&self.0);
         let (link, pace) = (Arc::new(Link::new(cut.child_token())), Arc::new(Pace::new(shared.paces.clone())));
+        let heard = Arc::new(Heard::default());
         let store = Arc::new(PersistenceManager::new(backend).await.context("the device can't be loaded")?);
         let client = Client::builder()
             .with_runtime_arc(Arc::new(Paced(Arc::clone(&pace))))
@@ -227,7 +228,7 @@ impl WhatsApp {
             .with_wanted_pre_key_count(PRE_KEYS)
             .with_cache_config(cache_config())
             .with_background_saver_interval(SAVE_EVERY)
-            .with_inbound_durability_hook(Hook { commit, pace })
+            .with_inbound_durability_hook(Hook { commit, pace, heard: Arc::clone(&heard) })
             .build()
             .await
             .context("the client can't be built")?
@@ -283,7 +284,8 @@ impl WhatsApp {
             drop(ended);
         });
         let lease = Lease(lease.drop_guard());
-        Ok((Connection { client, shared, link, acks, ended: run, _subscription: Arc::new(subscription) }, lease))
+        let subscription = Arc::new(subscription);
+        Ok((Connection { client, shared, link, acks, heard, ended: run, _subscription: subscription }, lease))
     }
 }
 
@@ -327,6 +329,7 @@ pub struct Connection {
     shared: Arc<Shared>,
     link: Arc<Link>,
     acks: Arc<Acks>,
+    heard: Arc<Heard>,
     ended: CancellationToken,
     _subscription: Arc<Subscription>,
 }

@@ -3,6 +3,7 @@
 //! `compose` writes the messages, `upload` brings their files to WhatsApp's media servers.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -96,6 +97,34 @@ impl Acks {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Ack>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether something was received whose ratchets the store may not have.
+///
+/// A message that answers ours replaces the chain that we send with. whatsapp-rust 0.7.0 stores the new one 25 ms later, and
+/// sends with it at once (wacore-libsignal, `rebase_lease_after_sender_chain_reset`): a process that were killed in between would
+/// go on with the old one, and understand nothing that follows in this chat, nor be understood.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    batches: AtomicU64,
+    stored: AtomicU64,
+}
+
+impl Heard {
+    /// After its decryption.
+    pub(super) fn batch(&self) {
+        self.batches.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What is to be passed to [`stored`](Self::stored) once the ratchets are; `None`: they are.
+    fn unstored(&self) -> Option<u64> {
+        let batches = self.batches.load(Ordering::Acquire);
+        (batches > self.stored.load(Ordering::Acquire)).then_some(batches)
+    }
+
+    fn stored(&self, batches: u64) {
+        self.stored.fetch_max(batches, Ordering::AcqRel);
     }
 }
 
@@ -221,6 +250,11 @@ impl Connection {
         let composed = compose::compose(&sent, secret);
         let (_expected, acknowledged) = self.acks.expect(&id);
         let work = tokio::time::timeout_at(deadline, async {
+            if let Some(heard) = self.heard.unstored() {
+                let stored = self.client.flush_pending_signal_state().await;
+                stored.map_err(|error| OutboundError::Connection(error.into()))?;
+                self.heard.stored(heard);
+            }
             let options = SendOptions::default().with_message_id(id.as_str());
             self.client.send_message_with_options(jid, composed, options).await.map_err(|error| {
                 match error.server_rejection() {
@@ -247,5 +281,23 @@ impl Connection {
         let timestamp = ack.timestamp.unwrap_or_else(|| chrono::Utc::now().timestamp());
         sent.timestamp = u64::try_from(timestamp).unwrap_or_default();
         Ok(sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_while_ratchets_are_stored_is_not_taken_for_stored() {
+        let heard = Heard::default();
+        assert_eq!(heard.unstored(), None);
+        heard.batch();
+        let first = heard.unstored().unwrap();
+        heard.batch();
+        heard.stored(first);
+        let second = heard.unstored().unwrap();
+        heard.stored(second);
+        assert_eq!(heard.unstored(), None);
     }
 }

@@ -8,7 +8,7 @@ use whatsapp_rust::Client;
 use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage};
 use whatsapp_rust::wacore::types::events::{ConnectFailureReason, Event, EventHandler};
 
-use super::outbound::Acks;
+use super::outbound::{Acks, Heard};
 use super::pace::Pace;
 use super::{Commit, Follow, Received, Shared, Signal, Verdict, inbound, receipt};
 
@@ -16,11 +16,13 @@ use super::{Commit, Follow, Received, Shared, Signal, Verdict, inbound, receipt}
 pub(super) struct Hook {
     pub(super) commit: Commit,
     pub(super) pace: Arc<Pace>,
+    pub(super) heard: Arc<Heard>,
 }
 
 #[async_trait::async_trait]
 impl InboundDurabilityHook for Hook {
     async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
+        self.heard.batch();
         let received = inbound::received(&client, batch).await;
         if received.is_empty() {
             return Ok(());

@@ -414,3 +414,41 @@ async fn a_stop_before_the_unlinking_leaves_no_device_behind() {
     assert_eq!(victim.credentials().await, Vec::<String>::new());
     victim.check();
 }
+
+/// A contact's message that answers ours replaces the chain that is sent with. What is sent with the new one, at once, is
+/// understood after a kill, and so is what the contact says next: nothing has to be sent once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moment_after_an_answer_to_an_answer() {
+    let mut victim = Victim::new().await;
+    victim.pair().await;
+    let retries = |victim: &Victim| victim.simulator.counters().retries.values().sum::<u64>();
+    for round in 0..kills() {
+        let before = retries(&victim);
+        for turn in 0..2 {
+            let question = format!("question {round}.{turn}");
+            victim.friend().says(NUMBER, &question).await.unwrap();
+            at_once(&victim, &question).await;
+            victim.process.api.text("a", FRIEND, &format!("answer {round}.{turn}")).await.expect(200);
+            if turn == 0 {
+                // Let the library store what it stores a moment later.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        victim.process.kill();
+        victim.friend().says(NUMBER, &format!("and then {round}")).await.unwrap();
+        victim.process = Process::start(&victim.settings, victim.folder.path()).await;
+        victim.receiver.message("a", &format!("and then {round}")).await;
+        victim.talk(round).await;
+        assert_eq!(retries(&victim), before, "round {round}: {:?}", victim.simulator.counters().retries);
+    }
+}
+
+/// Waits for a message as `Receiver::message` does, but looks each millisecond.
+async fn at_once(victim: &Victim, text: &str) {
+    let looking = async {
+        while !victim.receiver.messages("a").iter().any(|body| body["message"] == text) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(STEP, looking).await.unwrap_or_else(|_elapsed| panic!("{text:?} did not come"));
+}
