@@ -85,6 +85,10 @@ const HARD_HEAD_BYTES: usize = 64 * 1024;
 /// What is read ahead of one connection, and kept of an answer that is not taken yet.
 const BUFFER_BYTES: usize = 64 * 1024;
 
+/// So much of a body is read for so long that no handler wanted.
+const MAX_REST_BYTES: usize = 64 << 20;
+const REST_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long to wait after the system refused a connection, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -122,7 +126,8 @@ pub async fn serve(
             refuse(&stream);
             continue;
         };
-        let service = Peered { router: router.clone(), peer, line: Arc::clone(&place.line) };
+        let rest = Rest { tracker: tracker.clone(), hard: hard.clone() };
+        let service = Peered { router: router.clone(), peer, line: Arc::clone(&place.line), rest };
         let stream = Watched { stream, line: Arc::clone(&place.line) };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tracker.spawn(drive(connection, place, limits.stall_timeout, peer, soft.clone(), hard.clone()));
@@ -134,6 +139,35 @@ struct Peered {
     router: Router,
     peer: SocketAddr,
     line: Arc<Line>,
+    rest: Rest,
+}
+
+/// Where the rest of a body goes that nobody read.
+#[derive(Clone)]
+struct Rest {
+    tracker: TaskTracker,
+    hard: CancellationToken,
+}
+
+impl Rest {
+    /// Reads on for a while: many clients write all of a request before they read the answer, and one whose connection were
+    /// closed meanwhile would never see it.
+    fn read(&self, mut body: Incoming) {
+        let hard = self.hard.clone();
+        let mut left = MAX_REST_BYTES;
+        let reading = async move {
+            while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { break };
+                left = less;
+            }
+        };
+        self.tracker.spawn(async move {
+            tokio::select! {
+                () = hard.cancelled() => {}
+                _in_time = tokio::time::timeout(REST_TIMEOUT, reading) => {}
+            }
+        });
+    }
 }
 
 impl Service<Request<Incoming>> for Peered {
@@ -145,7 +179,9 @@ impl Service<Request<Incoming>> for Peered {
         if self.line.is_spare() && !HEALTH.contains(&request.uri().path()) {
             return Box::pin(async { Ok(busy()) });
         }
-        let mut request = request.map(|body| Received { body, line: Arc::clone(&self.line) });
+        // One that waits to be told to go on sends nothing after an answer.
+        let rest = (!request.headers().contains_key(header::EXPECT)).then(|| self.rest.clone());
+        let mut request = request.map(|body| Received { body: Some(body), line: Arc::clone(&self.line), rest });
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let (router, line) = (self.router.clone(), Arc::clone(&self.line));
         Box::pin(async move {
@@ -169,8 +205,10 @@ fn busy() -> Response {
 
 /// The body of a request. While it is waited for, the connection is not at work.
 struct Received {
-    body: Incoming,
+    /// There until it is dropped.
+    body: Option<Incoming>,
     line: Arc<Line>,
+    rest: Option<Rest>,
 }
 
 impl Body for Received {
@@ -178,17 +216,26 @@ impl Body for Received {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
         self.line.set_works(polled.is_ready());
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if let (Some(body), Some(rest)) = (self.body.take().filter(|body| !body.is_end_stream()), &self.rest) {
+            rest.read(body);
+        }
     }
 }
 
@@ -433,6 +480,23 @@ mod tests {
         assert!(closed.is_empty() || closed.starts_with("HTTP/1.1 408"), "{closed}");
         assert_eq!(rest(&mut idle).await, "");
         server.hard.cancel();
+        soon(server.tracker.wait()).await;
+    }
+
+    #[tokio::test]
+    async fn who_writes_a_large_body_first_reads_the_answer_that_did_not_need_it() {
+        let server = Server::start(Limits::default()).await;
+        let mut stream = server.connect().await;
+        let body = vec![b'x'; 16 << 20];
+        let head = format!("POST /absent HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        for _ in 0..2 {
+            soon(stream.write_all(head.as_bytes())).await.unwrap();
+            soon(stream.write_all(&body)).await.unwrap();
+            let mut answer = [0; 1024];
+            let count = soon(stream.read(&mut answer)).await.unwrap();
+            assert!(answer[..count].starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer[..count]));
+        }
+        server.soft.cancel();
         soon(server.tracker.wait()).await;
     }
 }
