@@ -339,7 +339,10 @@ impl From<SendError> for ApiError {
             | SendError::NotVoice(_) => (StatusCode::BAD_REQUEST, None),
             SendError::NotReady(_) => (StatusCode::CONFLICT, None),
             SendError::Connection(_) | SendError::Upload(_) => (StatusCode::BAD_GATEWAY, None),
-            SendError::Refused { id, remote_jid, .. } => (StatusCode::BAD_GATEWAY, Some(key(remote_jid, id))),
+            SendError::Refused { id, remote_jid, .. } => {
+                let status = of_group(&error).map_or(StatusCode::BAD_GATEWAY, |(status, _)| status);
+                (status, Some(key(remote_jid, id)))
+            }
             SendError::Unacknowledged { id, remote_jid } => (StatusCode::GATEWAY_TIMEOUT, Some(key(remote_jid, id))),
             SendError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, None),
             SendError::Store | SendError::Disk(_) => (StatusCode::SERVICE_UNAVAILABLE, None),
@@ -349,9 +352,25 @@ impl From<SendError> for ApiError {
         let message = match &error {
             // wa-gateway 4.7.1 has this wording. The error itself holds back the URL, which may carry a token, for the log.
             SendError::Media(MediaError::Status { url, .. }) => format!("Failed to fetch stream from {url}"),
-            _ => error.to_string(),
+            _ => match of_group(&error) {
+                Some((_, why)) => format!("{error}: {why}"),
+                None => error.to_string(),
+            },
         };
         Self { data, names_field, ..Self::new(status, message).because(error) }
+    }
+}
+
+/// What a refusal says of a group that can't be written to, as for its profile: a repeat would not help.
+fn of_group(error: &SendError) -> Option<(StatusCode, ProfileError)> {
+    match error {
+        SendError::Refused { code: 404, remote_jid, .. } if remote_jid.ends_with("@g.us") => {
+            Some((StatusCode::NOT_FOUND, ProfileError::NoGroup))
+        }
+        SendError::Refused { code: 403, remote_jid, .. } if remote_jid.ends_with("@g.us") => {
+            Some((StatusCode::FORBIDDEN, ProfileError::NotMember))
+        }
+        _ => None,
     }
 }
 

@@ -17,7 +17,8 @@ const SENT: Shape = Shape::Json(Type::of::<schema::Sent>());
 const TEXT: Type = Type::of::<schema::SendText>();
 
 /// What every send may come to: no connection, no answer from WhatsApp, no store.
-const SEND: &[(u16, Shape)] = &[(200, SENT), (409, FAILURE), (502, FAILURE), (503, FAILURE), (504, FAILURE)];
+const SEND: &[(u16, Shape)] =
+    &[(200, SENT), (404, FAILURE), (409, FAILURE), (502, FAILURE), (503, FAILURE), (504, FAILURE)];
 const DELETE: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Deleted<'static>>())), (404, FAILURE), (503, FAILURE)];
 const LOGOUT: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Done>())), (409, FAILURE), (503, FAILURE)];
 const STOP: &[(u16, Shape)] = &[(200, Shape::Json(Type::of::<Done>())), (404, FAILURE), (503, FAILURE)];
