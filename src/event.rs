@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 /// The longest session name in bytes: long enough for every name seen in use, short enough for a log line.
 pub const MAX_SESSION_NAME_BYTES: usize = 256;
 
-/// Names that are routes below `/session` and so can't be told apart from a session there.
-pub const RESERVED_SESSION_NAMES: [&str; 4] = ["start", "stop", "logout", "status"];
+/// Names that can't be told apart from something else below `/session`: routes, and what a path resolves.
+pub const RESERVED_SESSION_NAMES: [&str; 6] = ["start", "stop", "logout", "status", ".", ".."];
 
 /// A validated name of a session: not blank, bounded, not reserved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub enum SessionNameError {
     #[error("Session must be at most {MAX_SESSION_NAME_BYTES} bytes")]
     TooLong,
     /// One of [`RESERVED_SESSION_NAMES`].
-    #[error("Session must not be one of start, stop, logout, status")]
+    #[error("Session must not be one of start, stop, logout, status, . and ..")]
     Reserved,
 }
 

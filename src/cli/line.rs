@@ -32,10 +32,15 @@ impl Write for Line {
     }
 }
 
-/// The text with its own end, and every other break of a line written out.
+/// Whether a byte is written out: it would end the line, or make a text file of the log no more. Colours begin with an escape.
+fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && !matches!(byte, b'\t' | 0x1b)
+}
+
+/// The text with its own end, and every other control character written out.
 fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
     let (text, end) = event.split_at(event.len() - usize::from(event.ends_with(b"\n")));
-    if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+    if !text.iter().copied().any(is_control) {
         return Cow::Borrowed(event);
     }
     let mut line = Vec::with_capacity(event.len() + 16);
@@ -43,6 +48,7 @@ fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
         match byte {
             b'\n' => line.extend(b"\\n"),
             b'\r' => line.extend(b"\\r"),
+            byte if is_control(*byte) => line.extend(format!("\\x{byte:02x}").bytes()),
             byte => line.push(*byte),
         }
     }
@@ -63,6 +69,7 @@ mod tests {
             ("\n", "\n"),
             ("\n\n", "\\n\n"),
             ("", ""),
+            ("a\0b\u{7f}\t\u{1b}[2mc\n", "a\\x00b\\x7f\t\u{1b}[2mc\n"),
         ] {
             assert_eq!(one_line(event.as_bytes()), line.as_bytes(), "{event:?}");
         }

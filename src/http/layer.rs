@@ -103,8 +103,9 @@ pub(super) async fn head_limit<F: Future<Output = Response>>(
     request: Request,
     next: impl FnOnce(Request) -> F,
 ) -> Response {
-    // wa-gateway 4.7.1: its parser refuses raw bytes in the request line, without a word.
-    if request.uri().path_and_query().is_some_and(|target| !target.as_str().is_ascii()) {
+    // wa-gateway 4.7.1: its parser refuses raw bytes in the request line, without a word. A query may have what is UTF-8: there
+    // are clients that put a message's text there as it is.
+    if !request.uri().path().is_ascii() {
         return StatusCode::BAD_REQUEST.into_response();
     }
     let line =

@@ -341,6 +341,10 @@ async fn a_session_has_a_webhook_of_its_own_that_survives_a_restart_and_goes_wit
     set(&gateway, json!({"url": own.url()})).await;
     assert_eq!(set(&gateway, json!({"url": null})).await, none);
     set(&gateway, json!({"url": own.url()})).await;
+    let refused = gateway.api.send(Method::PUT, HOOK, Some(Value::Null)).await.expect(400);
+    assert_eq!(refused.message(), "Expected object, received null field '' on json");
+    assert_eq!(gateway.api.get(HOOK).await.expect(200).json()["data"]["url"], own.url());
+    set(&gateway, json!({"url": own.url()})).await;
     // Its last word goes there too, and the next session of that name begins without it.
     gateway.api.delete("shop").await.expect(200);
     own.last_status("shop", "disconnected").await;

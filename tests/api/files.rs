@@ -129,7 +129,7 @@ async fn nothing_outside_unfinished_or_missing_is_served() {
         "/media/%ff",
         "/media/%2Fetc%2Fpasswd",
     ] {
-        let got = raw(&gateway, path).await;
+        let got = gateway.api.raw(path).await;
         assert!(got.starts_with("HTTP/1.1 404 "), "{path}: {got}");
         assert!(got.ends_with(r#"{"message":"Route not found"}"#), "{path}: {got}");
     }
@@ -137,21 +137,10 @@ async fn nothing_outside_unfinished_or_missing_is_served() {
     // wa-gateway 4.7.1 serves names that begin with a dot, too.
     assert_eq!(ask(&gateway, "GET", "/media/.d", &[]).await.body, b"w");
     // wa-gateway 4.7.1 takes several slashes for one.
-    assert!(raw(&gateway, "/media//a.jpg").await.starts_with("HTTP/1.1 200 "));
+    assert!(gateway.api.raw("/media//a.jpg").await.starts_with("HTTP/1.1 200 "));
     for method in ["POST", "PUT", "PATCH", "DELETE"] {
         let got = ask(&gateway, method, "/media/a.jpg", &[("key", KEY)]).await;
         assert_eq!((got.status, got.header("allow")), (405, "GET, HEAD"), "{method}");
     }
     gateway.finish().await;
-}
-
-/// The answer to a path that no client library would send as it is.
-async fn raw(gateway: &TestGateway, path: &str) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(gateway.api.base.trim_start_matches("http://")).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }

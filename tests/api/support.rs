@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tracing_subscriber::filter::LevelFilter;
 use wa_gateway::{Config, Gateway};
 use whatsapp_simulator::{Options, Phone, Simulator};
@@ -83,6 +84,16 @@ impl Api {
     /// The same caller with another key.
     pub(crate) fn with_key(&self, key: &str) -> Self {
         Self { key: key.to_owned(), ..self.clone() }
+    }
+
+    /// The answer to a GET of a target that no client library would send as it is, without a key.
+    pub(crate) async fn raw(&self, target: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(self.base.trim_start_matches("http://")).await.unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(STEP, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
     }
 
     /// Scheme, host and port.

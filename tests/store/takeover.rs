@@ -291,7 +291,7 @@ async fn what_is_damaged_is_told_and_harms_nobody_else() {
         ("other half", "its noise key is damaged"),
         ("unlinked", "it was never linked to a phone"),
         ("without creds", "it has no row `creds`"),
-        ("start", "its name can't be used here: Session must not be one of start, stop, logout, status"),
+        ("start", "its name can't be used here: Session must not be one of start, stop, logout, status, . and .."),
         ("cut", "its row `creds` can't be read"),
     ] {
         assert_eq!(one(&report, session).why.as_deref(), Some(why));

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::super::Shared;
 use super::super::access::Sessions;
 use super::super::error::ApiError;
-use super::super::extract::{self, Fields, Kind as BodyKind};
+use super::super::extract::{self, Fields};
 use crate::outbox::{Kind, Target};
 use crate::session::{SessionWebhook, WebhookError};
 
@@ -100,10 +100,7 @@ pub(in crate::http) async fn set(
     Of(id): Of,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let webhook = match read(request).await? {
-        None => None,
-        Some(fields) => given(&fields, &state.webhook_urls)?,
-    };
+    let webhook = given(&Fields::from_request(request, &()).await?, &state.webhook_urls)?;
     sessions.set_webhook(&id, webhook.clone()).await.map_err(|error| refused(&id, error))?;
     Ok(answer(&id, webhook.as_ref()))
 }
@@ -112,19 +109,6 @@ pub(in crate::http) async fn set(
 pub(in crate::http) async fn delete(sessions: Sessions, Of(id): Of) -> Result<Response, ApiError> {
     sessions.set_webhook(&id, None).await.map_err(|error| refused(&id, error))?;
     Ok(answer(&id, None))
-}
-
-/// The members of the body; `None`: it is `null`.
-async fn read(request: Request) -> Result<Option<Fields>, ApiError> {
-    let (parts, body) = request.into_parts();
-    if extract::content_kind(&parts.headers) != BodyKind::Json {
-        return Fields::from_request(Request::from_parts(parts, body), &()).await.map(Some);
-    }
-    match extract::json(&extract::read(&parts.headers, body).await?)? {
-        Value::Null => Ok(None),
-        Value::Object(members) => Ok(Some(Fields::of_body(members))),
-        other => Err(Fields::of_body(serde_json::Map::new()).expected("object", &other, "")),
-    }
 }
 
 fn given(fields: &Fields, rule: &UrlRule) -> Result<Option<SessionWebhook>, ApiError> {

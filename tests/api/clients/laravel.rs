@@ -129,6 +129,12 @@ async fn laravel_controller() {
         assert_eq!(customer.next_message(STEP).await.unwrap().text.as_deref(), Some(text));
     }
 
+    // As PHP's streams send it: what is not encoded goes out as it is.
+    let path = format!("/message/send-text?session={NUMBER}&to={CUSTOMER}&text=Halo+caf\u{e9}");
+    let answer = gateway.api.raw(&path).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(customer.next_message(STEP).await.unwrap().text.as_deref(), Some("Halo caf\u{e9}"));
+
     assert_eq!(controller.get(&start).await.status(), 400);
     let out = controller.get(&format!("/session/logout?session={}", encode(NUMBER))).await;
     assert_eq!(json_of(out).await, json!({ "data": "success" }));
