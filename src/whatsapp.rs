@@ -111,6 +111,8 @@ pub enum Signal {
     Connected,
     /// The stream below is gone; the library dials again by itself.
     LinkDown,
+    /// WhatsApp has told of an error of the stream, which may stay open without a login.
+    StreamError,
     /// WhatsApp ended this connection for good.
     Ended(Verdict),
 }
@@ -284,8 +286,17 @@ impl WhatsApp {
             drop(ended);
         });
         let lease = Lease(lease.drop_guard());
-        let subscription = Arc::new(subscription);
-        Ok((Connection { client, shared, link, acks, heard, ended: run, _subscription: subscription }, lease))
+        let connection = Connection {
+            client,
+            shared,
+            link,
+            acks,
+            heard,
+            tracker: tracker.clone(),
+            ended: run,
+            _subscription: Arc::new(subscription),
+        };
+        Ok((connection, lease))
     }
 }
 
@@ -330,6 +341,7 @@ pub struct Connection {
     link: Arc<Link>,
     acks: Arc<Acks>,
     heard: Arc<Heard>,
+    tracker: TaskTracker,
     ended: CancellationToken,
     _subscription: Arc<Subscription>,
 }

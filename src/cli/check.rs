@@ -1,7 +1,6 @@
 //! `wa-gateway check`: reads every row of a stopped gateway's store and changes nothing.
 
 use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -46,6 +45,8 @@ pub(super) fn check(config: &Config) -> anyhow::Result<bool> {
 /// A copy of the store that is removed when it is dropped.
 fn copied(folder: &Path) -> anyhow::Result<tempfile::TempDir> {
     let shown = folder.display();
+    // A gateway that writes its store anew holds it while it lets go of the log.
+    let _lock = SledStore::lock_to_read(folder)?;
     let log =
         File::open(folder.join("db")).with_context(|| format!("there is no store at {shown} (CREDENTIALS_DIR)"))?;
     // The lock that sled takes; held while it is copied.
@@ -57,10 +58,6 @@ fn copied(folder: &Path) -> anyhow::Result<tempfile::TempDir> {
         Err(TryLockError::Error(error)) => {
             return Err(error).with_context(|| format!("the store {shown} can't be locked"));
         }
-    }
-    // A gateway that writes its store anew may have exchanged it just before.
-    if log.metadata()?.ino() != folder.join("db").metadata()?.ino() {
-        bail!("the store {shown} is in use by another process: stop the gateway first");
     }
     let copy = tempfile::tempdir().context("a temporary folder for a copy of the store can't be made (TMPDIR)")?;
     copy_all(folder, copy.path()).with_context(|| format!("the store {shown} can't be copied to be read (TMPDIR)"))?;

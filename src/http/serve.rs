@@ -88,6 +88,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// So much of a body is read for so long that no handler wanted.
 const MAX_REST_BYTES: usize = 64 << 20;
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
+const REST_AT_STOP: Duration = Duration::from_secs(1);
 
 /// How long to wait after the system refused a connection, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -126,7 +127,7 @@ pub async fn serve(
             refuse(&stream);
             continue;
         };
-        let rest = Rest { tracker: tracker.clone(), hard: hard.clone() };
+        let rest = Rest { tracker: tracker.clone(), soft: soft.clone(), hard: hard.clone() };
         let service = Peered { router: router.clone(), peer, line: Arc::clone(&place.line), rest };
         let stream = Watched { stream, line: Arc::clone(&place.line) };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -146,6 +147,7 @@ struct Peered {
 #[derive(Clone)]
 struct Rest {
     tracker: TaskTracker,
+    soft: CancellationToken,
     hard: CancellationToken,
 }
 
@@ -153,7 +155,7 @@ impl Rest {
     /// Reads on for a while: many clients write all of a request before they read the answer, and one whose connection were
     /// closed meanwhile would never see it.
     fn read(&self, mut body: Incoming) {
-        let hard = self.hard.clone();
+        let (soft, hard) = (self.soft.clone(), self.hard.clone());
         let mut left = MAX_REST_BYTES;
         let reading = async move {
             while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -161,9 +163,15 @@ impl Rest {
                 left = less;
             }
         };
+        // Nobody who sends slowly holds up a stop.
+        let stops = async move {
+            soft.cancelled().await;
+            tokio::time::sleep(REST_AT_STOP).await;
+        };
         self.tracker.spawn(async move {
             tokio::select! {
                 () = hard.cancelled() => {}
+                () = stops => {}
                 _in_time = tokio::time::timeout(REST_TIMEOUT, reading) => {}
             }
         });
@@ -179,9 +187,9 @@ impl Service<Request<Incoming>> for Peered {
         if self.line.is_spare() && !HEALTH.contains(&request.uri().path()) {
             return Box::pin(async { Ok(busy()) });
         }
-        // One that waits to be told to go on sends nothing after an answer.
-        let rest = (!request.headers().contains_key(header::EXPECT)).then(|| self.rest.clone());
-        let mut request = request.map(|body| Received { body: Some(body), line: Arc::clone(&self.line), rest });
+        let waits = request.headers().contains_key(header::EXPECT);
+        let (line, rest) = (Arc::clone(&self.line), self.rest.clone());
+        let mut request = request.map(|body| Received { body: Some(body), line, waits, rest });
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let (router, line) = (self.router.clone(), Arc::clone(&self.line));
         Box::pin(async move {
@@ -208,7 +216,9 @@ struct Received {
     /// There until it is dropped.
     body: Option<Incoming>,
     line: Arc<Line>,
-    rest: Option<Rest>,
+    /// Its client waits to be told to go on, which it is when the body is first asked for.
+    waits: bool,
+    rest: Rest,
 }
 
 impl Body for Received {
@@ -216,6 +226,7 @@ impl Body for Received {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.waits = false;
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
         self.line.set_works(polled.is_ready());
@@ -233,8 +244,9 @@ impl Body for Received {
 
 impl Drop for Received {
     fn drop(&mut self) {
-        if let (Some(body), Some(rest)) = (self.body.take().filter(|body| !body.is_end_stream()), &self.rest) {
-            rest.read(body);
+        // Who still waits sends nothing after an answer.
+        if let Some(body) = self.body.take().filter(|body| !self.waits && !body.is_end_stream()) {
+            self.rest.read(body);
         }
     }
 }

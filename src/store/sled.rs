@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::error::OpenError;
-use self::lock::Lock;
+pub use self::lock::Lock;
 use self::opened::Opened;
 use super::{Batch, Durability, Flushing, KeyRange, Kv, KvError, Namespace};
 
@@ -141,6 +141,14 @@ impl SledStore {
     pub fn open_unmarked(path: &Path) -> Result<Self, OpenError> {
         let lock = Lock::take(path)?;
         Ok(Self::over(path, SyncMode::Soon, Opened::open_unmarked(path)?, Some(lock)))
+    }
+
+    /// Keeps the store from being opened while its files are read; `None`: nothing but sled's own lock tells who has it.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] while another process has it.
+    pub fn lock_to_read(path: &Path) -> Result<Option<Lock>, OpenError> {
+        Lock::take_if_there(path)
     }
 
     /// Makes the store that is in the folder the one that later openings expect there.

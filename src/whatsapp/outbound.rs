@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -104,7 +104,8 @@ impl Acks {
 ///
 /// A message that answers ours replaces the chain that we send with. whatsapp-rust 0.7.0 stores the new one 25 ms later, and
 /// sends with it at once (wacore-libsignal, `rebase_lease_after_sender_chain_reset`): a process that were killed in between would
-/// go on with the old one, and understand nothing that follows in this chat, nor be understood.
+/// go on with the old one, and what follows in this chat had to be sent once more, both ways. So they are stored before a send.
+/// What comes between that and the send's own encryption is still open to it: only the library could close that.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     batches: AtomicU64,
@@ -229,6 +230,23 @@ impl Connection {
         })
     }
 
+    /// Has the store have the ratchets of what was received.
+    async fn store_heard(&self, deadline: Instant) -> Result<(), OutboundError> {
+        let Some(heard) = self.heard.unstored() else { return Ok(()) };
+        let client = Arc::clone(&self.client);
+        // On a task of its own, which goes on when this one is given up: while the library catches up with what waited, it
+        // commits messages in there.
+        let storing = self.tracker.spawn(async move { client.flush_pending_signal_state().await });
+        let stored = tokio::select! {
+            stored = tokio::time::timeout_at(deadline, storing) => stored.map_err(|_elapsed| OutboundError::TimedOut)?,
+            () = self.link.until_cut() => return Err(OutboundError::NotConnected),
+        };
+        let failed = |error: anyhow::Error| OutboundError::Connection(error.context("ratchets could not be stored"));
+        stored.map_err(|panicked| failed(panicked.into()))?.map_err(|error| failed(error.into()))?;
+        self.heard.stored(heard);
+        Ok(())
+    }
+
     /// Sends a message and waits for the server's acknowledgement until the deadline; `secret` is a poll's.
     ///
     /// A cancelled call may have sent the message.
@@ -246,15 +264,11 @@ impl Connection {
         if deadline <= Instant::now() {
             return Err(OutboundError::TimedOut);
         }
+        self.store_heard(deadline).await?;
         let id = sent.id.clone();
         let composed = compose::compose(&sent, secret);
         let (_expected, acknowledged) = self.acks.expect(&id);
         let work = tokio::time::timeout_at(deadline, async {
-            if let Some(heard) = self.heard.unstored() {
-                let stored = self.client.flush_pending_signal_state().await;
-                stored.map_err(|error| OutboundError::Connection(error.into()))?;
-                self.heard.stored(heard);
-            }
             let options = SendOptions::default().with_message_id(id.as_str());
             self.client.send_message_with_options(jid, composed, options).await.map_err(|error| {
                 match error.server_rejection() {

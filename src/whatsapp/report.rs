@@ -22,7 +22,10 @@ pub(super) struct Hook {
 #[async_trait::async_trait]
 impl InboundDurabilityHook for Hook {
     async fn on_messages(&self, client: Arc<Client>, batch: &[InboundMessage]) -> anyhow::Result<()> {
-        self.heard.batch();
+        // What comes in a group has a chain of its own, which nothing of ours is sent with.
+        if batch.iter().any(|item| !item.info.source.is_group) {
+            self.heard.batch();
+        }
         let received = inbound::received(&client, batch).await;
         if received.is_empty() {
             return Ok(());
@@ -105,6 +108,7 @@ impl EventHandler for Events {
             }
             // Baileys and some servers write the number; the library knows the child `conflict` only.
             Event::StreamError(error) if error.code == "440" => self.signal(Signal::Ended(Verdict::Replaced)),
+            Event::StreamError(_) => self.signal(Signal::StreamError),
             Event::ServerAck(ack) => self.acks.resolve(ack, |progress| (self.progress)(progress)),
             Event::Receipt(receipt) => {
                 if let Some(client) = self.client.upgrade() {

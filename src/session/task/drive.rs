@@ -170,6 +170,10 @@ impl Task {
                     if signal == Signal::LinkDown && matches!(self.entry.view().state, State::WaitingForScan { .. }) {
                         clocks.code_lost = Some(Instant::now());
                     }
+                    if signal == Signal::StreamError {
+                        watch.reset_after(limits.tick);
+                        continue;
+                    }
                     let span = self.span();
                     if let Some(outcome) = Box::pin(self.follow(connection, &signal).instrument(span)).await {
                         return outcome;
@@ -181,6 +185,8 @@ impl Task {
                             // Two programs with the same credentials must not take turns at full speed.
                             self.failures = self.replacements;
                             self.connected_since = Some(Instant::now());
+                            // The stream is another one.
+                            watch.reset_immediately();
                         }
                         Signal::LinkDown => clocks.lost(),
                         Signal::Qr { .. } | Signal::Paired { .. } => clocks.code_lost = None,
@@ -349,6 +355,7 @@ impl Task {
                     _ => 0,
                 };
             }
+            Signal::StreamError => {}
             Signal::QrExhausted => {
                 if self.entry.asked().elapsed() > self.manager.settings.qr_idle {
                     return Some(Outcome::Idle);

@@ -14,7 +14,7 @@ use super::opened::{LOCK_PATIENCE, LOCK_RETRY};
 
 /// The store is this process's until this is dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct Lock {
     /// `None`: the folder that holds the store's can't be written. sled's own lock has to do, and the store is never written
     /// anew.
     file: Option<File>,
@@ -26,7 +26,14 @@ impl Lock {
         let named = |error| OpenError::from_io(store, error);
         let file = match open(store) {
             Ok(file) => file,
-            Err(error) if is_refused(&error) => return Ok(Self { file: None }),
+            Err(error) if is_refused(&error) => {
+                let file = file_of(store);
+                tracing::warn!(
+                    file = %file.display(), %error,
+                    "the store's lock can't be opened, so that its file never shrinks: give it to the user that runs the gateway"
+                );
+                return Ok(Self { file: None });
+            }
             Err(error) => return Err(named(error)),
         };
         let began = Instant::now();
@@ -39,6 +46,18 @@ impl Lock {
                 }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_RETRY),
             }
+        }
+    }
+
+    /// The same for who only reads and makes no file; `None`: it can't be had without.
+    pub(super) fn take_if_there(store: &Path) -> Result<Option<Self>, OpenError> {
+        match File::open(file_of(store)) {
+            Ok(file) => match file.try_lock() {
+                Ok(()) => Ok(Some(Self { file: Some(file) })),
+                Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: store.to_owned() }),
+                Err(TryLockError::Error(_)) => Ok(None),
+            },
+            Err(_) => Ok(None),
         }
     }
 
@@ -79,7 +98,13 @@ mod tests {
         assert!(first.is_held());
         assert!(matches!(Lock::take(&store), Err(OpenError::Locked { path }) if path == store));
         drop(first);
-        assert!(Lock::take(&store).unwrap().is_held());
+        let again = Lock::take(&store).unwrap();
+        assert!(again.is_held());
+        assert!(matches!(Lock::take_if_there(&store), Err(OpenError::Locked { path }) if path == store));
+        drop(again);
+        assert!(Lock::take_if_there(&store).unwrap().is_some());
+        assert!(Lock::take_if_there(&home.path().join("another")).unwrap().is_none());
+        assert!(!file_of(&home.path().join("another")).exists());
     }
 
     #[test]

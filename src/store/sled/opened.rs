@@ -101,11 +101,13 @@ impl Opened {
         let is_new = check_schema(path, &db)?;
         let found = read_mark(path, &db)?;
         marker::compare(path, marked.as_ref(), found.as_ref().filter(|_| !is_new))?;
-        rewrite::clean(path);
         let found = found.unwrap_or_else(|| Mark { store: Uuid::new_v4().to_string(), state: 0 });
         let state = Mutex::new((found, Instant::now()));
         let marks = Arc::new(Marks { path: path.to_owned(), db: db.clone(), state, namespaces: AtomicUsize::new(0) });
-        Self::build(path, db, Some(marks), sync, sized_for)
+        let opened = Self::build(path, db, Some(marks), sync, sized_for)?;
+        // Not before: until it is open the other folder may have to take its place again.
+        rewrite::clean(path);
+        Ok(opened)
     }
 
     /// Whatever is in the folder, without a look at the marker and without renewing it.
