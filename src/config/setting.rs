@@ -295,7 +295,9 @@ pub fn env_example() -> String {
          # variables of the environment win over the file. Printed from src/config/setting.rs and tested against it.\n\
          #\n\
          # The file is read as Node's dotenv reads it: `$` stands for itself, and a value goes on to a `#` or the end of its\n\
-         # line. In quotes ('...', \"...\" or `...`) it may hold both; in double ones `\\n` is the end of a line.\n",
+         # line. In quotes ('...', \"...\" or `...`) it may hold both; in double ones `\\n` is the end of a line. Docker compose\n\
+         # reads it by rules of its own, where `$name` is replaced and `#` needs a space before it: put what has either in\n\
+         # single quotes, which both read alike.\n",
     );
     for Setting { name, default, unit, effect } in SETTINGS {
         let shown = if default.is_empty() { "none" } else { default };

@@ -127,7 +127,7 @@ fn document(endpoints: &[Endpoint]) -> Value {
         "info": {
             "title": "wa-gateway",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "HTTP gateway for WhatsApp. Every refusal and failure is JSON with a `message`.",
+            "description": "HTTP gateway for WhatsApp. Every refusal and failure is JSON with a `message`, but for a 412 and the pages of the login.",
             "license": { "name": "MIT", "identifier": "MIT" },
         },
         "servers": [{ "url": "/" }],

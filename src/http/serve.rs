@@ -118,6 +118,7 @@ pub async fn serve(
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
     builder.max_header_size(HARD_HEAD_BYTES).max_buf_size(BUFFER_BYTES);
+    let rest = Arc::new(Rest { tracker: tracker.clone(), soft: soft.clone(), hard: hard.clone() });
     while let Some((stream, peer)) = accept(&listener, &soft, &hard).await {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection ended before it was served");
@@ -127,8 +128,7 @@ pub async fn serve(
             refuse(&stream);
             continue;
         };
-        let rest = Rest { tracker: tracker.clone(), soft: soft.clone(), hard: hard.clone() };
-        let service = Peered { router: router.clone(), peer, line: Arc::clone(&place.line), rest };
+        let service = Peered { router: router.clone(), peer, line: Arc::clone(&place.line), rest: Arc::clone(&rest) };
         let stream = Watched { stream, line: Arc::clone(&place.line) };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tracker.spawn(drive(connection, place, limits.stall_timeout, peer, soft.clone(), hard.clone()));
@@ -140,11 +140,10 @@ struct Peered {
     router: Router,
     peer: SocketAddr,
     line: Arc<Line>,
-    rest: Rest,
+    rest: Arc<Rest>,
 }
 
 /// Where the rest of a body goes that nobody read.
-#[derive(Clone)]
 struct Rest {
     tracker: TaskTracker,
     soft: CancellationToken,
@@ -188,7 +187,7 @@ impl Service<Request<Incoming>> for Peered {
             return Box::pin(async { Ok(busy()) });
         }
         let waits = request.headers().contains_key(header::EXPECT);
-        let (line, rest) = (Arc::clone(&self.line), self.rest.clone());
+        let (line, rest) = (Arc::clone(&self.line), Arc::clone(&self.rest));
         let mut request = request.map(|body| Received { body: Some(body), line, waits, rest });
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let (router, line) = (self.router.clone(), Arc::clone(&self.line));
@@ -218,7 +217,7 @@ struct Received {
     line: Arc<Line>,
     /// Its client waits to be told to go on, which it is when the body is first asked for.
     waits: bool,
-    rest: Rest,
+    rest: Arc<Rest>,
 }
 
 impl Body for Received {

@@ -21,7 +21,7 @@ use crate::session::{SessionSummary, Started};
 /// The member that names a session.
 #[derive(ToSchema)]
 pub(super) struct NamedSession {
-    /// Any text but `start`, `stop`, `logout` and `status`, up to 256 bytes.
+    /// Any text that is not blank but `start`, `stop`, `logout`, `status`, `.` and `..`, up to 256 bytes.
     session: String,
 }
 
@@ -34,7 +34,7 @@ impl NamedSession {
 /// What the page of a start takes.
 #[derive(ToSchema)]
 pub(super) struct StartPage {
-    /// Any text but `start`, `stop`, `logout` and `status`, up to 256 bytes.
+    /// Any text that is not blank but `start`, `stop`, `logout`, `status`, `.` and `..`, up to 256 bytes.
     session: String,
     /// A page that shows a code asks for the next one: nothing is started, and a session that was ended is a 409.
     renew: Option<bool>,

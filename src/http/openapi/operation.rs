@@ -119,7 +119,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/auth/login",
         summary: "The dashboard's page to sign in",
         takes: Takes::Nothing,
-        answers: &[(200, Shape::Page), (302, Shape::Empty)],
+        answers: &[(200, Shape::Page)],
     },
     Operation {
         methods: &[Method::POST],

@@ -47,6 +47,7 @@ impl fmt::Debug for UrlRule {
 #[expect(dead_code, reason = "for the description only: the handler reads fields one by one")]
 pub(in crate::http) struct Given {
     /// `http:` or `https:`; null removes the webhook. Events are posted to `/message`, `/session` and so on below it.
+    #[schema(required = true)]
     url: Option<String>,
     /// Signs what is posted; without one, `WEBHOOK_SECRET` does.
     secret: Option<String>,
