@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::error::OpenError;
+use super::marker;
 use super::opened::{LOCK_PATIENCE, LOCK_RETRY};
 
 /// The store is this process's until this is dropped.
@@ -68,9 +69,7 @@ impl Lock {
 
 /// Where it is.
 fn file_of(store: &Path) -> PathBuf {
-    let mut name = store.file_name().unwrap_or_default().to_owned();
-    name.push(".lock");
-    store.with_file_name(name)
+    marker::beside(store, ".lock")
 }
 
 fn open(store: &Path) -> io::Result<File> {

@@ -40,9 +40,20 @@ const ABOUT: &str = "wa-gateway keeps this beside its store to notice when the s
 
 /// Where the marker of the store in this folder is.
 pub(super) fn file_of(store: &Path) -> PathBuf {
-    let mut name = store.file_name().unwrap_or_default().to_owned();
-    name.push(".id");
-    store.with_file_name(name)
+    beside(store, ".id")
+}
+
+/// What stands beside a file or folder under its name with an ending.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(ending);
+    path.with_file_name(name)
+}
+
+/// The folder that a name stands in, to be synced: so the disk has what it says of the names in it.
+pub(super) fn parent_of(path: &Path) -> io::Result<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))
 }
 
 /// What the marker says; `None`: there is none, or one that can't be read, which proves nothing.
@@ -82,23 +93,13 @@ pub(super) fn write(store: &Path, mark: &Mark, namespaces: usize) {
 
 fn try_write(file: &Path, told: &Told) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(told)?;
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let draft = file.with_file_name(name);
+    let draft = beside(file, ".new");
     let mut open = fs::OpenOptions::new();
     let mut new = open.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     new.write_all(&text)?;
     new.sync_all()?;
     fs::rename(&draft, file)?;
-    sync_folder_of(file)
-}
-
-/// Has the disk hold what the folder says of the names in it.
-pub(super) fn sync_folder_of(file: &Path) -> io::Result<()> {
-    match file.parent() {
-        Some(folder) => File::open(if folder == Path::new("") { Path::new(".") } else { folder })?.sync_all(),
-        None => Ok(()),
-    }
+    parent_of(file)?.sync_all()
 }
 
 /// Whether the store that was found is the one that was there; `found`: `None`, a store that was made just now.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, RenameFlags, StatxAttributes, StatxFlags, renameat_with, statx};
 
 use super::error::OpenError;
+use super::marker::{self, parent_of};
 use super::opened::{DEFAULT, LOCK_RETRY, LOG_FILE, open_db};
 
 /// What of rows is written anew at most, and how long that may take, as all calls wait meanwhile; a store with more of them
@@ -239,14 +240,7 @@ fn copy(from: &sled::Db, to: &sled::Db, most: Most) -> Result<(), NotWritten> {
 }
 
 fn folder_of(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".rewritten");
-    path.with_file_name(name)
-}
-
-fn parent_of(path: &Path) -> io::Result<File> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))
+    marker::beside(path, ".rewritten")
 }
 
 /// Removes a store; absent is fine, one that holds something else stays.
