@@ -114,16 +114,7 @@ impl Gateway {
 
         let whatsapp = WhatsApp::new(whatsapp_settings(&config)?)?;
         whatsapp.keep_version_fresh(&tracker, soft.clone());
-        let fetcher = Fetcher::new(media::Limits {
-            max_bytes: config.media_max_bytes,
-            timeout: config.media_timeout,
-            private_addresses: config.media_url_private,
-            folder: config.media_dir.as_path().into(),
-        })?;
-        let swept = Folder::new(&config.media_dir);
-        if let Err(error) = tokio::task::spawn_blocking(move || swept.sweep()).await? {
-            tracing::warn!(%error, "unfinished files of an earlier run could not be removed from MEDIA_DIR");
-        }
+        let fetcher = fetcher(&config).await?;
         let uploads = Uploads::new(config.media_max_bytes, fetcher.folder());
         let sessions = SessionManager::new(
             session::Settings {
@@ -167,7 +158,8 @@ impl Gateway {
             development: config.development,
             media: Media { folder: Folder::new(&config.media_dir), require_key: config.media_require_key }.into(),
         });
-        let serving = http::serve(listener, router, Limits::of_process(), soft.clone(), hard.clone(), requests.clone());
+        let stop = http::Stop { soft: soft.clone(), ending: ending.clone(), hard: hard.clone() };
+        let serving = http::serve(listener, router, Limits::of_process(), stop, requests.clone());
         // A server that ends by itself, a panic included, ends the process instead of leaving it half dead.
         let failed = CancellationToken::new();
         let ended = failed.clone().drop_guard();
@@ -233,6 +225,21 @@ fn retry_policy(delivery: &Delivery) -> RetryPolicy {
         max_per_sec: delivery.max_per_sec,
         ..RetryPolicy::default()
     }
+}
+
+/// What loads and saves files; tells of a folder that takes none.
+async fn fetcher(config: &Config) -> anyhow::Result<Fetcher> {
+    let folder = Folder::new(&config.media_dir);
+    if let Err(error) = tokio::task::spawn_blocking(move || folder.prepare()).await? {
+        let path = config.media_dir.display();
+        tracing::error!(%error, %path, "received files can't be saved: MEDIA_DIR takes none");
+    }
+    Ok(Fetcher::new(media::Limits {
+        max_bytes: config.media_max_bytes,
+        timeout: config.media_timeout,
+        private_addresses: config.media_url_private,
+        folder: config.media_dir.as_path().into(),
+    })?)
 }
 
 fn outboxes(config: &Config) -> outbox::Common {

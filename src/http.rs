@@ -42,7 +42,7 @@ pub use access::{Guarded, Media};
 pub use auth::{Auth, Scope};
 pub use dashboard::Dashboard;
 pub use route::{Endpoint, endpoints};
-pub use serve::{Limits, serve};
+pub use serve::{Limits, Stop, serve};
 pub use upload::Uploads;
 pub use webhook::UrlRule;
 

@@ -75,9 +75,9 @@
 //! # Tasks and their end
 //!
 //! Every task runs on a tracker of [`Gateway`] and ends on its tokens. The first signal is soft: the server finishes
-//! the requests in flight, for which the sessions live on for 8 s at most; then each session closes its connection and keeps
-//! its credentials, then the sink ends, and the store is flushed last. The second signal, or 20 s, is hard. Credentials go by delete, by logout, or by WhatsApp's
-//! own verdict.
+//! the requests in flight, for which the sessions live on for 8 s at most, and waits for no client that rests for 2 s; then
+//! each session closes its connection and keeps its credentials, then the sink ends, and the store is flushed last. The
+//! second signal, or 20 s, is hard. Credentials go by delete, by logout, or by WhatsApp's own verdict.
 //!
 //! # Known quirks of the contract
 //!

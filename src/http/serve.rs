@@ -79,6 +79,18 @@ fn open_files() -> usize {
     8 * 1024
 }
 
+/// What ends the connections of one listener, in the order of a stop.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// No more connections are accepted, and those that wait for a request are closed; what is under way goes on, but
+    /// waits for a client only while it goes on too.
+    pub soft: CancellationToken,
+    /// No client is waited for.
+    pub ending: CancellationToken,
+    /// All is dropped where it is.
+    pub hard: CancellationToken,
+}
+
 /// hyper's limit of a head lies above ours of 16 KiB, so that ordinary excess is answered in JSON.
 const HARD_HEAD_BYTES: usize = 64 * 1024;
 
@@ -89,6 +101,11 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const MAX_REST_BYTES: usize = 64 << 20;
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 const REST_AT_STOP: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for a client that sends no more of its request, or takes no more of its answer.
+const STALL_AT_STOP: Duration = Duration::from_secs(2);
+/// How often a stop looks for those.
+const LOOK_AT_STOP: Duration = Duration::from_millis(250);
 
 /// How long to wait after the system refused a connection, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -102,24 +119,16 @@ const HEALTH: [&str; 3] = ["/health", "/livez", "/readyz"];
 /// The answer to a connection beyond that; nothing was read from it.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\naccess-control-allow-origin: *\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 34\r\n\r\n{\"message\":\"Too many connections\"}";
 
-/// Serves until `soft` is cancelled; then accepts no more and lets requests in flight finish on the tracker.
-/// `hard` drops them where they are.
+/// Serves until it is stopped; requests in flight finish on the tracker.
 ///
 /// A listener that fails is waited for: it ends only by a token.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    limits: Limits,
-    soft: CancellationToken,
-    hard: CancellationToken,
-    tracker: TaskTracker,
-) {
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: Stop, tracker: TaskTracker) {
     let room = Room::new(limits.connections, SPARE);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
     builder.max_header_size(HARD_HEAD_BYTES).max_buf_size(BUFFER_BYTES);
-    let rest = Arc::new(Rest { tracker: tracker.clone(), soft: soft.clone(), hard: hard.clone() });
-    while let Some((stream, peer)) = accept(&listener, &soft, &hard).await {
+    let rest = Arc::new(Rest { tracker: tracker.clone(), stop: stop.clone() });
+    while let Some((stream, peer)) = accept(&listener, &stop).await {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection ended before it was served");
             continue;
@@ -131,7 +140,7 @@ pub async fn serve(
         let service = Peered { router: router.clone(), peer, line: Arc::clone(&place.line), rest: Arc::clone(&rest) };
         let stream = Watched { stream, line: Arc::clone(&place.line) };
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        tracker.spawn(drive(connection, place, limits.stall_timeout, peer, soft.clone(), hard.clone()));
+        tracker.spawn(drive(connection, place, limits.stall_timeout, peer, stop.clone()));
     }
 }
 
@@ -146,15 +155,14 @@ struct Peered {
 /// Where the rest of a body goes that nobody read.
 struct Rest {
     tracker: TaskTracker,
-    soft: CancellationToken,
-    hard: CancellationToken,
+    stop: Stop,
 }
 
 impl Rest {
     /// Reads on for a while: many clients write all of a request before they read the answer, and one whose connection were
     /// closed meanwhile would never see it.
     fn read(&self, mut body: Incoming) {
-        let (soft, hard) = (self.soft.clone(), self.hard.clone());
+        let Stop { soft, hard, .. } = self.stop.clone();
         let mut left = MAX_REST_BYTES;
         let reading = async move {
             while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -251,16 +259,12 @@ impl Drop for Received {
 }
 
 /// `None`: a token was cancelled.
-async fn accept(
-    listener: &TcpListener,
-    soft: &CancellationToken,
-    hard: &CancellationToken,
-) -> Option<(TcpStream, SocketAddr)> {
+async fn accept(listener: &TcpListener, stop: &Stop) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
             biased;
-            () = soft.cancelled() => return None,
-            () = hard.cancelled() => return None,
+            () = stop.soft.cancelled() => return None,
+            () = stop.hard.cancelled() => return None,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -284,8 +288,7 @@ async fn drive(
     place: Place,
     stall_timeout: Duration,
     peer: SocketAddr,
-    soft: CancellationToken,
-    hard: CancellationToken,
+    stop: Stop,
 ) {
     let mut connection = std::pin::pin!(connection);
     let mut draining = false;
@@ -294,15 +297,21 @@ async fn drive(
     let ended = loop {
         tokio::select! {
             biased;
-            () = hard.cancelled() => break Ok(()),
+            () = stop.hard.cancelled() => break Ok(()),
             () = line.evicted() => break Ok(()),
-            () = soft.cancelled(), if !draining => {
+            () = stop.soft.cancelled(), if !draining => {
                 draining = true;
+                looks = tokio::time::interval(LOOK_AT_STOP);
                 connection.as_mut().graceful_shutdown();
             }
             _at = looks.tick() => {
-                // Idle connections end before by the timeout of a head: this one does not take its answer.
-                if !line.works() && line.idle() > stall_timeout {
+                let patience = match draining {
+                    true if stop.ending.is_cancelled() => Duration::ZERO,
+                    true => STALL_AT_STOP,
+                    // Idle connections end before by the timeout of a head: this one does not take its answer.
+                    false => stall_timeout,
+                };
+                if !line.works() && line.idle() >= patience {
                     break Ok(());
                 }
             }
@@ -319,7 +328,7 @@ async fn drive(
 mod tests {
     use std::future::Future;
 
-    use axum::routing::get;
+    use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::Notify;
 
@@ -333,12 +342,16 @@ mod tests {
 
     struct Server {
         address: SocketAddr,
-        soft: CancellationToken,
-        hard: CancellationToken,
+        stop: Stop,
         tracker: TaskTracker,
         /// Told when a request to `/slow` has begun; it ends when `finish` is told.
         begun: Arc<Notify>,
         finish: Arc<Notify>,
+    }
+
+    fn never() -> Stop {
+        let hard = CancellationToken::new();
+        Stop { soft: hard.child_token(), ending: hard.child_token(), hard }
     }
 
     impl Server {
@@ -353,12 +366,18 @@ mod tests {
                 "slow"
             };
             let fast = get(|| async { "fast" });
+            let echo = post(async |body: Bytes| body);
             let router = Router::new().route("/", fast.clone()).route("/health", fast).route("/slow", get(slow));
-            let hard = CancellationToken::new();
-            let (soft, tracker) = (hard.child_token(), TaskTracker::new());
-            tracker.spawn(serve(listener, router, limits, soft.clone(), hard.clone(), tracker.clone()));
+            let router = router.route("/echo", echo);
+            let (stop, tracker) = (never(), TaskTracker::new());
+            tracker.spawn(serve(listener, router, limits, stop.clone(), tracker.clone()));
             tracker.close();
-            Self { address, soft, hard, tracker, begun, finish }
+            Self { address, stop, tracker, begun, finish }
+        }
+
+        /// Everything that was written before has been read: this runtime has one thread.
+        async fn has_read(&self) {
+            ask(&mut self.connect().await, "/", "fast").await;
         }
 
         async fn connect(&self) -> TcpStream {
@@ -392,7 +411,7 @@ mod tests {
         ask(&mut idle, "/", "fast").await;
         busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         soon(server.begun.notified()).await;
-        server.soft.cancel();
+        server.stop.soft.cancel();
         assert_eq!(rest(&mut idle).await, "");
         assert!(!server.tracker.is_empty(), "the request in flight is waited for");
         server.finish.notify_one();
@@ -408,9 +427,44 @@ mod tests {
         let mut busy = server.connect().await;
         busy.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         soon(server.begun.notified()).await;
-        server.hard.cancel();
+        server.stop.hard.cancel();
         soon(server.tracker.wait()).await;
         assert_eq!(rest(&mut busy).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_stop_does_not_wait_for_requests_that_never_end() {
+        let server = Server::start(Limits::default()).await;
+        let (mut head, mut body) = (server.connect().await, server.connect().await);
+        head.write_all(b"G").await.unwrap();
+        body.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+        server.has_read().await;
+        server.stop.soft.cancel();
+        assert_eq!((rest(&mut head).await, rest(&mut body).await), (String::new(), String::new()));
+        soon(server.tracker.wait()).await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_a_request_that_still_comes_until_nobody_is_waited_for() {
+        let server = Server::start(Limits::default()).await;
+        let (mut last, mut slow) = (server.connect().await, server.connect().await);
+        for stream in [&mut last, &mut slow] {
+            stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 60\r\n\r\n").await.unwrap();
+        }
+        server.has_read().await;
+        server.stop.soft.cancel();
+        // Together longer than a client may rest.
+        for _ in 0..30 {
+            last.write_all(b"xx").await.unwrap();
+            slow.write_all(b"x").await.unwrap();
+            tokio::time::sleep(STALL_AT_STOP / 20).await;
+        }
+        let answer = rest(&mut last).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with(&"x".repeat(60)), "{answer}");
+        assert!(!server.tracker.is_empty(), "the other has not ended");
+        server.stop.ending.cancel();
+        soon(server.tracker.wait()).await;
+        assert_eq!(rest(&mut slow).await, "");
     }
 
     #[tokio::test]
@@ -421,7 +475,7 @@ mod tests {
         let mut second = server.connect().await;
         ask(&mut second, "/", "fast").await;
         assert_eq!(rest(&mut first).await, "", "it had nothing to do");
-        server.hard.cancel();
+        server.stop.hard.cancel();
     }
 
     #[tokio::test]
@@ -440,7 +494,7 @@ mod tests {
         let mut answer = [0; 15];
         soon(busy.read_exact(&mut answer)).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200 OK", "it was not disturbed");
-        server.hard.cancel();
+        server.stop.hard.cancel();
     }
 
     #[tokio::test]
@@ -454,9 +508,9 @@ mod tests {
             ])))
         };
         let router = Router::new().route("/", get(endless));
-        let (hard, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let (stop, tracker) = (never(), TaskTracker::new());
         let limits = Limits { stall_timeout: Duration::from_millis(200), ..Limits::default() };
-        tracker.spawn(serve(listener, router, limits, hard.child_token(), hard.clone(), tracker.clone()));
+        tracker.spawn(serve(listener, router, limits, stop.clone(), tracker.clone()));
         let mut lazy = soon(TcpStream::connect(address)).await.unwrap();
         lazy.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         // The listener's task, and no connection's.
@@ -469,7 +523,7 @@ mod tests {
             }
         })
         .await;
-        hard.cancel();
+        stop.hard.cancel();
         drop(lazy);
     }
 
@@ -490,7 +544,7 @@ mod tests {
         let closed = rest(&mut slow).await;
         assert!(closed.is_empty() || closed.starts_with("HTTP/1.1 408"), "{closed}");
         assert_eq!(rest(&mut idle).await, "");
-        server.hard.cancel();
+        server.stop.hard.cancel();
         soon(server.tracker.wait()).await;
     }
 
@@ -507,7 +561,7 @@ mod tests {
             let count = soon(stream.read(&mut answer)).await.unwrap();
             assert!(answer[..count].starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer[..count]));
         }
-        server.soft.cancel();
+        server.stop.soft.cancel();
         soon(server.tracker.wait()).await;
     }
 }

@@ -24,7 +24,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A folder at this path; made when the first file comes.
+    /// A folder at this path; made by [`prepare`](Self::prepare), or when a file comes.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
@@ -92,16 +92,13 @@ impl Folder {
         !name.contains(['/', '\\']) && self.path.join(notes_of(session)).join(name).is_file()
     }
 
-    /// Removes what an earlier run left unfinished.
+    /// Makes the folder, sees that it takes files, and removes what an earlier run left unfinished.
     ///
     /// # Errors
-    /// When the folder can't be read.
-    pub fn sweep(&self) -> io::Result<()> {
-        let entries = match std::fs::read_dir(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
+    /// When it can't be made, written or read.
+    pub fn prepare(&self) -> io::Result<()> {
+        drop(self.temp()?);
+        for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
             if entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes()) {
                 std::fs::remove_file(entry.path())?;
@@ -199,7 +196,7 @@ mod tests {
     fn a_file_appears_when_it_is_complete_and_under_both_names() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::new(place.path().join("media"));
-        folder.sweep().unwrap();
+        folder.prepare().unwrap();
         let mut temp = folder.temp().unwrap();
         temp.write_all(b"first").unwrap();
         assert!(!place.path().join("media/a.pdf").exists());
@@ -214,7 +211,7 @@ mod tests {
             assert_eq!(std::fs::read(place.path().join("media").join(name)).unwrap(), b"second");
         }
         let (_file, left) = folder.temp().unwrap().keep().unwrap();
-        folder.sweep().unwrap();
+        folder.prepare().unwrap();
         assert!(!left.exists());
         assert_eq!(std::fs::read_dir(place.path().join("media")).unwrap().count(), 2);
     }

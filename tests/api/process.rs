@@ -4,9 +4,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use whatsapp_simulator::{Fault, Options, Simulator};
 
-use super::support::{Process, Receiver, STEP, base_settings, eventually};
+use super::support::{KEY, Process, Receiver, STEP, base_settings, eventually};
 
 const NUMBER: &str = "6281234500081";
 const FRIEND: &str = "6281234500082";
@@ -79,6 +81,43 @@ async fn sigterm_waits_for_a_message_that_is_being_sent() {
     let inbox = friend.inbox();
     assert_eq!(inbox.iter().filter(|message| message.text.as_deref() == Some(&text)).count(), 1, "{inbox:?}");
     assert_eq!(simulator.devices(NUMBER).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_requests_hold_up_no_stop() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = base_settings(&simulator, &receiver, folder.path());
+    let mut process = Process::start(&settings, folder.path()).await;
+    let address = process.api.base().trim_start_matches("http://").to_owned();
+    let body = format!("POST /message/send-text HTTP/1.1\r\nhost: x\r\nkey: {KEY}\r\ncontent-length: 99\r\n\r\n{{");
+    let mut clients = Vec::new();
+    for half in ["G", &body] {
+        let mut client = TcpStream::connect(&address).await.unwrap();
+        client.write_all(half.as_bytes()).await.unwrap();
+        clients.push(client);
+    }
+    // They were accepted before this one, which was served.
+    process.api.get("/health").await.expect(200);
+    let status = process.terminate().await;
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    process.says("stopped").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_takes_no_received_files_is_told_at_the_start() {
+    let simulator = Simulator::start(Options::default()).await.unwrap();
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "a file").unwrap();
+    let mut settings = base_settings(&simulator, &receiver, folder.path());
+    settings.retain(|(name, _value)| name != "MEDIA_DIR");
+    settings.push(("MEDIA_DIR".to_owned(), taken.to_str().unwrap().to_owned()));
+    let process = Process::start(&settings, folder.path()).await;
+    process.says("MEDIA_DIR takes none").await;
+    process.says("/taken").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
