@@ -19,7 +19,7 @@ use super::extract::{self, Fields};
 use super::login::redirect_to;
 use crate::event::{SessionName, SessionNameError, Status};
 use crate::message::Recipient;
-use crate::session::{SendError, StartError};
+use crate::session::{SendError, StartError, Started};
 
 mod code;
 pub(super) mod view;
@@ -86,8 +86,9 @@ pub(super) async fn create(
         Err(SessionNameError::Reserved) => return again(StatusCode::BAD_REQUEST, words.reserved),
     };
     match sessions.start(sessions.startable(name)?).await {
+        Ok(Started::Connected) => return Ok(redirect_to(StatusCode::SEE_OTHER, "/dashboard/sessions")),
         // The page tells whatever becomes of it.
-        Ok(_) | Err(StartError::AlreadyExists | StartError::TimedOut | StartError::Ended) => {}
+        Ok(Started::Qr(_)) | Err(StartError::AlreadyExists | StartError::TimedOut | StartError::Ended) => {}
         Err(StartError::Damaged) => return again(StatusCode::SERVICE_UNAVAILABLE, words.damaged),
         Err(StartError::Moved) => return again(StatusCode::CONFLICT, words.moved),
         Err(error @ (StartError::ShuttingDown | StartError::Store(_))) => {

@@ -1,10 +1,11 @@
-// The create page: asks how the session is and shows its current code, until it is connected.
+// The create page: asks how the session is and shows its current code, until it is connected; then it goes to the list.
 "use strict";
 
 (() => {
   const link = document.getElementById("link");
   if (!link || link.dataset.state === "new") return;
   const PAUSE = 1500; // milliseconds between two looks
+  const FAREWELL = 2500; // milliseconds in which the page says that the account is linked
   const status = document.getElementById("status");
   const qr = document.getElementById("qr");
   const redirecting = document.getElementById("redirecting");
@@ -28,6 +29,9 @@
       qr.replaceChildren();
       delete qr.dataset.qr;
       shown = null;
+    }
+    if (state === "connected" && link.dataset.state !== state) {
+      setTimeout(() => location.assign("/dashboard/sessions"), FAREWELL);
     }
     link.dataset.state = state;
     qr.classList.toggle("busy", state === "connecting");

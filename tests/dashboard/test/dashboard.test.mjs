@@ -151,7 +151,10 @@ test('from signing in to signing out', { timeout: 180_000 }, async () => {
   assert.equal(await text(page, '#status'), 'Connected')
   assert.equal(await page.$eval('#redirecting', (line) => line.hidden), false)
   assert.equal(loads.length, loaded, 'the page turned to connected without being loaded again')
+  await poll('the page to go to the list', () => new URL(page.url()).pathname === '/dashboard/sessions')
+  await page.goto(`${origin}/dashboard/sessions/create?id=shop`)
   await inspect(page, 'connected')
+  assert.equal(await text(page, '#status'), 'Connected')
 
   await list.bringToFront()
   await list.waitForSelector(`${card('shop')}[data-status=connected]`)
@@ -185,8 +188,6 @@ test('from signing in to signing out', { timeout: 180_000 }, async () => {
   assert.equal((await simulator.devices(OWNER)).length, 1)
   await inspect(list, 'stopped')
   await Promise.all([list.waitForNavigation(), list.click(`${card('shop')} [data-start]`)])
-  await list.waitForSelector('#link[data-state=connected]')
-  await list.goto(`${origin}/dashboard/sessions`)
   await list.waitForSelector(`${card('shop')}[data-status=connected]`)
 
   // Escape keeps the session, the button deletes it.
