@@ -160,17 +160,20 @@ pub(super) async fn send_text(sessions: Sessions, login: Login, request: Request
     if matches!(sessions.check_ready(Scope::Send, &session), Err(SendError::NoSession)) {
         return Ok(not_sent(StatusCode::BAD_REQUEST, &format!("Session with ID: \"{session}\" Not Exist!")));
     }
-    let sent = async {
-        sessions.check_ready(Scope::Send, &session)?;
-        let to = Recipient::parse(&to, false)?;
-        Ok::<_, ApiError>(sessions.send_text(&session, to, message, false).await?)
+    // A page speaks its reader's language; programs read what the API says.
+    let words = token.map(|_of_a_page| Words::of(&parts.headers));
+    let refuse = |spoken: Option<&'static str>, error: ApiError| {
+        let (status, text) = error.told();
+        not_sent(status, spoken.unwrap_or(&text))
     };
-    Ok(match sent.await {
+    let sent = match (sessions.check_ready(Scope::Send, &session), Recipient::parse(&to, false)) {
+        (Err(error), _) => Err(error),
+        (Ok(()), Err(error)) => return Ok(refuse(words.map(|words| words.bad_number), error.into())),
+        (Ok(()), Ok(to)) => sessions.send_text(&session, to, message, false).await,
+    };
+    Ok(match sent {
         Ok(_) => Json(json!({ "success": true })).into_response(),
-        Err(error) => {
-            let (status, text) = error.told();
-            not_sent(status, &text)
-        }
+        Err(error) => refuse(words.and_then(|words| words.of_send(&error)), error.into()),
     })
 }
 

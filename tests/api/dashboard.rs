@@ -11,6 +11,7 @@ use super::support::{KEY, STEP, TestGateway, encode, eventually};
 
 const NUMBER: &str = "6281234500001";
 const FRIEND: &str = "6281234500002";
+const NOBODY: &str = "6281234500003";
 const FORM: &str = "application/x-www-form-urlencoded";
 /// A name that would end an attribute, a script and an element.
 const HOSTILE: &str = "\"'></script><script>alert(1)</script>&lt;b {{x}}";
@@ -262,6 +263,21 @@ async fn a_session_is_linked_told_used_and_deleted() {
     assert_eq!(friend.next_message(STEP).await.unwrap().text.as_deref(), Some("5"));
     let foreign = page.with("x-csrf-token", &token).with("sec-fetch-site", "cross-site");
     foreign.send_text(&body).await.expect(403);
+
+    // A page is told in its reader's words what a program is told in the API's.
+    let reader = page.with("x-csrf-token", &token).with("accept-language", "id-ID,en;q=0.5");
+    let nobody = json!({"session": "shop 1", "to": NOBODY, "message": "halo"}).to_string();
+    for (asked, told) in
+        [(&browser, "is not registered on WhatsApp"), (&reader, "Nomor ini tidak punya akun WhatsApp.")]
+    {
+        let refused = asked.send_text(&nobody).await.expect(400);
+        assert!(refused.body.contains(told), "{}", refused.body);
+    }
+    let malformed = json!({"session": "shop 1", "to": "nobody", "message": "halo"}).to_string();
+    for (asked, told) in [(&browser, "is not a phone number"), (&reader, "Silakan isi nomor telepon")] {
+        let refused = asked.send_text(&malformed).await.expect(400);
+        assert!(refused.body.contains(told), "{}", refused.body);
+    }
     browser.with("origin", "http://evil.example").send_text(&body).await.expect(403);
 
     for (body, status, answer) in [

@@ -2,6 +2,8 @@
 
 use axum::http::{HeaderMap, header};
 
+use crate::session::SendError;
+
 /// The texts of one language. Each field names the place where it stands.
 #[derive(Debug)]
 pub(in crate::http) struct Words {
@@ -58,6 +60,11 @@ pub(in crate::http) struct Words {
     pub(in crate::http) send_button: &'static str,
     pub(in crate::http) sending: &'static str,
     pub(in crate::http) sent: &'static str,
+    pub(in crate::http) bad_number: &'static str,
+    pub(in crate::http) no_account: &'static str,
+    pub(in crate::http) not_connected: &'static str,
+    pub(in crate::http) not_sent: &'static str,
+    pub(in crate::http) perhaps_sent: &'static str,
     pub(in crate::http) failed: &'static str,
     pub(in crate::http) offline: &'static str,
     pub(in crate::http) create_heading: &'static str,
@@ -141,6 +148,11 @@ pub(in crate::http) static ENGLISH: Words = Words {
     send_button: "Send",
     sending: "Sending…",
     sent: "Text sent",
+    bad_number: "Please enter a phone number with its country code, such as 62812…",
+    no_account: "This number has no WhatsApp account.",
+    not_connected: "This session is not connected.",
+    not_sent: "The text was not sent: there is no way to WhatsApp at the moment. Please try again.",
+    perhaps_sent: "WhatsApp has not answered. The text may have been sent: look at the chat before you try again.",
     failed: "That did not work. Please try again.",
     offline: "The gateway does not answer. Trying again…",
     create_heading: "Link an account",
@@ -224,6 +236,11 @@ pub(in crate::http) static INDONESIAN: Words = Words {
     send_button: "Kirim",
     sending: "Mengirim…",
     sent: "Pesan terkirim",
+    bad_number: "Silakan isi nomor telepon dengan kode negara, misalnya 62812…",
+    no_account: "Nomor ini tidak punya akun WhatsApp.",
+    not_connected: "Sesi ini tidak terhubung.",
+    not_sent: "Pesan tidak terkirim: WhatsApp sedang tidak bisa dihubungi. Silakan coba lagi.",
+    perhaps_sent: "WhatsApp belum menjawab. Pesan mungkin sudah terkirim: periksa percakapannya sebelum mencoba lagi.",
     failed: "Tidak berhasil. Silakan coba lagi.",
     offline: "Gateway tidak menjawab. Mencoba lagi…",
     create_heading: "Tautkan akun",
@@ -254,6 +271,18 @@ pub(in crate::http) static INDONESIAN: Words = Words {
 };
 
 impl Words {
+    /// Why a text was not sent; `None`: in the API's words only.
+    pub(in crate::http) fn of_send(&self, error: &SendError) -> Option<&'static str> {
+        match error {
+            SendError::Recipient => Some(self.bad_number),
+            SendError::NotRegistered(_) => Some(self.no_account),
+            SendError::NotReady(_) => Some(self.not_connected),
+            SendError::Connection(_) | SendError::TimedOut => Some(self.not_sent),
+            SendError::Unacknowledged { .. } => Some(self.perhaps_sent),
+            _ => None,
+        }
+    }
+
     /// The first of the languages that a browser prefers; English when it knows neither.
     pub(in crate::http) fn of(headers: &HeaderMap) -> &'static Self {
         let asked = headers.get_all(header::ACCEPT_LANGUAGE).iter().filter_map(|value| value.to_str().ok());
