@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use whatsapp_rust::IsOnWhatsAppResult;
 
 /// How long "is on WhatsApp" is believed.
 const KNOWN_FOR: Duration = Duration::from_hours(24);
@@ -39,6 +40,19 @@ impl Numbers {
 
     pub(super) fn learn(&self, number: &str, registered: bool) {
         self.learn_at(number, registered, self.now());
+    }
+
+    /// Learns from the answer to a look-up, and tells what it said; `None`: nothing of the number, as WhatsApp could not or
+    /// would not look it up.
+    pub(super) fn learn_from(&self, number: &str, found: Option<&IsOnWhatsAppResult>) -> Option<bool> {
+        let found = found?;
+        // 404: there is none.
+        let refused = found.contact_error.as_ref().is_some_and(|error| error.code != Some(404));
+        if refused {
+            return None;
+        }
+        self.learn(number, found.is_registered);
+        Some(found.is_registered)
     }
 
     fn known_at(&self, number: &str, now: u32) -> Option<bool> {

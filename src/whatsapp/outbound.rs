@@ -160,10 +160,8 @@ impl Connection {
                 )
                 .await
                 {
-                    Ok(Ok(results)) => results.first().is_none_or(|result| {
-                        self.shared.numbers.learn(&jid.user, result.is_registered);
-                        result.is_registered
-                    }),
+                    // What tells nothing is no reason not to try.
+                    Ok(Ok(results)) => self.shared.numbers.learn_from(&jid.user, results.first()).unwrap_or(true),
                     Ok(Err(error)) => {
                         tracing::debug!(error = format!("{error:#}"), "a number could not be looked up");
                         true

@@ -68,9 +68,14 @@ impl Connection {
             return Ok(known);
         }
         let found = ask(deadline, self.client.contacts().is_on_whatsapp(std::slice::from_ref(jid))).await?;
-        let registered = found.first().is_some_and(|result| result.is_registered);
-        self.shared.numbers.learn(&jid.user, registered);
-        Ok(registered)
+        let found = found.first();
+        match self.shared.numbers.learn_from(&jid.user, found) {
+            Some(registered) => Ok(registered),
+            None => match found.and_then(|result| result.contact_error.as_ref()) {
+                Some(error) => Err(LookupError::Refused(error.code.unwrap_or_default())),
+                None => Ok(false),
+            },
+        }
     }
 
     async fn picture_url(&self, jid: &Jid, deadline: Instant) -> Result<Option<String>, LookupError> {

@@ -251,6 +251,26 @@ async fn each_fault_of_a_send_has_one_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_can_not_be_looked_up_is_not_taken_for_unknown() {
+    let scene = Scene::new(&[]).await;
+    let stranger = "6281234500035";
+    let phone = scene.simulator.phone(stranger);
+    let target = format!("{stranger}@s.whatsapp.net");
+    for code in [429, 500] {
+        let injected = scene.simulator.inject(Fault::RefuseContacts { code }.on(NUMBER));
+        let asked = scene.process.api.post("/profile", json!({ "session": "a", "target": target })).await;
+        assert_eq!(asked.expect(502).message(), format!("WhatsApp refused the look-up with code {code}"));
+        scene.process.api.text("a", stranger, "tried").await.expect(200);
+        assert_eq!(phone.next_message(STEP).await.unwrap().text.as_deref(), Some("tried"));
+        scene.simulator.clear(injected);
+    }
+    let injected = scene.simulator.inject(Fault::RefuseContacts { code: 404 }.on(NUMBER));
+    let refused = scene.process.api.text("a", stranger, "never").await.expect(400);
+    assert!(refused.body.contains("is not registered on WhatsApp"), "{}", refused.body);
+    scene.simulator.clear(injected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_keys_fail_the_send_and_nothing_else() {
     let scene = Scene::new(&[]).await;
     let fault = scene.simulator.inject(Fault::RefusePreKeys.on(NUMBER));

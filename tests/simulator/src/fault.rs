@@ -65,6 +65,11 @@ pub enum Fault {
     RefusePreKeys,
     /// usync queries are refused by an iq error 503.
     RefuseUsync,
+    /// usync queries are answered, but whether a number has an account by an error in the user's `contact`.
+    RefuseContacts {
+        /// 429, 500 …
+        code: u16,
+    },
     /// The connection is closed abruptly at the next message, which is neither routed nor acknowledged.
     CloseOnMessage,
     /// The connection is closed abruptly after the next message was routed, instead of the ack.

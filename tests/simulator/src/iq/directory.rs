@@ -51,8 +51,18 @@ fn one(state: &mut State, sender: &Sender, protocols: &[String], asked: &Node) -
     {
         account.watchers.insert(sender.address.number.clone());
     }
+    let refused = protocols.iter().any(|protocol| protocol == "contact").then(|| {
+        state.strike(&sender.address, |fault| match fault {
+            Fault::RefuseContacts { code } => Some(*code),
+            _ => None,
+        })
+    });
     let account = number.as_ref().and_then(|number| state.accounts.get(number));
     let parts = protocols.iter().filter_map(|protocol| match account {
+        _ if protocol == "contact" && refused.flatten().is_some() => {
+            let code = refused.flatten().unwrap_or_default();
+            Some(element(protocol).children([stanza::error_child(code, "refused")]).build())
+        }
         Some(account) => known(account, sender, &jid, protocol),
         None => unknown(protocol, dialled.is_some()),
     });
