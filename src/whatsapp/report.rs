@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 use whatsapp_rust::Client;
 use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage};
 use whatsapp_rust::wacore::types::events::{ConnectFailureReason, Event, EventHandler};
+use whatsapp_rust::wacore_binary::Node;
 
 use super::outbound::{Acks, Heard};
 use super::pace::Pace;
@@ -81,6 +82,10 @@ impl EventHandler for Events {
             }
             Event::PairError(_) => self.signal(Signal::PairFailed),
             Event::Connected(_) => self.signal(Signal::Connected),
+            // Whoever was removed all the same is told so at the next login.
+            Event::LoggedOut(out) if out.raw.as_ref().is_some_and(is_other_stream) => {
+                self.signal(Signal::Ended(Verdict::Replaced));
+            }
             // Raised by our own logout too, which has no stanza behind it.
             Event::LoggedOut(out) if out.raw.is_some() => {
                 self.signal(Signal::Ended(match out.reason {
@@ -118,5 +123,43 @@ impl EventHandler for Events {
             Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),
             _ => {}
         }
+    }
+}
+
+/// Whether a stanza that the library takes for a logout says only that there is another stream, as a conflict does (RFC 6120,
+/// section 4.9.3.3): it takes all of them so but `replaced`.
+fn is_other_stream(stanza: &Node) -> bool {
+    let kind = stanza
+        .get_optional_child("conflict")
+        .and_then(|conflict| conflict.attrs().optional_string("type").map(std::borrow::Cow::into_owned));
+    let is_logout = matches!(stanza.attrs().optional_string("code").as_deref(), Some("401" | "516"));
+    stanza.tag == "stream:error" && !is_logout && kind.is_some_and(|kind| kind != "device_removed")
+}
+
+#[cfg(test)]
+mod tests {
+    use whatsapp_rust::NodeBuilder;
+
+    use super::*;
+
+    #[test]
+    fn only_what_says_that_the_device_was_removed_is_a_logout() {
+        let error = |code: Option<&str>, kind: Option<&str>| {
+            let children = kind.map(|kind| NodeBuilder::new("conflict").attr("type", kind).build());
+            let error = NodeBuilder::new("stream:error").children(children);
+            code.into_iter().fold(error, |error, code| error.attr("code", code)).build()
+        };
+        for (code, kind, other) in [
+            (Some("401"), Some("device_removed"), false),
+            (None, Some("device_removed"), false),
+            (Some("401"), Some("taken"), false),
+            (Some("401"), None, false),
+            (Some("516"), None, false),
+            (None, Some("taken"), true),
+            (Some("409"), Some("taken"), true),
+        ] {
+            assert_eq!(is_other_stream(&error(code, kind)), other, "{code:?} {kind:?}");
+        }
+        assert!(!is_other_stream(&NodeBuilder::new("failure").attr("reason", "401").build()));
     }
 }
