@@ -20,6 +20,8 @@ use crate::whatsapp::{Connection, Received, Signal, Verdict};
 
 /// A restored session lets the next one dial after so long even if it is not connected.
 const RESTORE_TURN: Duration = Duration::from_secs(20);
+/// The same from its login on: the library may wait 10 s for a push name that nobody sends.
+const SYNC_TURN: Duration = Duration::from_secs(2);
 /// A connection that was replaced sooner than this after it was made, was so by a program that keeps coming back.
 const STABLE: Duration = Duration::from_secs(30);
 /// The connection that showed a code has ended: so long it may turn out that a phone had accepted it, and the library may
@@ -142,6 +144,9 @@ impl Task {
         let mut files = media::Fetching::default();
         loop {
             let connected = self.entry.view().state == State::Connected;
+            if connected {
+                *turn = None;
+            }
             // Only while connected: a download that waits for the link must not hold the turn of another session.
             files.keep(connected, || {
                 media::run(connection.clone(), self.entry.outbox.clone(), self.manager.files.clone())
@@ -180,7 +185,6 @@ impl Task {
                     }
                     match signal {
                         Signal::Connected => {
-                            *turn = None;
                             self.nudged = false;
                             // Two programs with the same credentials must not take turns at full speed.
                             self.failures = self.replacements;
@@ -205,7 +209,8 @@ impl Task {
                 () = files.go_on() => {}
                 () = connection.ended() => return Outcome::Renew(None),
                 _ = tick.tick(), if !connected => {
-                    if clocks.began.elapsed() > RESTORE_TURN {
+                    let synced_for = clocks.live_since.map(|since| since.elapsed());
+                    if clocks.began.elapsed() > RESTORE_TURN || synced_for > Some(SYNC_TURN) {
                         *turn = None;
                     }
                     let look = self.wait_for_login(connection, &mut clocks, &limits);
