@@ -304,6 +304,8 @@ async fn drive(
                 looks = tokio::time::interval(LOOK_AT_STOP);
                 connection.as_mut().graceful_shutdown();
             }
+            // Before the look, which then knows of all that has come.
+            ended = connection.as_mut() => break ended,
             _at = looks.tick() => {
                 let patience = match draining {
                     true if stop.ending.is_cancelled() => Duration::ZERO,
@@ -315,7 +317,6 @@ async fn drive(
                     break Ok(());
                 }
             }
-            ended = connection.as_mut() => break ended,
         }
     };
     if let Err(error) = ended {
