@@ -61,6 +61,8 @@ pub const SIGNALS: usize = 64;
 const ABANDON: Duration = Duration::from_secs(5);
 /// Asking for a lost message takes no longer.
 const RESEND: Duration = Duration::from_secs(10);
+/// The library may take so long to read what came just before the end of a stream.
+const LAST_FRAMES: Duration = Duration::from_secs(1);
 /// How often whatsapp-rust saves the device row apart from explicit flushes.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
@@ -220,10 +222,12 @@ impl WhatsApp {
         let (link, pace) = (Arc::new(Link::new(cut.child_token())), Arc::new(Pace::new(shared.paces.clone())));
         let heard = Arc::new(Heard::default());
         let store = Arc::new(PersistenceManager::new(backend).await.context("the device can't be loaded")?);
+        let (endpoint, dialled) = (shared.endpoint.clone(), Arc::clone(&link));
+        let dial = Dial::new(endpoint, dialled, signals.clone(), Arc::clone(&store), tracker.clone());
         let client = Client::builder()
             .with_runtime_arc(Arc::new(Paced(Arc::clone(&pace))))
             .with_persistence_manager(Arc::clone(&store))
-            .with_transport_factory(Dial::new(shared.endpoint.clone(), Arc::clone(&link), signals.clone()))
+            .with_transport_factory(dial)
             .with_http_client_arc(Arc::clone(&shared.http))
             .with_version_override(shared.version.current())
             .with_skip_history_sync(true)
@@ -367,9 +371,25 @@ impl Connection {
         self.link.is_open() && self.client.is_connected() && self.client.is_logged_in()
     }
 
-    /// Ends the waits for acknowledgements that a closed link can't bring any more.
+    /// Ends the waits for acknowledgements that a closed stream can't bring any more, once what it brought last is read.
     pub fn fail_pending(&self) {
-        self.acks.clear();
+        let (acks, link) = (Arc::clone(&self.acks), Arc::clone(&self.link));
+        self.tracker.spawn(async move {
+            let _cut = tokio::time::timeout(LAST_FRAMES, link.until_cut()).await;
+            acks.keep_only(link.stream());
+        });
+    }
+
+    /// Has the next connection ask for the server's key, if this one heard nothing after the handshake.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn doubt_server_key(&self) -> anyhow::Result<()> {
+        if !self.link.is_mute() {
+            return Ok(());
+        }
+        dial::forget_server_key(&self.client.persistence_manager()).await;
+        self.save().await
     }
 
     /// The stream that is open now, by number; `None`: there is none.

@@ -1,14 +1,14 @@
 //! Dials WhatsApp's WebSocket and watches the stream below it.
 //!
-//! Ours instead of the transport crate's factory for four reasons: `TCP_NODELAY` (without it one send in ten stalls 44 ms
-//! on a delayed ACK), one TLS configuration for all sessions, a deadline on stalled writes, and a truthful `Link`: the
-//! session's status follows the stream itself.
+//! Ours instead of the transport crate's factory for five reasons: `TCP_NODELAY` (without it one send in ten stalls 44 ms
+//! on a delayed ACK), one TLS configuration for all sessions, a deadline on stalled writes, a truthful `Link`: the session's
+//! status follows the stream itself; and what a stream that ended at once says of the next one.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,11 +22,16 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
 use tokio_websockets::ClientBuilder;
 use whatsapp_rust::async_channel;
-use whatsapp_rust::transport::{Transport, TransportEvent, TransportFactory, from_websocket};
+use whatsapp_rust::store::persistence_manager::PersistenceManager;
+use whatsapp_rust::transport::{Transport, TransportEvent, TransportFactory};
+use whatsapp_rust::wacore::store::DeviceCommand;
 
 use super::Signal;
+
+mod transport;
 
 /// WhatsApp Web's endpoint (whatsapp-rust 0.7.0, `wacore::net`).
 pub(super) const WHATSAPP_WS_URL: &str = "wss://web.whatsapp.com/ws/chat";
@@ -39,6 +44,14 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(4);
 /// A write that makes no progress for so long is a dead connection; below whatsapp-rust's 20 s dead-socket time.
 const WRITE_STALL: Duration = Duration::from_secs(15);
+/// A stream that was there for less time was ended at once.
+const SHORT: Duration = Duration::from_secs(2);
+/// So many streams in a row may end at once without a pause: the one that paired does, and the library dials again.
+const SHORT_ONES: u32 = 2;
+/// The pause after one more; it doubles. whatsapp-rust 0.7.0 makes none of its own after `stream:error` 515.
+const BRAKE: Duration = Duration::from_secs(1);
+/// The longest: with the dial it stays below the library's 20 s.
+const LONGEST_BRAKE: Duration = Duration::from_secs(4);
 
 /// Where to dial and with which trust; shared by all sessions.
 #[derive(Clone)]
@@ -92,6 +105,20 @@ pub(super) struct Link {
     read_ms: AtomicU64,
     /// When the first byte was written after the last one that was read, in milliseconds since `began`; 0: all is answered.
     unanswered_ms: AtomicU64,
+    /// When the last stream was opened and when it ended, in milliseconds since `began`, and the frames that came over it.
+    opened_ms: AtomicU64,
+    ended_ms: AtomicU64,
+    frames: AtomicU64,
+}
+
+/// What is known of a stream that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Past {
+    lived: Duration,
+    /// Since its end.
+    age: Duration,
+    /// Whether the handshake was all that was heard of it, or less.
+    is_mute: bool,
 }
 
 impl Link {
@@ -103,6 +130,9 @@ impl Link {
             began: Instant::now(),
             read_ms: AtomicU64::default(),
             unanswered_ms: AtomicU64::default(),
+            opened_ms: AtomicU64::default(),
+            ended_ms: AtomicU64::default(),
+            frames: AtomicU64::default(),
         }
     }
 
@@ -117,9 +147,45 @@ impl Link {
 
     /// A stream is there: whatever was before it counts no more. Returns whether another one was, whose end nobody has seen.
     fn opened(&self, stream: u64) -> bool {
+        let now_ms = self.now_ms();
         self.unanswered_ms.store(0, Ordering::Relaxed);
-        self.read_ms.store(self.now_ms(), Ordering::Relaxed);
+        self.read_ms.store(now_ms, Ordering::Relaxed);
+        self.opened_ms.store(now_ms, Ordering::Relaxed);
+        self.frames.store(0, Ordering::Relaxed);
         self.open.swap(stream, Ordering::AcqRel) != 0
+    }
+
+    /// A stream is over; `true`: nobody knew yet.
+    fn ended(&self, stream: u64) -> bool {
+        let ends = self.open.compare_exchange(stream, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if ends {
+            self.ended_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+        ends
+    }
+
+    /// A frame came over a stream.
+    fn heard(&self, stream: u64) {
+        if self.open.load(Ordering::Relaxed) == stream {
+            self.frames.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the server's hello was all that came over the last stream, or less.
+    pub(super) fn is_mute(&self) -> bool {
+        self.frames.load(Ordering::Relaxed) < 2
+    }
+
+    /// The last stream; `None`: there was none.
+    fn past(&self) -> Option<Past> {
+        if self.last.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let opened_ms = self.opened_ms.load(Ordering::Relaxed);
+        // One that is open still is given up by who dials again.
+        let ended_ms = if self.is_open() { self.now_ms() } else { self.ended_ms.load(Ordering::Relaxed) };
+        let lived = Duration::from_millis(ended_ms.saturating_sub(opened_ms));
+        Some(Past { lived, age: self.age(ended_ms), is_mute: self.is_mute() })
     }
 
     /// Ends the stream at once and for good.
@@ -207,16 +273,78 @@ where
     connect(*last).await
 }
 
+/// Has the next handshake ask for the server's key instead of trusting the one that is kept.
+///
+/// A client that knows the key logs in by its first message. Where a server neither goes on from there nor says what is wrong,
+/// whatsapp-rust 0.7.0 would try the same for ever: it gives a key up only where an answer can't be read (`handshake.rs`).
+pub(super) async fn forget_server_key(store: &PersistenceManager) {
+    if store.get_device_snapshot().server_cert_chain.is_some() {
+        tracing::info!("WhatsApp did not go on after a short handshake: the next one is a full one");
+        store.process_command(DeviceCommand::ClearServerCertChain).await;
+    }
+}
+
+/// Streams that ended at once, one after the other.
+#[derive(Debug, Default)]
+struct ShortOnes {
+    /// The last stream that was counted, by number.
+    counted: AtomicU64,
+    in_a_row: AtomicU32,
+}
+
+impl ShortOnes {
+    /// Counts the last stream, if it is a new one; how long to wait before the next.
+    fn pause(&self, stream: u64, past: Past) -> Duration {
+        let in_a_row = if self.counted.swap(stream, Ordering::Relaxed) == stream {
+            self.in_a_row.load(Ordering::Relaxed)
+        } else if past.lived < SHORT {
+            self.in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+        } else {
+            self.in_a_row.store(0, Ordering::Relaxed);
+            0
+        };
+        match in_a_row.checked_sub(SHORT_ONES + 1) {
+            None => Duration::ZERO,
+            Some(more) => BRAKE.saturating_mul(2_u32.saturating_pow(more)).min(LONGEST_BRAKE).saturating_sub(past.age),
+        }
+    }
+}
+
 /// Makes one session's connections.
 pub(super) struct Dial {
     endpoint: Endpoint,
     link: Arc<Link>,
     signals: mpsc::Sender<Signal>,
+    store: Arc<PersistenceManager>,
+    tracker: TaskTracker,
+    short_ones: ShortOnes,
 }
 
 impl Dial {
-    pub(super) fn new(endpoint: Endpoint, link: Arc<Link>, signals: mpsc::Sender<Signal>) -> Self {
-        Self { endpoint, link, signals }
+    pub(super) fn new(
+        endpoint: Endpoint,
+        link: Arc<Link>,
+        signals: mpsc::Sender<Signal>,
+        store: Arc<PersistenceManager>,
+        tracker: TaskTracker,
+    ) -> Self {
+        Self { endpoint, link, signals, store, tracker, short_ones: ShortOnes::default() }
+    }
+
+    /// What the stream before says of the next one: not at once, or not with the key that is kept of the server.
+    async fn learn(&self) {
+        let Some(past) = self.link.past() else { return };
+        let pause = self.short_ones.pause(self.link.last.load(Ordering::Relaxed), past);
+        if !pause.is_zero() {
+            tracing::info!(
+                pause_ms = pause.as_millis(),
+                "WhatsApp ends each connection at once: waiting before the next"
+            );
+            let _cut = tokio::time::timeout(pause, self.link.until_cut()).await;
+        }
+        if past.is_mute {
+            forget_server_key(&self.store).await;
+        }
     }
 
     async fn dial(&self) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
@@ -265,13 +393,16 @@ impl Dial {
         if self.link.opened(number) {
             let _full = self.signals.try_send(Signal::LinkDown);
         }
-        Ok(from_websocket(websocket))
+        let link = Arc::clone(&self.link);
+        let cut = self.link.cut.child_token();
+        Ok(transport::over(websocket, cut, &self.tracker, move || link.heard(number)))
     }
 }
 
 #[async_trait]
 impl TransportFactory for Dial {
     async fn create_transport(&self) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+        self.learn().await;
         let result = match tokio::time::timeout(DIAL_TIMEOUT, self.dial()).await {
             Ok(result) => result,
             Err(_elapsed) => Err(anyhow!("no connection within {} s", DIAL_TIMEOUT.as_secs())),
@@ -298,7 +429,7 @@ impl<S> Watched<S> {
     /// Marks the link closed and tells the session once. The channel is bounded; a full one means that the session has
     /// unread signals and will look at the link anyway.
     fn closed(&self) {
-        if self.link.open.compare_exchange(self.number, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        if self.link.ended(self.number) {
             let _full = self.signals.try_send(Signal::LinkDown);
         }
     }
@@ -522,6 +653,37 @@ mod tests {
         assert!(signals.try_recv().is_err(), "nor told once more");
         link.open.store(0, Ordering::Release);
         assert!(!link.opened(3), "the second one's end was seen");
+    }
+
+    #[test]
+    fn a_stream_that_brought_only_a_hello_is_mute() {
+        let link = Link::new(CancellationToken::new());
+        assert_eq!(link.past(), None);
+        link.last.store(1, Ordering::Relaxed);
+        link.opened(1);
+        link.heard(1);
+        assert!(link.past().unwrap().is_mute);
+        link.heard(1);
+        assert!(link.ended(1) && !link.ended(1), "it ends once");
+        assert!(!link.past().unwrap().is_mute);
+        link.opened(2);
+        link.heard(1);
+        link.heard(1);
+        assert!(link.past().unwrap().is_mute, "an older stream's late frames don't count");
+    }
+
+    #[test]
+    fn streams_that_end_at_once_are_dialled_ever_later() {
+        let past =
+            |lived, age| Past { lived: Duration::from_millis(lived), age: Duration::from_millis(age), is_mute: false };
+        let short_ones = ShortOnes::default();
+        let pauses: Vec<_> = (1..=8).map(|stream| short_ones.pause(stream, past(300, 0)).as_millis()).collect();
+        assert_eq!(pauses, [0, 0, 1_000, 2_000, 4_000, 4_000, 4_000, 4_000]);
+        assert_eq!(short_ones.pause(8, past(300, 1_500)).as_millis(), 2_500, "counted once, and some of it is over");
+        assert_eq!(short_ones.pause(8, past(300, 9_000)).as_millis(), 0);
+        assert_eq!(short_ones.pause(9, past(2_000, 0)).as_millis(), 0, "one that lasts ends the row");
+        assert_eq!(short_ones.pause(10, past(0, 0)).as_millis(), 0);
+        assert!(LONGEST_BRAKE + DIAL_TIMEOUT < Duration::from_secs(20));
     }
 
     #[tokio::test]

@@ -59,7 +59,14 @@ pub enum OutboundError {
 
 /// Acknowledgements that sends wait for, by message id.
 #[derive(Debug, Default)]
-pub(super) struct Acks(Mutex<HashMap<String, oneshot::Sender<Ack>>>);
+pub(super) struct Acks(Mutex<HashMap<String, Waiter>>);
+
+/// A send that waits, and the stream that it left by.
+#[derive(Debug)]
+struct Waiter {
+    stream: Option<u64>,
+    answer: oneshot::Sender<Ack>,
+}
 
 #[derive(Debug)]
 struct Ack {
@@ -68,9 +75,9 @@ struct Ack {
 }
 
 impl Acks {
-    fn expect<'a>(&'a self, id: &'a str) -> (Expected<'a>, oneshot::Receiver<Ack>) {
-        let (sender, receiver) = oneshot::channel();
-        self.lock().insert(id.to_owned(), sender);
+    fn expect<'a>(&'a self, id: &'a str, stream: Option<u64>) -> (Expected<'a>, oneshot::Receiver<Ack>) {
+        let (answer, receiver) = oneshot::channel();
+        self.lock().insert(id.to_owned(), Waiter { stream, answer });
         (Expected { acks: self, id }, receiver)
     }
 
@@ -86,7 +93,7 @@ impl Acks {
         let at = timestamp.unwrap_or_else(|| chrono::Utc::now().timestamp());
         note(Progress { id: ack.id.clone(), step, at, code: error, teller: None });
         if let Some(waiter) = self.lock().remove(&ack.id) {
-            let _gone = waiter.send(Ack { error, timestamp });
+            let _gone = waiter.answer.send(Ack { error, timestamp });
         }
     }
 
@@ -95,7 +102,12 @@ impl Acks {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Ack>>> {
+    /// Ends the waits for what no stream brings any more but this one; `None`: none does.
+    pub(super) fn keep_only(&self, stream: Option<u64>) {
+        self.lock().retain(|_id, waiter| stream.is_some() && waiter.stream == stream);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Waiter>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -265,7 +277,7 @@ impl Connection {
         self.store_heard(deadline).await?;
         let id = sent.id.clone();
         let composed = compose::compose(&sent, secret);
-        let (_expected, acknowledged) = self.acks.expect(&id);
+        let (_expected, acknowledged) = self.acks.expect(&id, self.stream());
         let work = tokio::time::timeout_at(deadline, async {
             let options = SendOptions::default().with_message_id(id.as_str());
             self.client.send_message_with_options(jid, composed, options).await.map_err(|error| {

@@ -38,6 +38,7 @@ mod stop;
 mod store;
 mod store_faults;
 mod story;
+mod stream;
 mod support;
 mod tls;
 mod verbs;

@@ -22,20 +22,18 @@ use crate::stanza::{self, SERVER};
 use crate::state::account::Phase;
 use crate::state::{Link, Out, Reference, Registration, Sender};
 use crate::wire::frame::{FrameReader, FrameWriter, Stream, split};
-use crate::wire::noise::{Handshake, Pattern, respond};
+use crate::wire::noise::{Handshake, OnIk, Pattern, respond};
 use crate::wire::{Cipher, pack, unpack};
 
 /// A client that has not finished its handshake by then is dropped; clients give up after 20 s themselves.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(25);
 /// Stanzas that wait for the writer. A client that lets so many pile up does not read.
 const OUTBOX: usize = 8192;
-/// How long a client may take to close after it was told to; then the server does.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Carries a connection from its first byte to its end.
 pub(crate) async fn serve(core: Arc<Core>, socket: WebSocketStream<Stream>) {
     let token = core.token.child_token();
-    let (mut reader, mut writer) = split(socket);
+    let (mut reader, mut writer) = split(socket, core.options.framing);
     let silent = core.with(|state| {
         state.counters.connections_opened += 1;
         state.strikes(&Fault::SilentAccept)
@@ -44,10 +42,17 @@ pub(crate) async fn serve(core: Arc<Core>, socket: WebSocketStream<Stream>) {
         swallow(&mut reader, &token).await;
         return;
     }
-    let decline = core.with(|state| state.strikes(&Fault::DeclineIk));
+    let on_ik = core.with(|state| {
+        let faults = [
+            (Fault::DeclineIk, OnIk::Decline),
+            (Fault::AnswerIkByXx, OnIk::AnswerByXx),
+            (Fault::CloseOnIk, OnIk::Close),
+        ];
+        faults.into_iter().find_map(|(fault, on_ik)| state.strikes(&fault).then_some(on_ik)).unwrap_or(OnIk::Accept)
+    });
     let shaken = timeout(HANDSHAKE_LIMIT, async {
         reader.prologue().await?;
-        respond(&mut reader, &mut writer, &core.identity, decline).await
+        respond(&mut reader, &mut writer, &core.identity, on_ik).await
     });
     let handshake = tokio::select! {
         () = token.cancelled() => return,
@@ -180,13 +185,16 @@ async fn write(
         while let Some(first) = outbox.recv().await {
             let mut next = Some(first);
             while let Some(out) = next {
-                let Out::Node(node) = out else {
-                    writer.flush().await?;
-                    // The client closes when it has read the last word; the server only if it does not.
-                    tokio::time::sleep(GOODBYE).await;
-                    writer.close().await;
-                    token.cancel();
-                    return Ok(());
+                let node = match out {
+                    Out::Node(node) => node,
+                    Out::Close(goodbye) => {
+                        writer.flush().await?;
+                        // The client closes when it has read the last word; the server only if it does not.
+                        tokio::time::sleep(goodbye).await;
+                        writer.close().await;
+                        token.cancel();
+                        return Ok(());
+                    }
                 };
                 tracing::trace!(?node, "sending");
                 let (clear, compressed) = pack(&node, compress)?;
@@ -309,6 +317,15 @@ fn login(core: &Arc<Core>, id: u64, pattern: Pattern, payload: &wa::ClientPayloa
             return;
         }
         let Some(address) = address else { return };
+        let choose = |fault: &Fault| if let Fault::FailLogin { code } = fault { Some(*code) } else { None };
+        if let Some(code) = state.strike(&address, choose) {
+            state.counters.logins_refused += 1;
+            if let Some(link) = state.links.get(&id) {
+                link.send(stanza::stream_error(code));
+                link.close();
+            }
+            return;
+        }
         state.counters.logins += 1;
         match pattern {
             Pattern::Xx => state.counters.logins_xx += 1,

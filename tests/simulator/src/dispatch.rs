@@ -33,6 +33,8 @@ pub(crate) enum After {
     Greet,
     /// The companion has unlinked itself.
     Close,
+    /// Close as soon as the replies are written.
+    CloseNow,
     /// Drop the connection without a word.
     Abort,
 }
@@ -91,6 +93,7 @@ impl Core {
                 }
                 match handled.after {
                     Some(After::Close) => link.close(),
+                    Some(After::CloseNow) => link.close_after(Duration::ZERO),
                     Some(After::Abort) => link.token.cancel(),
                     _ => {}
                 }

@@ -32,6 +32,15 @@ pub enum Fault {
     DropConnections,
     /// An IK hello is answered by `XXfallback`, as by a server with a new key. Knows no scope.
     DeclineIk,
+    /// The connection is closed at an IK hello. Knows no scope.
+    CloseOnIk,
+    /// An IK hello is answered by the hello of an XX handshake, as by a server that knows no other. Knows no scope.
+    AnswerIkByXx,
+    /// Logins are answered by `<stream:error code>` instead of `success`, and the connection is closed.
+    FailLogin {
+        /// 515, 503, 429 …
+        code: u16,
+    },
     /// After `success` nothing is answered nor sent.
     SilentAfterLogin,
     /// Answers to queries are held back that long.
@@ -74,6 +83,8 @@ pub enum Fault {
     CloseOnMessage,
     /// The connection is closed abruptly after the next message was routed, instead of the ack.
     CloseOnAck,
+    /// The connection is closed as soon as the ack of the next message was written.
+    CloseAfterAck,
     /// Downloads from the media hosts are refused by this status. Narrowed to a number, it strikes only clients that
     /// name the token of their media connection, as whatsapp-rust does.
     RefuseDownloads {

@@ -28,3 +28,4 @@ pub use network::{DeviceAddress, Network};
 pub use phone::Phone;
 pub use server::{Options, Simulator};
 pub use state::account::DeviceInfo;
+pub use wire::frame::Framing;

@@ -22,6 +22,7 @@ use crate::phone::Phone;
 use crate::state::account::{Account, DeviceInfo};
 use crate::state::{Sender, State};
 use crate::wire::certificate::NoiseIdentity;
+use crate::wire::frame::Framing;
 use crate::wire::tls::Tls;
 
 /// How a simulator is started.
@@ -46,6 +47,8 @@ pub struct Options {
     pub settle: Duration,
     /// Sends larger frames compressed.
     pub compress: bool,
+    /// How frames lie in WebSocket messages.
+    pub framing: Framing,
 }
 
 impl Default for Options {
@@ -60,6 +63,7 @@ impl Default for Options {
             qr_refs: 6,
             settle: Duration::ZERO,
             compress: false,
+            framing: Framing::default(),
         }
     }
 }

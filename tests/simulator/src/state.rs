@@ -9,7 +9,7 @@ pub(crate) mod queue;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -29,12 +29,15 @@ use crate::phone::Phone;
 use crate::route::ciphertext::Ciphertexts;
 use crate::stanza::{self, SERVER};
 
+/// How long a client may take to close after it was told to; then the server does.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What a connection's writer is told.
 #[derive(Debug)]
 pub(crate) enum Out {
     Node(Node),
-    /// Close after what was queued before.
-    Close,
+    /// Close after what was queued before, and after that time, which the client may take to close by itself.
+    Close(Duration),
 }
 
 /// An unregistered client that shows a QR code.
@@ -75,7 +78,12 @@ impl Link {
 
     /// Closes after what was queued; nothing that comes meanwhile is handled.
     pub(crate) fn close(&self) {
-        if self.queue.try_send(Out::Close).is_err() {
+        self.close_after(GOODBYE);
+    }
+
+    /// The same, at most so long after what was queued.
+    pub(crate) fn close_after(&self, goodbye: Duration) {
+        if self.queue.try_send(Out::Close(goodbye)).is_err() {
             self.token.cancel();
         }
         self.silent.store(true, Ordering::Relaxed);

@@ -73,6 +73,9 @@ pub(crate) fn handle(state: &mut State, sender: &Sender, node: &Node) -> Handled
         return Handled::default();
     }
     let mut handled = Handled::reply(ack.build());
+    if strike(state, &Fault::CloseAfterAck) {
+        return handled.then(After::CloseNow);
+    }
     if faulty {
         handled.delay = state
             .strike(&sender.address, |fault| if let Fault::DelayAcks { delay } = fault { Some(*delay) } else { None });

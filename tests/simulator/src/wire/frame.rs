@@ -27,14 +27,30 @@ pub(crate) struct FrameReader {
     buffer: BytesMut,
 }
 
+/// How frames lie in the messages of the WebSocket, which WhatsApp leaves open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// Each one in a message of its own.
+    #[default]
+    Single,
+    /// All that are ready at a time in one message, the server's hello among them.
+    Joined,
+    /// Each one in messages of so many bytes.
+    Cut(usize),
+}
+
 /// The writing half.
 pub(crate) struct FrameWriter {
     socket: SplitSink<WebSocketStream<Stream>, Message>,
+    framing: Framing,
+    /// Frames that wait for others to be joined to.
+    waiting: BytesMut,
 }
 
-pub(crate) fn split(socket: WebSocketStream<Stream>) -> (FrameReader, FrameWriter) {
+pub(crate) fn split(socket: WebSocketStream<Stream>, framing: Framing) -> (FrameReader, FrameWriter) {
     let (sink, stream) = socket.split();
-    (FrameReader { socket: stream, buffer: BytesMut::new() }, FrameWriter { socket: sink })
+    let writer = FrameWriter { socket: sink, framing, waiting: BytesMut::new() };
+    (FrameReader { socket: stream, buffer: BytesMut::new() }, writer)
 }
 
 impl FrameReader {
@@ -87,24 +103,44 @@ impl FrameReader {
 }
 
 impl FrameWriter {
-    /// Sends one frame as one WebSocket message.
+    /// Sends one frame.
     pub(crate) async fn send(&mut self, body: &[u8]) -> anyhow::Result<()> {
         self.feed(body).await?;
-        self.socket.flush().await.context("writing the WebSocket")
+        self.flush().await
+    }
+
+    /// Sends one frame that the client need not answer before the next: that one may be joined to it.
+    pub(crate) async fn send_soon(&mut self, body: &[u8]) -> anyhow::Result<()> {
+        self.feed(body).await?;
+        if self.framing == Framing::Joined { Ok(()) } else { self.flush().await }
     }
 
     /// Queues one frame; `flush` sends what was queued.
     pub(crate) async fn feed(&mut self, body: &[u8]) -> anyhow::Result<()> {
         ensure!(body.len() < MAX_FRAME_BYTES, "a frame of {} bytes", body.len());
         let length = u32::try_from(body.len())?.to_be_bytes();
-        let mut message = BytesMut::with_capacity(3 + body.len());
-        message.extend_from_slice(&length[1..]);
-        message.extend_from_slice(body);
-        self.socket.feed(Message::Binary(message.freeze())).await.context("writing the WebSocket")
+        self.waiting.reserve(3 + body.len());
+        self.waiting.extend_from_slice(&length[1..]);
+        self.waiting.extend_from_slice(body);
+        match self.framing {
+            Framing::Joined => Ok(()),
+            Framing::Single => self.write(usize::MAX).await,
+            Framing::Cut(size) => self.write(size).await,
+        }
     }
 
     pub(crate) async fn flush(&mut self) -> anyhow::Result<()> {
+        self.write(usize::MAX).await?;
         self.socket.flush().await.context("writing the WebSocket")
+    }
+
+    /// Queues what waits, in messages of so many bytes.
+    async fn write(&mut self, size: usize) -> anyhow::Result<()> {
+        while !self.waiting.is_empty() {
+            let message = self.waiting.split_to(size.max(1).min(self.waiting.len())).freeze();
+            self.socket.feed(Message::Binary(message)).await.context("writing the WebSocket")?;
+        }
+        Ok(())
     }
 
     /// Says goodbye as a WebSocket does.

@@ -2,7 +2,7 @@
 
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use hkdf::Hkdf;
 use sha2::{Digest as _, Sha256};
 use whatsapp_rust::waproto::buffa::{Message as _, MessageField};
@@ -50,19 +50,38 @@ pub(crate) struct Handshake {
     pub(crate) receiving: Cipher,
 }
 
-/// Answers a client's handshake. `decline_ik` answers an IK hello as a server whose key has changed: by `XXfallback`.
+/// What becomes of an IK hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnIk {
+    Accept,
+    /// As a server whose key has changed: `XXfallback`.
+    Decline,
+    /// As a server that knows only XX.
+    AnswerByXx,
+    /// The connection ends.
+    Close,
+}
+
+/// Answers a client's handshake.
 pub(crate) async fn respond(
     reader: &mut FrameReader,
     writer: &mut FrameWriter,
     identity: &NoiseIdentity,
-    decline_ik: bool,
+    on_ik: OnIk,
 ) -> anyhow::Result<Handshake> {
     let hello = HandshakeMessage::decode_from_slice(&reader.frame().await?.context("no client hello")?)?;
     let hello = hello.client_hello.as_option().context("the first frame is no client hello")?;
     let ephemeral = key(hello.ephemeral.as_deref(), "client hello's ephemeral")?;
     if hello.r#static.is_some() && hello.payload.is_some() {
         // A hello sealed to another key cannot be opened, and is then declined as well.
-        if !decline_ik && let Ok(opened) = open_ik(identity, hello, &ephemeral) {
+        match on_ik {
+            OnIk::Close => bail!("IK hellos are not answered"),
+            OnIk::AnswerByXx => return exchange(reader, writer, identity, &ephemeral, Pattern::Xx).await,
+            OnIk::Accept | OnIk::Decline => {}
+        }
+        if on_ik == OnIk::Accept
+            && let Ok(opened) = open_ik(identity, hello, &ephemeral)
+        {
             return accept_ik(writer, identity, &ephemeral, opened).await;
         }
         return exchange(reader, writer, identity, &ephemeral, Pattern::XxFallback).await;
@@ -123,7 +142,7 @@ async fn accept_ik(
     noise.mix_key(&own, ephemeral)?;
     noise.mix_key(&own, &client)?;
     let sealed_chain = noise.seal(&identity.chain)?;
-    writer.send(&server_hello(&own_public, None, sealed_chain)).await?;
+    writer.send_soon(&server_hello(&own_public, None, sealed_chain)).await?;
     noise.finish(Pattern::Ik, client, &payload)
 }
 
