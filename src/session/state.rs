@@ -88,7 +88,6 @@ impl State {
             Self::Held(Verdict::Banned(_)) => "banned",
             Self::Held(Verdict::Outdated) => "outdated",
             Self::Held(Verdict::Locked) => "locked",
-            // A logout is never held.
             Self::Held(Verdict::Refused(_) | Verdict::LoggedOut) => "refused",
             Self::StoreFailed { .. } => "store_failed",
             Self::Damaged(_) => "damaged",
@@ -108,6 +107,7 @@ impl State {
             Self::Held(Verdict::Outdated) => "version_refused".into(),
             Self::Held(Verdict::Locked) => "account_locked".into(),
             Self::Held(Verdict::Refused(code)) => format!("code_{code}").into(),
+            Self::Held(Verdict::LoggedOut) => "code_401".into(),
             Self::StoreFailed { .. } => "write_refused".into(),
             Self::Damaged(damage) => damage.word().into(),
             _ => return None,
@@ -120,6 +120,11 @@ impl State {
             self,
             Self::Pairing | Self::Connecting | Self::Connected | Self::Held(_) | Self::StoreFailed { paired: true }
         )
+    }
+
+    /// Whether a phone has just accepted it, and no login succeeded yet.
+    fn is_fresh(&self) -> bool {
+        matches!(self, Self::Pairing | Self::Held(Verdict::LoggedOut))
     }
 
     /// Whether it does nothing until a start: it ended by a verb or by WhatsApp's own word, or its keys are damaged.
@@ -156,6 +161,10 @@ pub(super) fn next(state: &State, signal: &Signal) -> (State, Step) {
             _ if paired => (State::Connecting, Step::Stay),
             _ => (State::Starting, Step::Stay),
         },
+        // WhatsApp may be behind with what the phone has just accepted; the task's owner knows when it has had time enough.
+        Signal::Ended(Verdict::LoggedOut) if state.is_fresh() => {
+            (State::Held(Verdict::LoggedOut), Step::Renew(Some(Verdict::LoggedOut)))
+        }
         Signal::Ended(Verdict::LoggedOut) if paired => (State::LoggedOut, Step::Wipe),
         Signal::Ended(verdict) if paired => (State::Held(*verdict), Step::Renew(Some(*verdict))),
         Signal::Ended(verdict) => (State::Starting, Step::Renew(Some(*verdict))),
@@ -261,8 +270,18 @@ mod tests {
                 assert_ne!(after, State::LoggedOut);
             }
             let (_after, step) = next(&state, &Signal::Ended(Verdict::LoggedOut));
-            assert_eq!(step == Step::Wipe, state.is_paired());
+            assert_eq!(step == Step::Wipe, state.is_paired() && !state.is_fresh());
         }
+    }
+
+    #[test]
+    fn credentials_that_never_logged_in_survive_a_logout() {
+        let (after, step) = next(&State::Pairing, &Signal::Ended(Verdict::LoggedOut));
+        assert_eq!(step, Step::Renew(Some(Verdict::LoggedOut)));
+        assert!(after.is_paired() && after.word() == "refused" && after.reason().as_deref() == Some("code_401"));
+        assert_eq!(next(&after, &Signal::Ended(Verdict::LoggedOut)), (after.clone(), step));
+        assert_eq!(next(&after, &Signal::LinkDown), (after.clone(), Step::Stay));
+        assert_eq!(next(&after, &Signal::Connected).0, State::Connected);
     }
 
     #[test]

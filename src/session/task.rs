@@ -302,6 +302,9 @@ impl Task {
             }
             Outcome::Renew(_) | Outcome::Dead | Outcome::Idle => {
                 if matches!(outcome, Outcome::Dead) {
+                    if let Err(error) = connection.doubt_server_key().await {
+                        tracing::debug!(error = format!("{error:#}"), "the device could not be saved");
+                    }
                     // Nobody reads what a close would still say.
                     connection.cut();
                 }

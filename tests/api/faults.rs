@@ -109,6 +109,30 @@ async fn stream_errors_lead_back_to_connected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_that_end_at_once_are_not_tried_without_a_pause() {
+    let scene = Scene::new(&[]).await;
+    let fault = scene.simulator.inject(Fault::FailLogin { code: 515 });
+    scene.kick(Kick::Close).await;
+    // The library makes none after this code.
+    scene.says("WhatsApp ends each connection at once", 3).await;
+    assert_eq!(scene.process.api.status("a").await, "connecting");
+    scene.simulator.clear(fault);
+    scene.works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_just_before_the_end_counts() {
+    let scene = Scene::new(&[]).await;
+    scene.works().await;
+    for n in 0..5 {
+        scene.simulator.inject(Fault::CloseAfterAck.on(NUMBER).times(1));
+        scene.process.api.text("a", FRIEND, &format!("last {n}")).await.expect(200);
+        scene.says("the connection to WhatsApp ended", n + 2).await;
+        scene.process.api.wait_status("a", "connected").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_connection_waits_and_comes_back() {
     let scene = Scene::new(&[]).await;
     let logins = scene.simulator.counters().logins;

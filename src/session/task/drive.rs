@@ -24,6 +24,9 @@ const RESTORE_TURN: Duration = Duration::from_secs(20);
 const SYNC_TURN: Duration = Duration::from_secs(2);
 /// A connection that was replaced sooner than this after it was made, was so by a program that keeps coming back.
 const STABLE: Duration = Duration::from_secs(30);
+/// A phone has just accepted the session, and WhatsApp says that it was logged out: so often it is asked once more, after 2 and
+/// 4 s, before the new credentials are given up.
+const FRESH_TRIES: u32 = 2;
 /// The connection that showed a code has ended: so long it may turn out that a phone had accepted it, and the library may
 /// dial for new codes. whatsapp-rust 0.7.0, `pair.rs`: until those come it goes on showing the old ones in their turn, though
 /// none of them can be scanned any more; a new client shows none of them.
@@ -338,6 +341,7 @@ impl Task {
         match signal {
             Signal::Paired { platform } => {
                 tracing::info!("a phone accepted the session");
+                self.failures = 0;
                 // It is stored, unless WhatsApp named no LID; what has changed since is saved by the library only when it gets
                 // round to it.
                 if let Err(error) = connection.save().await {
@@ -376,6 +380,9 @@ impl Task {
         }
         let outcome = match step {
             Step::Stay => None,
+            Step::Renew(Some(Verdict::LoggedOut)) if state.is_paired() && self.failures >= FRESH_TRIES => {
+                return Some(Outcome::LoggedOut);
+            }
             Step::Renew(verdict) => Some(Outcome::Renew(verdict)),
             Step::Wipe => return Some(Outcome::LoggedOut),
         };
