@@ -191,7 +191,7 @@ impl WhatsApp {
         let url = ws_url.as_deref().unwrap_or(dial::WHATSAPP_WS_URL);
         Ok(Self(Arc::new(Shared {
             endpoint: Endpoint::new(url, tls_root.as_deref())?,
-            http: Arc::new(BoundedHttp::new(hosts)),
+            http: Arc::new(BoundedHttp::new(hosts, tls_root.as_deref())?),
             version: Version::new(version),
             numbers: Numbers::new(),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),

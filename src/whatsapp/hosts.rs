@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use whatsapp_rust::http::{HttpClient, HttpRequest, HttpResponse, UreqHttpClient};
 use whatsapp_rust::wacore::net::{StreamingHttpResponse, UploadBody};
 
@@ -58,9 +59,18 @@ pub(super) struct BoundedHttp {
 }
 
 impl BoundedHttp {
-    pub(super) fn new(hosts: Hosts) -> Self {
+    /// `extra_root` is the PEM certificate that a stand-in is trusted by.
+    pub(super) fn new(hosts: Hosts, extra_root: Option<&[u8]>) -> anyhow::Result<Self> {
+        let roots =
+            extra_root.map(|pem| Certificate::from_pem(pem).context("the extra TLS root is no PEM")).transpose()?;
+        let tls = TlsConfig::builder();
+        let tls = match roots {
+            Some(root) => tls.root_certs(RootCerts::new_with_certs(&[root])),
+            None => tls,
+        };
         let agent = ureq::Agent::new_with_config(
             ureq::Agent::config_builder()
+                .tls_config(tls.build())
                 .timeout_global(Some(REQUEST_TIMEOUT))
                 .timeout_connect(Some(CONNECT_TIMEOUT))
                 // The library's own sizes (whatsapp-rust-ureq-http-client 0.7.0).
@@ -70,7 +80,7 @@ impl BoundedHttp {
                 .max_idle_connections_per_host(2)
                 .build(),
         );
-        Self { inner: UreqHttpClient::with_agent(agent), hosts, permits: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+        Ok(Self { inner: UreqHttpClient::with_agent(agent), hosts, permits: Arc::new(Semaphore::new(MAX_REQUESTS)) })
     }
 
     fn rewritten(&self, mut request: HttpRequest) -> anyhow::Result<HttpRequest> {
