@@ -284,14 +284,15 @@ impl SessionManager {
     /// By [`StartError`]; after `TimedOut` the start goes on, unless the session can't be stored.
     pub async fn start(&self, name: SessionName) -> Result<Started, StartError> {
         let deadline = Instant::now() + self.0.settings.start_timeout;
-        let manager = self.clone();
-        // On a task of its own: a client that hangs up must not leave a session half begun.
-        let begun = self.0.tracker.spawn(async move { manager.begin(name).await });
         let started = async {
-            match tokio::time::timeout_at(deadline, begun).await {
-                Err(_elapsed) => Err(StartError::TimedOut),
-                Ok(Ok(begun)) => begun?.wait_started(deadline).await,
-                Ok(Err(error)) => resume(error),
+            match self.begin_and_wait(&name, deadline).await {
+                // It had been stopped, and its phone had removed it meanwhile: it begins with a code as any other.
+                Err(StartError::Ended)
+                    if self.entry(name.as_str()).is_some_and(|entry| entry.is_removed_by_phone()) =>
+                {
+                    self.begin_and_wait(&name, deadline).await
+                }
+                started => started,
             }
         };
         tokio::select! {
@@ -299,6 +300,17 @@ impl SessionManager {
             started = started => started,
             // Nobody could scan the code of a gateway that stops.
             () = self.0.stopping.cancelled() => Err(StartError::ShuttingDown),
+        }
+    }
+
+    async fn begin_and_wait(&self, name: &SessionName, deadline: Instant) -> Result<Started, StartError> {
+        let (manager, name) = (self.clone(), name.clone());
+        // On a task of its own: a client that hangs up must not leave a session half begun.
+        let begun = self.0.tracker.spawn(async move { manager.begin(name).await });
+        match tokio::time::timeout_at(deadline, begun).await {
+            Err(_elapsed) => Err(StartError::TimedOut),
+            Ok(Ok(begun)) => begun?.wait_started(deadline).await,
+            Ok(Err(error)) => resume(error),
         }
     }
 

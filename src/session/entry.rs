@@ -20,7 +20,7 @@ use crate::message::Attachment;
 use crate::outbox::{CommitError, NewEvent, Outbox};
 use crate::store::KvError;
 use crate::store::backend::SessionBackend;
-use crate::store::registry::SessionRecord;
+use crate::store::registry::{EndedBy, SessionRecord};
 use crate::whatsapp::{Account, Connection, Verdict};
 
 mod untold;
@@ -381,6 +381,11 @@ impl Entry {
     /// Whether it was started after a stop and has not connected since.
     pub(super) fn is_resuming(&self) -> bool {
         self.resuming.load(Ordering::Acquire)
+    }
+
+    /// Whether its phone, or WhatsApp, has ended it.
+    pub(super) fn is_removed_by_phone(&self) -> bool {
+        self.view().state == State::LoggedOut && self.record().ended.is_some_and(|ended| ended.by == EndedBy::Phone)
     }
 
     pub(super) fn set_resuming(&self, resuming: bool) {

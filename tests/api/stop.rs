@@ -10,7 +10,7 @@ over_both!(
     a_stop_ends_whatever_the_session_was_doing,
     a_start_that_waits_is_told_of_the_stop,
     a_stopped_session_is_unlinked_by_delete_and_by_logout,
-    a_stopped_session_that_the_phone_removed_is_told_at_its_start,
+    a_stopped_session_that_the_phone_removed_starts_with_a_code,
 );
 
 const NUMBER: &str = "6281234500411";
@@ -162,17 +162,22 @@ async fn a_stopped_session_is_unlinked_by_delete_and_by_logout(store: Store) {
     gateway.finish().await;
 }
 
-async fn a_stopped_session_that_the_phone_removed_is_told_at_its_start(store: Store) {
+async fn a_stopped_session_that_the_phone_removed_starts_with_a_code(store: Store) {
     let mut gateway = TestGateway::over(store).await;
     gateway.pair("a", NUMBER).await;
     gateway.halt("a").await;
     gateway.simulator.unlink(NUMBER, gateway.simulator.devices(NUMBER)[0].device);
-    gateway.api.start("a").await.expect(409);
+    gateway.api.qr("a").await;
+    gateway.receiver.last_status("a", "connecting").await;
+    assert!(gateway.receiver.statuses("a").contains(&"disconnected".to_owned()), "its end is told");
+    gateway.pair("a", NUMBER).await;
+    assert_eq!(gateway.state("a").await, ("connected".to_owned(), None));
+
+    gateway.simulator.unlink(NUMBER, gateway.simulator.devices(NUMBER)[0].device);
+    gateway.api.wait_status("a", "disconnected").await;
     let by_phone = ("logged_out".to_owned(), Some("by_phone".to_owned()));
     assert_eq!(gateway.state("a").await, by_phone);
     gateway.restart().await;
     assert_eq!(gateway.state("a").await, by_phone, "a restart does not forget why");
-    gateway.pair("a", NUMBER).await;
-    assert_eq!(gateway.state("a").await, ("connected".to_owned(), None));
     gateway.finish().await;
 }
