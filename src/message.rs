@@ -60,6 +60,13 @@ const USER_DIGITS: std::ops::RangeInclusive<usize> = 3..=20;
 const GROUP_CHARS: std::ops::RangeInclusive<usize> = 5..=40;
 
 impl Recipient {
+    /// The same recipient at another address, as WhatsApp spells it.
+    #[must_use]
+    pub fn at(self, address: String) -> Self {
+        let spelt = self.spelt.unwrap_or(self.address);
+        Self { spelt: Some(spelt).filter(|spelt| *spelt != address), address }
+    }
+
     /// Builds the address from what a client sent, by the rules of wa-gateway 4.7.1, then checks that it can be one.
     ///
     /// White space and `+` are removed everywhere; what still has an `@` is an address, whatever `is_group` says; a

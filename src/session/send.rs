@@ -183,9 +183,12 @@ impl SessionManager {
         let deadline = Instant::now() + self.0.settings.send_timeout;
         let entry = self.entry(name).ok_or(SendError::NoSession)?;
         let connection = entry.live()?;
-        if self.0.settings.check_numbers {
-            connection.check_recipient(&to, deadline).await.map_err(|error| failed(&entry, &to, "", error))?;
-        }
+        let to = if self.0.settings.check_numbers {
+            let found = connection.check_recipient(to.clone(), deadline).await;
+            found.map_err(|error| failed(&entry, &to, "", error))?
+        } else {
+            to
+        };
         let typed = message.content.typed().filter(|_text| typing).map(|text| text.encode_utf16().count());
         let typing = async {
             if let Some(length) = typed {

@@ -13,6 +13,7 @@ use whatsapp_rust::wacore::types::events::ServerAck;
 use whatsapp_rust::{Jid, SendOptions};
 
 use super::Connection;
+use super::number::Found;
 use crate::message::{File, KnownPoll, Outgoing, Poll, Progress, Recipient, Sent, Step};
 
 mod compose;
@@ -154,17 +155,18 @@ impl Drop for Expected<'_> {
 }
 
 impl Connection {
-    /// Whether the recipient can be written to; groups and LIDs are not looked up, an unanswered look-up counts as yes.
+    /// Looks whether the recipient can be written to, and tells where: WhatsApp may know a number by another spelling. Groups and
+    /// LIDs are not looked up, an unanswered look-up counts as yes.
     ///
     /// # Errors
     /// `Recipient`, or `NotRegistered` when WhatsApp says so.
-    pub async fn check_recipient(&self, recipient: &Recipient, deadline: Instant) -> Result<(), OutboundError> {
+    pub async fn check_recipient(&self, recipient: Recipient, deadline: Instant) -> Result<Recipient, OutboundError> {
         let jid: Jid = recipient.as_str().parse().map_err(|_error| OutboundError::Recipient)?;
         if !jid.is_pn() {
-            return Ok(());
+            return Ok(recipient);
         }
-        let registered = match self.shared.numbers.known(&jid.user) {
-            Some(registered) => registered,
+        let found = match self.shared.numbers.known(&jid.user) {
+            Some(found) => found,
             None => {
                 match tokio::time::timeout_at(
                     deadline.min(Instant::now() + CHECK_TIMEOUT),
@@ -173,16 +175,22 @@ impl Connection {
                 .await
                 {
                     // What tells nothing is no reason not to try.
-                    Ok(Ok(results)) => self.shared.numbers.learn_from(&jid.user, results.first()).unwrap_or(true),
+                    Ok(Ok(results)) => {
+                        self.shared.numbers.learn_from(&jid.user, results.first()).unwrap_or(Found::Here)
+                    }
                     Ok(Err(error)) => {
                         tracing::debug!(error = format!("{error:#}"), "a number could not be looked up");
-                        true
+                        Found::Here
                     }
-                    Err(_elapsed) => true,
+                    Err(_elapsed) => Found::Here,
                 }
             }
         };
-        if registered { Ok(()) } else { Err(OutboundError::NotRegistered) }
+        match found {
+            Found::Here => Ok(recipient),
+            Found::As(number) => Ok(recipient.at(Jid::pn(number.to_string()).to_string())),
+            Found::Nowhere => Err(OutboundError::NotRegistered),
+        }
     }
 
     /// Shows "typing…" to the recipient for a while, then takes it back. Failures don't matter to the message.

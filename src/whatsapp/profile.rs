@@ -9,6 +9,7 @@ use whatsapp_rust::usync::{
 };
 
 use super::Connection;
+use super::number::Found;
 use crate::message::{About, Profile, Recipient};
 
 /// Each question of a profile takes no longer; the whole has three at most.
@@ -43,7 +44,7 @@ impl Connection {
     /// # Errors
     /// By [`LookupError`].
     pub async fn profile(&self, target: &Recipient, deadline: Instant) -> Result<Profile, LookupError> {
-        let jid: Jid = target.as_str().parse().map_err(|_error| LookupError::NotRegistered)?;
+        let mut jid: Jid = target.as_str().parse().map_err(|_error| LookupError::NotRegistered)?;
         if target.is_group() {
             // First, since a group of others has no picture for us: the caller shall know why.
             let group = ask(deadline, self.client.groups().get_metadata(&jid)).await.map_err(|error| match error {
@@ -55,25 +56,29 @@ impl Connection {
             let about = group.description.filter(|text| !text.is_empty()).map(|text| About { text, since });
             return Ok(Profile { picture_url: self.picture_url(&jid, deadline).await?, about });
         }
-        if jid.is_pn() && !self.is_registered(&jid, deadline).await? {
-            return Err(LookupError::NotRegistered);
+        if jid.is_pn() {
+            match self.find(&jid, deadline).await? {
+                Found::Here => {}
+                Found::As(number) => jid = Jid::pn(number.to_string()),
+                Found::Nowhere => return Err(LookupError::NotRegistered),
+            }
         }
         let (picture_url, about) = tokio::join!(self.picture_url(&jid, deadline), self.about(&jid, deadline));
         Ok(Profile { picture_url: picture_url?, about: about? })
     }
 
     /// Unlike before a send, a failed look-up is a failure: the answer is all that the caller wants.
-    async fn is_registered(&self, jid: &Jid, deadline: Instant) -> Result<bool, LookupError> {
+    async fn find(&self, jid: &Jid, deadline: Instant) -> Result<Found, LookupError> {
         if let Some(known) = self.shared.numbers.known(&jid.user) {
             return Ok(known);
         }
-        let found = ask(deadline, self.client.contacts().is_on_whatsapp(std::slice::from_ref(jid))).await?;
-        let found = found.first();
-        match self.shared.numbers.learn_from(&jid.user, found) {
-            Some(registered) => Ok(registered),
-            None => match found.and_then(|result| result.contact_error.as_ref()) {
+        let results = ask(deadline, self.client.contacts().is_on_whatsapp(std::slice::from_ref(jid))).await?;
+        let result = results.first();
+        match self.shared.numbers.learn_from(&jid.user, result) {
+            Some(found) => Ok(found),
+            None => match result.and_then(|result| result.contact_error.as_ref()) {
                 Some(error) => Err(LookupError::Refused(error.code.unwrap_or_default())),
-                None => Ok(false),
+                None => Ok(Found::Nowhere),
             },
         }
     }

@@ -48,6 +48,24 @@ async fn places_cards_and_polls_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_whatsapp_spells_otherwise_is_found_and_answered_as_it_was_written() {
+    const DIALLED: &str = "5511987654321";
+    const ACCOUNT: &str = "551187654321";
+    let gateway = TestGateway::start().await;
+    let phone = gateway.simulator.phone(ACCOUNT);
+    gateway.simulator.spell(DIALLED, ACCOUNT);
+    gateway.pair("a", NUMBER).await;
+    for text in ["asked", "known"] {
+        let answer = gateway.api.text("a", DIALLED, text).await.expect(200).json();
+        assert_eq!(answer["data"]["key"]["remoteJid"], format!("{DIALLED}@s.whatsapp.net"));
+        assert_eq!(phone.next_message(STEP).await.unwrap().text.as_deref(), Some(text));
+    }
+    let target = json!({ "session": "a", "target": format!("{DIALLED}@s.whatsapp.net") });
+    gateway.api.post("/profile", target).await.expect(200);
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_that_was_cut_within_an_emoji_arrives() {
     let gateway = TestGateway::start().await;
     let ani = gateway.simulator.phone(ANI);

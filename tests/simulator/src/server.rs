@@ -278,6 +278,11 @@ impl Simulator {
         self.0.account(number, Some(push_name))
     }
 
+    /// Has this account found by another number as well, which has no account, as Brazil's and Mexico's mobile numbers are.
+    pub fn spell(&self, dialled: &str, number: &str) {
+        self.0.with(|state| state.spellings.insert(dialled.to_owned(), number.to_owned()));
+    }
+
     /// Whether companions linked from now on, and the phone, write one-to-one chats by LID.
     ///
     /// # Panics

@@ -109,6 +109,8 @@ pub(crate) struct State {
     pub(crate) features: Features,
     pub(crate) ciphertexts: Ciphertexts,
     pub(crate) last_upgrade: Option<Upgrade>,
+    /// Numbers that are dialled for another one, which the account has.
+    pub(crate) spellings: HashMap<String, String>,
     /// Noise keys of devices that were removed: their next login is told so.
     pub(crate) removed: HashSet<[u8; 32]>,
     /// `<failure>` for the next login of a device.

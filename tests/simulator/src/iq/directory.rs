@@ -43,7 +43,8 @@ fn one(state: &mut State, sender: &Sender, protocols: &[String], asked: &Node) -
     let dialled = asked
         .get_optional_child("contact")
         .and_then(content)
-        .map(|number| String::from_utf8_lossy(number).chars().filter(char::is_ascii_digit).collect::<String>());
+        .map(|number| String::from_utf8_lossy(number).chars().filter(char::is_ascii_digit).collect::<String>())
+        .map(|number| state.spellings.get(&number).cloned().unwrap_or(number));
     let jid = by_jid.or_else(|| Some(Jid::pn(dialled.as_deref()?)))?.to_non_ad();
     let number = state.number_of(&jid);
     if protocols.iter().any(|protocol| protocol == "devices")
