@@ -111,6 +111,8 @@ pub enum Signal {
     PairFailed,
     /// Logged in, and caught up with what waited.
     Connected,
+    /// What waited while it was away is here; comes before or after `Connected`, which waits for more.
+    CaughtUp,
     /// The stream below is gone; the library dials again by itself.
     LinkDown,
     /// WhatsApp has told of an error of the stream, which may stay open without a login.
@@ -262,6 +264,7 @@ impl WhatsApp {
                 EventKind::PairSuccess,
                 EventKind::PairError,
                 EventKind::Connected,
+                EventKind::OfflineSyncCompleted,
                 EventKind::LoggedOut,
                 EventKind::StreamReplaced,
                 EventKind::TemporaryBan,

@@ -151,7 +151,7 @@ pub(super) fn next(state: &State, signal: &Signal) -> (State, Step) {
         Signal::Qr { code, .. } if !paired => (State::WaitingForScan { code: code.clone() }, Step::Stay),
         Signal::QrExhausted if !paired => (State::Starting, Step::Renew(None)),
         // A code after the pairing is a leftover of the connection that ended with it.
-        Signal::Qr { .. } | Signal::QrExhausted | Signal::StreamError => (state.clone(), Step::Stay),
+        Signal::Qr { .. } | Signal::QrExhausted | Signal::StreamError | Signal::CaughtUp => (state.clone(), Step::Stay),
         Signal::Paired { .. } => (State::Pairing, Step::Stay),
         Signal::PairFailed => (State::Starting, Step::Renew(None)),
         Signal::Connected => (State::Connected, Step::Stay),

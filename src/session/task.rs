@@ -44,6 +44,9 @@ const CLOSE_FAST: Duration = Duration::from_secs(3);
 /// shall not be dialled without a pause.
 const BREATH: Duration = Duration::from_secs(1);
 
+/// A connection that lived for so long before it was dead is followed by the next at once.
+const LONG_ENOUGH: Duration = Duration::from_secs(30);
+
 /// A session that the store failed comes back when so much fits: the longest text with what is kept beside it. A smaller
 /// write would bring it back to a disk on which the next message fails again.
 const PROBE_BYTES: usize = 64 << 10;
@@ -60,6 +63,7 @@ pub(super) fn spawn(manager: &Arc<Manager>, entry: &Owner, turn: Option<Arc<Sema
         replacements: 0,
         connected_since: None,
         connected_before: AtomicBool::new(false),
+        deaths: 0,
         nudged: false,
     };
     let handle = manager.tracker.spawn(supervise(task, turn));
@@ -88,6 +92,8 @@ struct Task {
     connected_since: Option<Instant>,
     /// Whether it was connected once: the next time is a reconnect.
     connected_before: AtomicBool,
+    /// Connections in a row that soon were dead: each may have been dropped after its login.
+    deaths: u32,
     /// Somebody asked for it while it was dialling or closing: the next pause is left out.
     nudged: bool,
 }
@@ -384,7 +390,14 @@ impl Task {
                 }
                 Ok(())
             }
-            Outcome::Dead => Ok(()),
+            Outcome::Dead => {
+                self.deaths = if lived < LONG_ENOUGH { self.deaths.saturating_add(1) } else { 0 };
+                let length = dead_pause(self.deaths);
+                if std::mem::take(&mut self.nudged) || length.is_zero() {
+                    return Ok(());
+                }
+                self.wait(Some(length + jitter(length / 5))).await
+            }
             Outcome::Cancelled | Outcome::End { .. } | Outcome::LoggedOut => Err(Interrupted::Cancelled),
         }
     }
@@ -415,6 +428,15 @@ impl Task {
             () = sleep => Ok(()),
         }
     }
+}
+
+/// How long to wait after so many connections in a row that soon were dead.
+fn dead_pause(deaths: u32) -> Duration {
+    /// whatsapp-rust 0.7.0 waits for up to 15 minutes by itself where a server drops it after each login, but only on streams
+    /// that the server closes.
+    const LONGEST: Duration = Duration::from_mins(1);
+    let Some(more) = deaths.checked_sub(2) else { return Duration::ZERO };
+    Duration::from_secs(1).saturating_mul(2_u32.saturating_pow(more)).min(LONGEST)
 }
 
 /// What a connection sends to its task.
@@ -466,6 +488,12 @@ mod tests {
 
     fn size_of<T, U, F: Future>(_: fn(T, U) -> F) -> usize {
         std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn connections_that_die_again_and_again_are_made_ever_later() {
+        let pauses: Vec<_> = [0, 1, 2, 3, 4, 7, 8, 9, 99].map(|deaths| dead_pause(deaths).as_secs()).into();
+        assert_eq!(pauses, [0, 0, 1, 2, 4, 32, 60, 60, 60]);
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl EventHandler for Events {
             }
             Event::PairError(_) => self.signal(Signal::PairFailed),
             Event::Connected(_) => self.signal(Signal::Connected),
+            Event::OfflineSyncCompleted(_) => self.signal(Signal::CaughtUp),
             // Whoever was removed all the same is told so at the next login.
             Event::LoggedOut(out) if out.raw.as_ref().is_some_and(is_other_stream) => {
                 self.signal(Signal::Ended(Verdict::Replaced));

@@ -109,6 +109,20 @@ async fn stream_errors_lead_back_to_connected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_does_not_come_holds_nobody_up() {
+    let scene = Scene::new(&[]).await;
+    // Nothing of the account is synchronised, as where WhatsApp knows no name for it.
+    let silent = scene.simulator.inject(Fault::DropAnswers { xmlns: "w:sync:app:state".to_owned() });
+    let qr = scene.process.api.qr("b").await;
+    scene.simulator.scan(&qr, "6281234500039").await.unwrap();
+    scene.process.api.wait_status("b", "connected").await;
+    scene.process.api.text("b", FRIEND, "nameless").await.expect(200);
+    let log = scene.process.log();
+    assert!(!log.contains("not all of the start-up sync"), "it did not have to be given up:\n{log}");
+    scene.simulator.clear(silent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logins_that_end_at_once_are_not_tried_without_a_pause() {
     let scene = Scene::new(&[]).await;
     let fault = scene.simulator.inject(Fault::FailLogin { code: 515 });

@@ -22,6 +22,9 @@ use crate::whatsapp::{Connection, Received, Signal, Verdict};
 const RESTORE_TURN: Duration = Duration::from_secs(20);
 /// The same from its login on: the library may wait 10 s for a push name that nobody sends.
 const SYNC_TURN: Duration = Duration::from_secs(2);
+/// Caught up with what waited, and connected all the same without the account's name after so long: the library waits 10 s and
+/// more for it at each login of a new client, and some accounts have none.
+const NAMELESS: Duration = Duration::from_secs(3);
 /// A connection that was replaced sooner than this after it was made, was so by a program that keeps coming back.
 const STABLE: Duration = Duration::from_secs(30);
 /// A phone has just accepted the session, and WhatsApp says that it was logged out: so often it is asked once more, after 2 and
@@ -94,6 +97,9 @@ struct Clocks {
     /// The stream that is open without a login, by number, and whether it once had one.
     open: Option<(u64, Instant)>,
     was_live_on: Option<u64>,
+    /// The stream that what waited has all come over, and the one that a phone accepted the session on; by number.
+    caught_up_on: Option<u64>,
+    paired_on: Option<u64>,
     /// When the connection that showed a code ended.
     code_lost: Option<Instant>,
     /// Whether WhatsApp was asked for a sign of life in this silence.
@@ -109,6 +115,8 @@ impl Clocks {
             live_since: None,
             open: None,
             was_live_on: None,
+            caught_up_on: None,
+            paired_on: None,
             code_lost: None,
             asked: false,
         }
@@ -187,16 +195,15 @@ impl Task {
                         return outcome;
                     }
                     match signal {
-                        Signal::Connected => {
-                            self.nudged = false;
-                            // Two programs with the same credentials must not take turns at full speed.
-                            self.failures = self.replacements;
-                            self.connected_since = Some(Instant::now());
-                            // The stream is another one.
-                            watch.reset_immediately();
+                        // The stream is another one.
+                        Signal::Connected => watch.reset_immediately(),
+                        Signal::CaughtUp => {
+                            clocks.caught_up_on = connection.stream();
+                            tick.reset_immediately();
                         }
                         Signal::LinkDown => clocks.lost(),
-                        Signal::Qr { .. } | Signal::Paired { .. } => clocks.code_lost = None,
+                        Signal::Paired { .. } => (clocks.code_lost, clocks.paired_on) = (None, connection.stream()),
+                        Signal::Qr { .. } => clocks.code_lost = None,
                         _ => {}
                     }
                 }
@@ -216,8 +223,9 @@ impl Task {
                     if clocks.began.elapsed() > RESTORE_TURN || synced_for > Some(SYNC_TURN) {
                         *turn = None;
                     }
+                    let span = self.span();
                     let look = self.wait_for_login(connection, &mut clocks, &limits);
-                    if let Some(outcome) = Box::pin(look.instrument(self.span())).await {
+                    if let Some(outcome) = Box::pin(look.instrument(span)).await {
                         return outcome;
                     }
                 }
@@ -261,12 +269,28 @@ impl Task {
     }
 
     /// Looks after a connection that is not connected yet; `Some`: this one is over.
-    async fn wait_for_login(&self, connection: &Connection, clocks: &mut Clocks, limits: &Limits) -> Option<Outcome> {
+    async fn wait_for_login(
+        &mut self,
+        connection: &Connection,
+        clocks: &mut Clocks,
+        limits: &Limits,
+    ) -> Option<Outcome> {
         let state = self.entry.view().state.clone();
         let stream = connection.stream();
         if connection.is_live() && state.is_paired() {
             (clocks.was_live_on, clocks.open) = (stream, None);
-            if clocks.live_since.get_or_insert_with(Instant::now).elapsed() > limits.ready {
+            let logged_in_for = clocks.live_since.get_or_insert_with(Instant::now).elapsed();
+            let is_known = || {
+                let known = self.entry.record().details;
+                let account = connection.account();
+                known.zip(account).is_some_and(|(known, account)| known.phone_number == account.phone_number)
+            };
+            let is_ready = clocks.caught_up_on == stream && (logged_in_for > NAMELESS || is_known());
+            if is_ready {
+                self.connected(connection).await;
+                return None;
+            }
+            if logged_in_for > limits.ready {
                 tracing::warn!("logged in, but not all of the start-up sync came through; going on");
                 self.connected(connection).await;
                 return None;
@@ -288,7 +312,9 @@ impl Task {
             return overdue.then_some(Outcome::Renew(None));
         }
         if let Some(stream) = stream {
-            let limit = if clocks.was_live_on == Some(stream) { limits.dropped } else { limits.all };
+            // WhatsApp closes the stream that paired, for the first login.
+            let is_done = [clocks.was_live_on, clocks.paired_on].contains(&Some(stream));
+            let limit = if is_done { limits.dropped } else { limits.all };
             let waited = clocks.without_login(stream);
             if waited > limit {
                 tracing::warn!(
@@ -364,7 +390,7 @@ impl Task {
                     _ => 0,
                 };
             }
-            Signal::StreamError => {}
+            Signal::StreamError | Signal::CaughtUp => {}
             Signal::QrExhausted => {
                 if self.entry.asked().elapsed() > self.manager.settings.qr_idle {
                     return Some(Outcome::Idle);
@@ -394,7 +420,11 @@ impl Task {
         outcome
     }
 
-    async fn connected(&self, connection: &Connection) {
+    async fn connected(&mut self, connection: &Connection) {
+        self.nudged = false;
+        // Two programs with the same credentials must not take turns at full speed.
+        self.failures = self.replacements;
+        self.connected_since = Some(Instant::now());
         if let Some(account) = connection.account() {
             let details = AccountDetails { name: account.name, phone_number: account.phone_number };
             self.remember(Some(details), None).await;
