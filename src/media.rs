@@ -23,7 +23,7 @@ mod probe;
 mod spool;
 mod sticker;
 
-pub use folder::{Folder, file_name, is_private};
+pub use folder::{Folder, Names, file_name, is_private};
 pub use inline::MAX_INLINE_BYTES;
 pub use kind::Kind;
 pub use named::document_mime;

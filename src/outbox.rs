@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use chrono::Utc;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::event::SessionName;
 use crate::message::Attachment;
@@ -132,6 +133,8 @@ struct Inner {
     attached: Notify,
     /// Events whose files are still to come, as the store has them.
     pending: Mutex<BTreeSet<u64>>,
+    /// Until when somebody has said that files are being fetched.
+    fetching: Mutex<Option<Instant>>,
     /// Whether an event that waits may have an attempt noted beside it.
     attempted: AtomicBool,
     meta: Mutex<Meta>,
@@ -171,6 +174,7 @@ impl Outbox {
             retargeted: Notify::new(),
             attached: Notify::new(),
             pending: Mutex::default(),
+            fetching: Mutex::default(),
             attempted: AtomicBool::new(false),
             meta: Mutex::default(),
             failed: AtomicU64::new(0),
@@ -362,6 +366,21 @@ impl Outbox {
     /// Sequence numbers of the events that wait for their files, oldest first.
     pub fn pending(&self) -> Vec<u64> {
         self.waiting().iter().copied().collect()
+    }
+
+    /// The oldest event that waits for its file and is not taken.
+    pub fn next_pending(&self, is_taken: impl Fn(u64) -> bool) -> Option<u64> {
+        self.waiting().iter().copied().find(|seq| !is_taken(*seq))
+    }
+
+    /// Tells that files are being fetched, at least until then.
+    pub fn fetching(&self, until: Instant) {
+        *lock(&self.inner.fetching) = Some(until);
+    }
+
+    /// Whether files are being fetched, one after the other.
+    pub fn is_fetching(&self) -> bool {
+        lock(&self.inner.fetching).is_some_and(|until| until > Instant::now())
     }
 
     /// Whether this event waits for its file.

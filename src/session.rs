@@ -235,7 +235,7 @@ impl SessionManager {
     ) -> Self {
         let restoring = Arc::new(Semaphore::new(settings.restore_concurrency.max(1)));
         let registry = Registry::new(Arc::clone(&kv));
-        let files = media::Files::new(Folder::new(&*fetcher.folder()), settings.media_owners);
+        let files = media::Files::new(Folder::new(&*fetcher.folder()), fetcher.max_bytes(), settings.media_owners);
         Self(Arc::new(Manager {
             settings,
             kv,

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -17,16 +18,27 @@ const MAX_ID: usize = 128;
 /// Longer extensions are hashed away with the id.
 const MAX_EXTENSION: usize = 32;
 
+/// The two names of a received file, made by [`file_name`], which are often the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The one with its extension.
+    pub on_disk: String,
+    /// The one that is told.
+    pub told: String,
+}
+
 /// The folder of received files.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// Held while a file gets its names.
+    naming: Arc<Mutex<()>>,
 }
 
 impl Folder {
     /// A folder at this path; made by [`prepare`](Self::prepare), or when a file comes.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), naming: Arc::default() }
     }
 
     /// Where it is.
@@ -51,30 +63,75 @@ impl Folder {
         builder.tempfile_in(&self.path)
     }
 
-    /// Gives a finished file its name, made by [`file_name`]; one of the same name is replaced.
+    /// Gives a finished file its names: the first of these pairs that no other file has, or the last one; which.
+    ///
+    /// What is there already stays what it is, unless it is of the last pair: its name has been told. `owner`: the session
+    /// that received it is noted.
     ///
     /// # Errors
     /// When the folder can't be written.
-    pub fn save(&self, name: &str, temp: NamedTempFile) -> io::Result<()> {
+    pub fn save(&self, temp: NamedTempFile, names: &[Names], owner: Option<&str>) -> io::Result<usize> {
         temp.as_file().sync_data()?;
-        temp.persist(self.path.join(name)).map(drop).map_err(|error| error.error)
+        let Some((last, free)) = names.split_last() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file without a name"));
+        };
+        let _naming = self.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, names) in free.iter().enumerate() {
+            if self.has_another(&names.on_disk, temp.path())? || self.has_another(&names.told, temp.path())? {
+                continue;
+            }
+            self.own_both(owner, names)?;
+            let path = self.path.join(&names.on_disk);
+            if !path.exists() {
+                temp.persist(path).map_err(|error| error.error)?;
+            }
+            return self.alias(names).map(|()| place);
+        }
+        self.own_both(owner, last)?;
+        temp.persist(self.path.join(&last.on_disk)).map_err(|error| error.error)?;
+        if last.told != last.on_disk {
+            match std::fs::remove_file(self.path.join(&last.told)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.alias(last)?;
+        Ok(free.len())
     }
 
-    /// Makes a saved file reachable under a second name, too.
-    ///
-    /// # Errors
-    /// When the folder can't be written.
-    pub fn alias(&self, name: &str, alias: &str) -> io::Result<()> {
-        if name == alias {
-            return Ok(());
+    /// Whether a file of this name is there that holds something else than that one.
+    fn has_another(&self, name: &str, than: &Path) -> io::Result<bool> {
+        let there = match std::fs::File::open(self.path.join(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let this = std::fs::File::open(than)?;
+        if there.metadata()?.len() != this.metadata()?.len() {
+            return Ok(true);
         }
-        let (from, to) = (self.path.join(name), self.path.join(alias));
-        match std::fs::remove_file(&to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let digest = |file| {
+            let mut digest = Sha256::new();
+            io::copy(&mut io::BufReader::with_capacity(1 << 16, file), &mut digest).map(|_length| digest.finalize())
+        };
+        Ok(digest(there)? != digest(this)?)
+    }
+
+    /// Makes a saved file reachable under its second name, too, if it is not.
+    fn alias(&self, names: &Names) -> io::Result<()> {
+        let (from, to) = (self.path.join(&names.on_disk), self.path.join(&names.told));
+        if to.exists() {
+            return Ok(());
         }
         // Some file systems know no hard links.
         std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop))
+    }
+
+    /// Before the file: a note about none does no harm, a file without its note can't be read by its owner.
+    fn own_both(&self, owner: Option<&str>, names: &Names) -> io::Result<()> {
+        let Some(owner) = owner else { return Ok(()) };
+        self.own(owner, &names.on_disk)?;
+        self.own(owner, &names.told)
     }
 
     /// Notes that this session received the file of this name.
@@ -192,27 +249,70 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_file_appears_when_it_is_complete_and_under_both_names() {
+    fn names(on_disk: &str, told: &str) -> Names {
+        Names { on_disk: on_disk.to_owned(), told: told.to_owned() }
+    }
+
+    /// A folder, and what saves a text in it.
+    fn scene() -> (tempfile::TempDir, Folder, impl Fn(&str, &[Names]) -> usize) {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::new(place.path().join("media"));
         folder.prepare().unwrap();
+        let saving = folder.clone();
+        let save = move |text: &str, names: &[Names]| {
+            let mut temp = saving.temp().unwrap();
+            temp.write_all(text.as_bytes()).unwrap();
+            saving.save(temp, names, Some("shop")).unwrap()
+        };
+        (place, folder, save)
+    }
+
+    #[test]
+    fn a_file_appears_when_it_is_complete_and_under_both_names() {
+        let (_place, folder, save) = scene();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         let mut temp = folder.temp().unwrap();
         temp.write_all(b"first").unwrap();
-        assert!(!place.path().join("media/a.pdf").exists());
-        folder.save("a.pdf", temp).unwrap();
-        let mut temp = folder.temp().unwrap();
-        temp.write_all(b"second").unwrap();
-        folder.alias("a.pdf", "a").unwrap();
-        folder.save("a.pdf", temp).unwrap();
-        folder.alias("a.pdf", "a").unwrap();
-        folder.alias("a.pdf", "a.pdf").unwrap();
-        for name in ["a", "a.pdf"] {
-            assert_eq!(std::fs::read(place.path().join("media").join(name)).unwrap(), b"second");
-        }
+        assert!(!folder.path().join("a.pdf").exists());
+        let pair = [names("a.pdf", "a")];
+        folder.save(temp, &pair, None).unwrap();
+        assert_eq!((read("a"), read("a.pdf")), ("first".to_owned(), "first".to_owned()));
+        assert!(!folder.is_of("shop", "a"));
+        save("second", &pair);
+        assert_eq!((read("a"), read("a.pdf")), ("second".to_owned(), "second".to_owned()), "the last pair is its own");
+        assert!(folder.is_of("shop", "a") && folder.is_of("shop", "a.pdf"));
         let (_file, left) = folder.temp().unwrap().keep().unwrap();
         folder.prepare().unwrap();
         assert!(!left.exists());
-        assert_eq!(std::fs::read_dir(place.path().join("media")).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "two names and the folder of notes");
+    }
+
+    #[test]
+    fn what_was_told_is_never_replaced_by_another_file() {
+        let (_place, folder, save) = scene();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let pairs = |extension: &str, sender: &str| {
+            [
+                names(&format!("ID.{extension}"), "ID"),
+                names(&format!("ID-{sender}.{extension}"), &format!("ID-{sender}")),
+            ]
+        };
+        assert_eq!(save("hers", &pairs("pdf", "ani")), 0);
+        assert_eq!(save("hers", &pairs("pdf", "budi")), 0, "the same file");
+        assert_eq!(save("HERS", &pairs("pdf", "budi")), 1, "as long, and another");
+        // By the name that both would have without an extension, and by the one with it.
+        assert_eq!(save("his", &pairs("txt", "budi")), 1);
+        assert_eq!(save("picture", &[names("ID.pdf", "ID.pdf"), names("ID-budi.jpg", "ID-budi.jpg")]), 1);
+        for (name, text) in [
+            ("ID", "hers"),
+            ("ID.pdf", "hers"),
+            ("ID-budi.pdf", "HERS"),
+            ("ID-budi.txt", "his"),
+            ("ID-budi", "his"),
+            ("ID-budi.jpg", "picture"),
+        ] {
+            assert_eq!(read(name), text, "{name}");
+        }
+        assert!(!folder.path().join("ID.txt").exists());
     }
 }

@@ -3,13 +3,14 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use whatsapp_rust::Jid;
 use whatsapp_rust::features::{MediaRetryResult, MediaReuploadRequest};
 use whatsapp_rust::wacore::download::{DownloadWriter, Downloadable, MediaType};
 
 use super::Connection;
-use super::inbound::MAX_FILE_BYTES;
 use crate::message::{Attachment, FileKind};
 
 /// Why a file did not come.
@@ -18,29 +19,44 @@ pub enum DownloadError {
     /// WhatsApp's hosts have it no longer, or not for us; its sender may upload it again.
     #[error("WhatsApp's media hosts do not have the file any more")]
     Gone,
-    /// Trying again may help.
+    /// It has more bytes than it may.
+    #[error("the file is too large")]
+    TooLarge,
+    /// The hosts can't be reached, or can't give it at the moment.
+    #[error("WhatsApp's media hosts can't give the file")]
+    Unavailable(#[source] anyhow::Error),
+    /// What came is not the file; another try may bring it.
     #[error("the file could not be downloaded")]
     Failed(#[source] anyhow::Error),
 }
 
 impl Connection {
-    /// Downloads a file into an empty one, streaming; what it holds after an error is not to be used.
+    /// Downloads a file of so many bytes at most into an empty one, streaming; what it holds after an error is not to be used.
     ///
     /// A cancelled call goes on in the background for as long as one HTTP exchange may take.
     ///
     /// # Errors
     /// By [`DownloadError`].
-    pub async fn download(&self, attachment: &Attachment, file: File) -> Result<(), DownloadError> {
+    pub async fn download(&self, attachment: &Attachment, file: File, most: u64) -> Result<(), DownloadError> {
         // Here, because it gets in the way of thiserror's derive.
         use whatsapp_rust::ErrorChainExt as _;
-        let sink = Capped { file, most: MAX_FILE_BYTES };
+        // The length is the sender's word, and need not be true.
+        if attachment.file_length > most {
+            return Err(DownloadError::TooLarge);
+        }
+        let over = Arc::new(AtomicBool::new(false));
+        let sink = Capped { file, most, over: Arc::clone(&over) };
         match self.client.download_to_writer(&Wire(attachment), sink).await {
             Ok(_file) => Ok(()),
+            Err(_) if over.load(Ordering::Relaxed) => Err(DownloadError::TooLarge),
             Err(error) => {
+                let is_network = error.chain().any(|cause| cause.is::<ureq::Error>() || cause.is::<io::Error>());
                 let chain: &(dyn Error + Send + Sync) = error.as_ref();
                 match chain.http_status() {
                     Some(401 | 403 | 404 | 410) => Err(DownloadError::Gone),
-                    _ => Err(DownloadError::Failed(error)),
+                    Some(_) => Err(DownloadError::Unavailable(error)),
+                    None if is_network => Err(DownloadError::Unavailable(error)),
+                    None => Err(DownloadError::Failed(error)),
                 }
             }
         }
@@ -109,12 +125,15 @@ impl Downloadable for Wire<'_> {
 struct Capped {
     file: File,
     most: u64,
+    /// Whether there was more.
+    over: Arc<AtomicBool>,
 }
 
 impl Write for Capped {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.file.stream_position()?.saturating_add(bytes.len() as u64) > self.most {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than WhatsApp allows"));
+            self.over.store(true, Ordering::Relaxed);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is too large"));
         }
         self.file.write(bytes)
     }
@@ -142,9 +161,11 @@ mod tests {
 
     #[test]
     fn a_file_that_never_ends_is_cut_off() {
-        let mut capped = Capped { file: tempfile::tempfile().unwrap(), most: 10 };
+        let mut capped = Capped { file: tempfile::tempfile().unwrap(), most: 10, over: Arc::default() };
         capped.write_all(&[0; 10]).unwrap();
+        assert!(!capped.over.load(Ordering::Relaxed));
         assert_eq!(capped.write(&[0]).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert!(capped.over.load(Ordering::Relaxed));
         capped.truncate(0).unwrap();
         capped.rewind().unwrap();
         capped.write_all(&[0; 9]).unwrap();

@@ -20,7 +20,7 @@ mod vote;
 pub use vote::Vote;
 
 /// The largest file that WhatsApp takes; a larger claim is not worth a try.
-pub(super) const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
 #[cfg(test)]
 mod property;

@@ -273,6 +273,72 @@ async fn a_file_whose_hosts_fail_for_a_while_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_tried_for_longer_than_hosts_and_disks_fail() {
+    let (gateway, friend) = paired().await;
+    let picture = Media::new(MediaKind::Image, bytes(3_000), "image/jpeg");
+    let folder = gateway.folder().join("media");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "no folder").unwrap();
+    let fault = gateway.simulator.inject(Fault::RefuseDownloads { code: 503, path: String::new() });
+    let id = friend.sends_media(NUMBER, &picture).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    std::fs::remove_file(&folder).unwrap();
+    // A try that ends by what is no file takes place five times, and then there are more.
+    eventually("six tries", || async { (gateway.simulator.counters().faults_hit >= 6).then_some(()) }).await;
+    gateway.simulator.clear(fault);
+    assert_eq!(hook(&gateway.receiver, &id).await["media"]["image"], format!("{id}.jpg"));
+    assert!(download(&gateway, &format!("{id}.jpg")).await.2 == picture.bytes);
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_larger_than_the_setting_is_not_taken_whatever_its_sender_says() {
+    let gateway = TestGateway::start_with(Options::default(), &[("MEDIA_MAX_BYTES", "4096")]).await;
+    gateway.pair("shop", NUMBER).await;
+    let friend = gateway.simulator.phone(FRIEND);
+    let media = |length| Media::new(MediaKind::Image, bytes(length), "image/jpeg").caption("look");
+    let told = friend.media_message(&media(4_097)).unwrap();
+    let mut untold = friend.media_message(&media(9_000)).unwrap();
+    untold.image_message.as_option_mut().unwrap().file_length = Some(5);
+    for message in [told, untold] {
+        let id = friend.sends_message(NUMBER, message).await.unwrap();
+        let body = hook(&gateway.receiver, &id).await;
+        assert_eq!((&body["media"]["image"], &body["message"]), (&Value::Null, &json!("look")));
+        assert_eq!(body["media_error"], "The file is larger than MEDIA_MAX_BYTES allows");
+    }
+    let id = friend.sends_media(NUMBER, &media(4_096)).await.unwrap();
+    assert_eq!(hook(&gateway.receiver, &id).await["media"]["image"], format!("{id}.jpg"));
+    assert_eq!(std::fs::read_dir(gateway.folder().join("media")).unwrap().count(), 1);
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_replaces_a_file_that_was_told_by_the_id_of_another_message() {
+    let (gateway, friend) = paired().await;
+    let mallory = gateway.simulator.phone(OTHER);
+    for kind in [MediaKind::Image, MediaKind::Document] {
+        let member = if kind == MediaKind::Image { "image" } else { "document" };
+        let hers = Media::new(kind, bytes(3_000), "image/jpeg");
+        let id = friend.sends_media(NUMBER, &hers).await.unwrap();
+        let name = hook(&gateway.receiver, &id).await["media"][member].as_str().unwrap().to_owned();
+        let mut his = Media::new(kind, bytes(2_000), "image/jpeg");
+        his.file_name = Some("other.txt".to_owned());
+        let message = mallory.media_message(&his).unwrap();
+        mallory.sends_as(&id, NUMBER, message).await.unwrap();
+        let from_him = eventually("his message", || async {
+            let messages = gateway.receiver.messages("shop");
+            messages.into_iter().find(|body| body["id"] == id && body["size"] == 2_000)
+        })
+        .await;
+        let other = from_him["media"][member].as_str().unwrap();
+        assert_ne!(other, name);
+        assert!(download(&gateway, &name).await.2 == hers.bytes, "{kind:?}");
+        assert!(download(&gateway, other).await.2 == his.bytes, "{kind:?}");
+    }
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_the_hosts_lost_is_asked_for_again_and_arrives() {
     let (gateway, friend) = paired().await;
     let picture = Media::new(MediaKind::Image, bytes(3_000), "image/jpeg");

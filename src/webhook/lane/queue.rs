@@ -21,6 +21,12 @@ const MAX_HELD: usize = 8_192;
 /// Chats among which the lane looks for one that the receiver takes, before it begins with the first again.
 const MAX_PROBED: usize = 32;
 
+/// A file is waited for so many times as long where the files before it take their time.
+const MOST_WAITS: u32 = 15;
+
+/// Whether they still do is asked so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why the outbox can't be read.
 pub(super) type ReadError = Box<dyn Error + Send + Sync>;
 
@@ -51,7 +57,27 @@ struct Line {
 struct Held {
     seq: u64,
     /// When it goes out without its file; `None`: it waits for none.
-    file: Option<Instant>,
+    file: Option<FileWait>,
+}
+
+/// How long a file is waited for.
+#[derive(Clone, Copy)]
+struct FileWait {
+    until: Instant,
+    /// While the session's files are being fetched, so many at a time, it may still come.
+    at_most: Instant,
+}
+
+impl FileWait {
+    fn ends(self, outbox: &Outbox, now: Instant) -> Option<Instant> {
+        if self.until > now {
+            Some(self.until)
+        } else if outbox.is_fetching() && self.at_most > now {
+            Some(self.at_most.min(now + LOOK_AGAIN))
+        } else {
+            None
+        }
+    }
 }
 
 /// What the queue says.
@@ -70,7 +96,7 @@ impl Line {
     /// When its first entry may go; `None`: now.
     fn waits(&self, outbox: &Outbox, now: Instant) -> Option<Instant> {
         let first = self.held.front()?;
-        let file = first.file.filter(|until| *until > now && outbox.is_pending(first.seq));
+        let file = first.file.filter(|_file| outbox.is_pending(first.seq)).and_then(|file| file.ends(outbox, now));
         file.max(self.aside.filter(|until| *until > now))
     }
 
@@ -229,8 +255,12 @@ impl Queue {
     }
 
     /// When an entry goes out without its file.
-    fn until(&self, entry: &Entry) -> Instant {
+    fn until(&self, entry: &Entry) -> FileWait {
         let waited = (Utc::now() - entry.committed_at.max(self.started)).to_std().unwrap_or_default();
-        Instant::now() + self.wait.saturating_sub(waited)
+        let now = Instant::now();
+        FileWait {
+            until: now + self.wait.saturating_sub(waited),
+            at_most: now + (self.wait * MOST_WAITS).saturating_sub(waited),
+        }
     }
 }

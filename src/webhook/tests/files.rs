@@ -76,6 +76,26 @@ async fn a_file_that_does_not_come_is_waited_for_no_longer_than_the_limit() {
 }
 
 #[tokio::test]
+async fn a_file_is_waited_for_while_those_before_it_are_fetched_and_not_for_ever() {
+    let mut receiver = Receiver::start(|_, _| Say::Status(200)).await;
+    let limit = Duration::from_millis(50);
+    let sink = Sink::start(receiver.base(), None, RetryPolicy { file_wait: limit, ..quick() });
+    let outbox = outbox(&Arc::default(), "a").await;
+    outbox.fetching(tokio::time::Instant::now() + limit * 6);
+    let _lane = sink.webhook.attach(outbox.clone());
+    commit(&outbox, [(of("x", "x0"), file()), (of("x", "x1"), file())]).await;
+    outbox.complete(0, Some("x0 with file".into())).await.unwrap();
+    assert_eq!(receiver.bodies(2).await, ["x0 with file", "x1"]);
+    assert!(!outbox.is_fetching(), "nobody fetched any more");
+    // Whoever says so for ever is not believed for ever.
+    outbox.fetching(tokio::time::Instant::now() + DEADLINE * 2);
+    commit(&outbox, [(of("y", "y0"), file())]).await;
+    assert_eq!(receiver.bodies(1).await, ["y0"]);
+    assert!(outbox.is_fetching());
+    sink.end().await;
+}
+
+#[tokio::test]
 async fn a_restart_waits_anew_and_hundreds_of_held_messages_keep_their_order() {
     let kv = Arc::new(MemoryKv::default());
     let mut receiver = Receiver::start(|_, _| Say::Status(200)).await;
