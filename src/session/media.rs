@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use crate::event::SessionName;
 use crate::media::{Folder, Names, file_name};
 use crate::message::incoming::{Attachment, Content, FileKind, Incoming, Media};
 use crate::outbox::{Outbox, message_body};
@@ -172,7 +173,7 @@ impl Lane {
         turn: OwnedSemaphorePermit,
         reason: &mut &'static str,
     ) -> Result<Saved, &'static str> {
-        let (mut tries, mut wrong, mut asked) = (0, 0, false);
+        let (mut pauses, mut wrong, mut asked) = (0, 0, false);
         let mut turn = Some(turn);
         loop {
             let own = match turn.take() {
@@ -195,11 +196,11 @@ impl Lane {
                     *reason = NOT_SAVED;
                 }
                 Err(Failure::Download(DownloadError::Unavailable(error))) => {
-                    tracing::debug!(error = format!("{error:#}"), tries, "a file can't be had at the moment");
+                    tracing::debug!(error = format!("{error:#}"), pauses, "a file can't be had at the moment");
                     *reason = FAILED;
                 }
                 Err(Failure::Download(DownloadError::Failed(error))) => {
-                    tracing::debug!(error = format!("{error:#}"), tries, "a file could not be downloaded");
+                    tracing::debug!(error = format!("{error:#}"), pauses, "a file could not be downloaded");
                     wrong += 1;
                     if wrong == TRIES {
                         return Err(FAILED);
@@ -207,8 +208,8 @@ impl Lane {
                     *reason = FAILED;
                 }
             }
-            tokio::time::sleep(FIRST_PAUSE.saturating_mul(1 << tries.min(8)).min(LONGEST_PAUSE)).await;
-            tries += 1;
+            tokio::time::sleep(FIRST_PAUSE.saturating_mul(1 << pauses.min(8)).min(LONGEST_PAUSE)).await;
+            pauses += 1;
         }
     }
 
@@ -224,7 +225,7 @@ impl Lane {
         let (folder, names) = (self.files.folder.clone(), names(attachment));
         let owner = self.files.notes_owner.then(|| self.outbox.session().clone());
         let told = on_disk(move || {
-            let place = folder.save(temp, &names, owner.as_ref().map(|owner| owner.as_str()))?;
+            let place = folder.save(temp, &names, owner.as_ref().map(SessionName::as_str))?;
             let [.., last] = &names;
             Ok(names.get(place).unwrap_or(last).told.clone())
         })
