@@ -91,6 +91,10 @@ async fn receive(client: &Client, message: &Arc<wa::Message>, info: &MessageInfo
         .map(Jid::to_non_ad_string);
     let opened = content::open(message);
     let mut content = content::content(&opened);
+    let quoted = content.quoted.iter_mut().filter_map(|quoted| quoted.participant.as_mut());
+    for address in content.mentions.iter_mut().chain(quoted) {
+        *address = known_address(client, address).await;
+    }
     let (chat, sender) = (source.chat.to_non_ad_string(), source.sender.to_non_ad_string());
     let attachment = match content::file(opened.message).map(|file| attach(&file)) {
         None => None,
@@ -172,8 +176,19 @@ fn path_at_whatsapp(url: &str) -> Option<String> {
     host.ends_with(".whatsapp.net").then(|| path.to_owned())
 }
 
+/// The same of an address that a message names, the session's own included.
+async fn known_address(client: &Client, address: &str) -> String {
+    match address.parse::<Jid>() {
+        Ok(jid) if jid.is_lid() => {
+            let own = client.lid().filter(|own| own.user == jid.user).and(client.pn());
+            phone_address(client, &jid, own.as_ref()).await
+        }
+        _ => address.to_owned(),
+    }
+}
+
 /// The phone-number form of an address whenever the message or the store knows it, else the address itself.
-async fn phone_address(client: &Client, jid: &Jid, alternative: Option<&Jid>) -> String {
+pub(super) async fn phone_address(client: &Client, jid: &Jid, alternative: Option<&Jid>) -> String {
     if !jid.is_lid() {
         return jid.to_non_ad_string();
     }

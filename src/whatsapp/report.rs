@@ -1,6 +1,7 @@
 //! What the library reports: turned into signals, acknowledgements and messages, without ever waiting.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -12,6 +13,9 @@ use whatsapp_rust::wacore_binary::Node;
 use super::outbound::{Acks, Heard};
 use super::pace::Pace;
 use super::{Commit, Follow, Received, Shared, Signal, Verdict, inbound, receipt};
+
+/// A number is looked up in the store for no longer.
+const LOOK_UP: Duration = Duration::from_secs(5);
 
 /// Commits before the library acknowledges to WhatsApp.
 pub(super) struct Hook {
@@ -53,6 +57,20 @@ impl Events {
         if let Err(error) = self.signals.try_send(signal) {
             tracing::debug!(%error, "a signal found no reader");
         }
+    }
+
+    /// Takes a receipt whose number the store may know; how far a message got does not depend on the order.
+    fn look_up(&self, client: Arc<Client>, event: Arc<Event>) {
+        let progress = Arc::clone(&self.progress);
+        self.tracker.spawn_on(
+            async move {
+                let Event::Receipt(receipt) = &*event else { return };
+                let Some(sender) = receipt::hidden(receipt) else { return };
+                let phone = tokio::time::timeout(LOOK_UP, inbound::phone_address(&client, sender, None)).await;
+                receipt::progress(&client, receipt, phone.ok()).for_each(|step| progress(step));
+            },
+            &self.runtime,
+        );
     }
 
     /// Messages that the durability hook does not see: at most once, and dropped when the session can't keep up.
@@ -117,8 +135,11 @@ impl EventHandler for Events {
             Event::StreamError(_) => self.signal(Signal::StreamError),
             Event::ServerAck(ack) => self.acks.resolve(ack, |progress| (self.progress)(progress)),
             Event::Receipt(receipt) => {
-                if let Some(client) = self.client.upgrade() {
-                    receipt::progress(&client, receipt).for_each(|progress| (self.progress)(progress));
+                let Some(client) = self.client.upgrade() else { return };
+                if receipt::hidden(receipt).is_some() {
+                    self.look_up(client, event);
+                } else {
+                    receipt::progress(&client, receipt, None).for_each(|progress| (self.progress)(progress));
                 }
             }
             Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),

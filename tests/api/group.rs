@@ -1,5 +1,10 @@
 //! Groups, hidden identities, and messages that need a second try.
 
+use serde_json::json;
+use whatsapp_rust::buffa::MessageField;
+use whatsapp_rust::waproto::whatsapp as wa;
+use whatsapp_rust::waproto::whatsapp::ContextInfo;
+use whatsapp_rust::waproto::whatsapp::message::ExtendedTextMessage;
 use whatsapp_simulator::Options;
 
 use super::support::{STEP, TestGateway};
@@ -45,10 +50,31 @@ async fn a_group_is_written_to_and_heard_in_both_address_forms() {
         assert_eq!(hook["participant_name"], ani.push_name());
         assert!(hook["from_lid"].as_str().is_some_and(|lid| lid.ends_with("@lid")), "{hook}");
 
+        // Whom a message names is told by the number too, the session's own among them.
+        let named = [NUMBER, ANI].map(|number| format!("{}@lid", gateway.simulator.phone(number).address().lid));
+        let context = ContextInfo {
+            mentioned_jid: named.to_vec(),
+            stanza_id: Some("3EB0".to_owned()),
+            participant: Some(named[0].clone()),
+            ..ContextInfo::default()
+        };
+        let text = ExtendedTextMessage {
+            text: Some("you all".to_owned()),
+            context_info: MessageField::some(context),
+            ..ExtendedTextMessage::default()
+        };
+        let message = wa::Message { extended_text_message: MessageField::some(text), ..wa::Message::default() };
+        ani.sends_message(&group, message).await.unwrap();
+        let hook = gateway.receiver.message("a", "you all").await;
+        let numbers = [NUMBER, ANI].map(|number| format!("{number}@s.whatsapp.net"));
+        assert_eq!(hook["mentions"], json!(numbers));
+        assert_eq!(hook["quoted"]["participant"], numbers[0]);
+        assert_eq!(budi.next_message(STEP).await.unwrap().text.as_deref(), Some("from ani"));
+        assert_eq!(budi.next_message(STEP).await.unwrap().text.as_deref(), Some("you all"));
+
         gateway.restart().await;
         gateway.api.wait_status("a", "connected").await;
         gateway.api.text("a", &group, "after the restart").await.expect(200);
-        assert_eq!(budi.next_message(STEP).await.unwrap().text.as_deref(), Some("from ani"));
         assert_eq!(budi.next_message(STEP).await.unwrap().text.as_deref(), Some("after the restart"));
         budi.says(&group, "from budi").await.unwrap();
         gateway.receiver.message("a", "from budi").await;

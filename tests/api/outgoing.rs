@@ -103,31 +103,43 @@ async fn unknown_messages_and_sessions_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_tells_each_member() {
-    let gateway = with_acks(Store::Sled).await;
-    let (ani, budi) = (gateway.simulator.phone(ANI), gateway.simulator.phone(BUDI));
-    gateway.pair("a", NUMBER).await;
-    let group = gateway.simulator.create_group("friends", &[NUMBER, ANI, BUDI], false);
-    let id = id_of(&gateway.api.text("a", &group, "all").await.expect(200));
-    for phone in [&ani, &budi] {
-        phone.next_message(STEP).await.unwrap();
+async fn a_group_tells_each_member_by_the_number() {
+    for lid_mode in [false, true] {
+        let gateway = with_acks(Store::Sled).await;
+        let (ani, budi) = (gateway.simulator.phone(ANI), gateway.simulator.phone(BUDI));
+        gateway.pair("a", NUMBER).await;
+        let group = gateway.simulator.create_group("friends", &[NUMBER, ANI, BUDI], lid_mode);
+        let id = id_of(&gateway.api.text("a", &group, "all").await.expect(200));
+        for phone in [&ani, &budi] {
+            phone.next_message(STEP).await.unwrap();
+        }
+        let sender = gateway.simulator.phone(NUMBER).address().clone();
+        let device = gateway.simulator.devices(NUMBER)[0].device;
+        let author = if lid_mode {
+            format!("{}:{device}@lid", sender.lid)
+        } else {
+            format!("{}:{device}@s.whatsapp.net", sender.number)
+        };
+        ani.reads(&group, Some(&author.parse().unwrap()), &[id.as_str()]).await.unwrap();
+        let state = eventually("both to have it and one to have read it", || async {
+            let state = gateway.api.state("a", &id).await.expect(200).json()["data"].clone();
+            (state["participants"] == json!({ "delivered": 2, "read": 1, "played": 0 })).then_some(state)
+        })
+        .await;
+        assert_eq!(state["status"], "read");
+        let acks = eventually("the webhooks of both and of the reader", || async {
+            Some(gateway.receiver.acks(&id))
+                .filter(|acks| acks.iter().filter(|ack| ack["participant"].is_string()).count() >= 3)
+        })
+        .await;
+        for ack in acks.iter().filter(|ack| ack["participant"].is_string()) {
+            let told = ack["participant"].as_str().unwrap();
+            assert!([ANI, BUDI].iter().any(|number| told == format!("{number}@s.whatsapp.net")), "{lid_mode}: {ack}");
+        }
+        let read = acks.iter().find(|ack| ack["status"] == "read").unwrap();
+        assert_eq!(read["participant"], format!("{ANI}@s.whatsapp.net"));
+        gateway.finish().await;
     }
-    let sender = gateway.simulator.phone(NUMBER).address().clone();
-    let device = gateway.simulator.devices(NUMBER)[0].device;
-    let author = format!("{}:{device}@s.whatsapp.net", sender.number).parse().unwrap();
-    ani.reads(&group, Some(&author), &[id.as_str()]).await.unwrap();
-    let state = eventually("both to have it and one to have read it", || async {
-        let state = gateway.api.state("a", &id).await.expect(200).json()["data"].clone();
-        (state["participants"] == json!({ "delivered": 2, "read": 1, "played": 0 })).then_some(state)
-    })
-    .await;
-    assert_eq!(state["status"], "read");
-    let read = eventually("the webhook of the reader", || async {
-        gateway.receiver.acks(&id).into_iter().find(|ack| ack["status"] == "read")
-    })
-    .await;
-    assert_eq!(read["participant"], format!("{ANI}@s.whatsapp.net"));
-    gateway.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
