@@ -85,7 +85,7 @@ impl RetryPolicy {
         let asked = match answer {
             Answer::Status { code: 200..=299, .. } => return Verdict::Delivered,
             Answer::Status { code: 408 | 425 | 429 | 500..=599, retry_after } => *retry_after,
-            // Redirects too: following one would send the key to an address that nobody configured.
+            // Redirects too that are not followed: those would send the key to a host that nobody configured.
             Answer::Status { .. } => return Verdict::Refused,
             Answer::TimedOut | Answer::Unreachable(_) => None,
         };

@@ -1,7 +1,7 @@
 //! One attempt: a POST with the contract's headers over one shared, pooled client.
 //!
-//! Each goes over a guarded client: link-local and metadata addresses are refused wherever the URL came from. Follows no
-//! redirect, asks no proxy, reads at most a little of the answer. Errors are told without the address.
+//! Each goes over a guarded client: link-local and metadata addresses are refused wherever the URL came from. Follows a
+//! redirect only on the same host, asks no proxy, reads at most a little of the answer. Errors are told without the address.
 
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, Response, Url};
+use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
@@ -34,6 +34,9 @@ const MAX_LATE: usize = 128;
 
 /// So much of an answer is read and thrown away, to get the connection back; a longer one costs the connection.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// So often an attempt is led elsewhere on its host.
+const MAX_REDIRECTS: usize = 3;
 
 /// The status has decided by then: so long we wait for the rest of the answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -99,6 +102,7 @@ impl Poster {
             policy
                 .client_builder()
                 .default_headers(headers(key))
+                .redirect(redirect::Policy::custom(on_same_host))
                 .connect_timeout(limits.connect_limit)
                 .pool_idle_timeout(IDLE_LIMIT)
                 .pool_max_idle_per_host(MAX_IDLE)
@@ -203,6 +207,20 @@ fn headers(key: HeaderValue) -> HeaderMap {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(HeaderName::from_static("key"), key);
     headers
+}
+
+/// wa-gateway 4.7.1's axios follows them all. What keeps method and body stays on its host, as where a proxy leads from http to
+/// https; elsewhere nothing goes that was meant for this receiver.
+fn on_same_host(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let keeps_method = matches!(attempt.status().as_u16(), 307 | 308);
+    let is_same = attempt.previous().first().is_some_and(|first| first.host_str() == attempt.url().host_str());
+    let is_secure =
+        attempt.previous().iter().all(|before| before.scheme() != "https") || attempt.url().scheme() == "https";
+    if keeps_method && is_same && is_secure && attempt.previous().len() <= MAX_REDIRECTS {
+        attempt.follow()
+    } else {
+        attempt.stop()
+    }
 }
 
 /// The address below the base: one slash between, a query of the base stays behind, a fragment is dropped.

@@ -41,7 +41,7 @@ struct Arrived {
 enum Say {
     Status(u16),
     After(u16, &'static str),
-    Redirect,
+    Redirect(u16, String),
     /// 200, but not before it is released.
     Held(Arc<Notify>),
     /// 200, but not before that time.
@@ -74,7 +74,7 @@ impl Receiver {
                 Say::After(code, wait) => {
                     (StatusCode::from_u16(code).unwrap(), [("retry-after", wait)]).into_response()
                 }
-                Say::Redirect => (StatusCode::FOUND, [("location", "/elsewhere")]).into_response(),
+                Say::Redirect(code, to) => (StatusCode::from_u16(code).unwrap(), [("location", to)]).into_response(),
                 Say::Held(released) => {
                     released.notified().await;
                     StatusCode::OK.into_response()
@@ -287,7 +287,7 @@ async fn retry_after_is_waited_for() {
 async fn a_refusal_or_a_redirect_is_final_and_the_next_event_follows() {
     let mut receiver = Receiver::start(|_, body| match body {
         "0" => Say::Status(404),
-        "1" => Say::Redirect,
+        "1" => Say::Redirect(302, "/elsewhere".to_owned()),
         _ => Say::Status(200),
     })
     .await;
@@ -298,6 +298,34 @@ async fn a_refusal_or_a_redirect_is_final_and_the_next_event_follows() {
     is_drained(&outbox).await;
     assert_eq!(receiver.bodies(3).await, ["0", "1", "2"]);
     receiver.assert_silent();
+    sink.end().await;
+}
+
+#[tokio::test]
+async fn only_a_redirect_on_the_same_host_that_keeps_the_body_is_followed() {
+    let mut elsewhere = Receiver::start(|_, _| Say::Status(200)).await;
+    let other_host = format!("http://localhost:{}/", elsewhere.addr.port());
+    let other_port = format!("http://127.0.0.1:{}/there", elsewhere.addr.port());
+    let mut receiver = Receiver::start(move |_, body| match body {
+        "0" => Say::Redirect(307, other_host.clone()),
+        "1" => Say::Redirect(308, other_port.clone()),
+        "2" => Say::Redirect(307, "/round".to_owned()),
+        _ => Say::Status(200),
+    })
+    .await;
+    let sink = Sink::start(receiver.base(), Some("k"), quick());
+    let outbox = outbox(&Arc::default(), "a").await;
+    let _lane = sink.webhook.attach(outbox.clone());
+    outbox.commit(texts(0..4)).await.unwrap();
+    is_drained(&outbox).await;
+    assert_eq!(receiver.bodies(7).await, ["0", "1", "2", "2", "2", "2", "3"], "a round ends");
+    let led = elsewhere.next().await;
+    assert_eq!((led.method, led.uri.path(), led.body.as_str()), (Method::POST, "/there", "1"));
+    let header = |name: &str| led.headers[name].to_str().unwrap();
+    assert_eq!((header("key"), header("content-type")), ("k", "application/json"));
+    elsewhere.assert_silent();
+    receiver.assert_silent();
+    assert_eq!(outbox.dead(None, 9).await.unwrap().len(), 2);
     sink.end().await;
 }
 
