@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::message::MediaSource;
 use crate::net::{FetchError, Guarded, Policy};
 
+mod encoding;
 mod folder;
 mod inline;
 mod kind;
@@ -23,6 +24,7 @@ mod probe;
 mod spool;
 mod sticker;
 
+use encoding::Unpacker;
 pub use folder::{Folder, Names, file_name, is_private};
 pub use inline::MAX_INLINE_BYTES;
 pub use kind::Kind;
@@ -180,11 +182,25 @@ impl Fetcher {
         if let Some(announced) = response.content_length() {
             self.check(announced)?;
         }
+        let encoding = response.headers().get(reqwest::header::CONTENT_ENCODING);
+        let encoding = encoding.map_or(Ok(""), |encoding| encoding.to_str()).unwrap_or_default();
+        let broken = |error: std::io::Error| {
+            tracing::info!(%error, "a fetched file can't be unpacked");
+            MediaError::Unreachable(None)
+        };
+        let Some(mut unpacker) = Unpacker::of(encoding) else {
+            tracing::info!(encoding, "a fetched file is packed in a way that is not known here");
+            return Err(MediaError::Unreachable(None));
+        };
         let mut writer = Writer::new(&self.limits.folder);
         while let Some(chunk) = response.chunk().await.map_err(|error| of_fetch(error.into(), text))? {
-            self.check(writer.len().saturating_add(chunk.len() as u64))?;
-            writer.write(&chunk).await?;
+            let piece = unpacker.unpack(&chunk).map_err(broken)?;
+            self.check(writer.len().saturating_add(piece.len() as u64))?;
+            writer.write(&piece).await?;
         }
+        let rest = unpacker.finish().map_err(broken)?;
+        self.check(writer.len().saturating_add(rest.len() as u64))?;
+        writer.write(&rest).await?;
         let mime = response.headers().get(reqwest::header::CONTENT_TYPE).and_then(|mime| mime.to_str().ok());
         let name = url.path_segments().and_then(|mut parts| parts.next_back()).filter(|name| !name.is_empty());
         Ok(writer.finish().await?.described(mime, name))

@@ -218,7 +218,7 @@ async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploa
         }
         let name = part.name().unwrap_or_default().to_owned();
         text_bytes += name.len();
-        if let Some(file_name) = part.file_name().map(str::to_owned) {
+        if let Some(file_name) = part.file_name().map(unescaped) {
             let upload = save(&mut part, file_name, uploads, digest.as_mut()).await?;
             // A browser sends a part for a file that nobody chose.
             if upload.bytes == 0 && upload.name.as_deref() == Some("") {
@@ -254,6 +254,15 @@ async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploa
     let mut fields = Fields::of_body(members);
     fields.repeat = repeat;
     Ok(FileFields { fields, file, _large: place })
+}
+
+/// A file's name as its sender has it: forms escape three characters of it (HTML, multipart/form-data encoding algorithm).
+fn unescaped(name: &str) -> String {
+    if name.contains('%') {
+        name.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Writes a part to disk as it arrives.

@@ -63,7 +63,19 @@ pub(super) fn prepare(spool: Spool, kind: Kind, name: Option<&str>, folder: &Pat
 
 /// The type that the content itself tells.
 pub(super) fn content_type(head: &[u8]) -> Option<&'static str> {
-    infer::get(head).map(|kind| kind.mime_type())
+    infer::get(head).map(|kind| kind.mime_type()).or_else(|| movie(head))
+}
+
+/// A container of the MP4 family (ISO/IEC 14496-12, section 4.3) of a brand that nobody knows: what phones record. Pictures are
+/// of known ones.
+fn movie(head: &[u8]) -> Option<&'static str> {
+    let brand = head.get(4..)?.strip_prefix(b"ftyp")?.get(..4)?;
+    match brand {
+        [b'3', b'g', b'2', _] => Some("video/3gpp2"),
+        [b'3', b'g', ..] => Some("video/3gpp"),
+        [b'i', b's', b'o', _] | [b'm', b'p', b'4', _] | [b'd', b'a', b's', b'h'] => Some("video/mp4"),
+        _ => None,
+    }
 }
 
 /// What it is in the words of an error, when it is not what it should be.
@@ -95,6 +107,7 @@ fn playable(
         // One container for both; its brand tells no more.
         (Some("audio/m4a" | "video/mp4" | "video/x-m4v"), Kind::Audio) => Some("audio/mp4".to_owned()),
         (Some("audio/m4a" | "video/x-m4v"), Kind::Video) => Some("video/mp4".to_owned()),
+        (Some("video/3gpp"), Kind::Audio) => Some("audio/3gpp".to_owned()),
         (Some("video/webm" | "video/x-matroska"), Kind::Audio) => Some("audio/webm".to_owned()),
         (Some("audio/x-wav"), Kind::Audio) => Some("audio/wav".to_owned()),
         (Some(mime), _) => Some(mime.to_owned()).filter(|mime| mime.starts_with(prefix)),
@@ -111,4 +124,25 @@ fn playable(
 fn essence(mime: &str) -> Option<String> {
     let mime = mime.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     (mime.contains('/') && mime.len() <= 100).then_some(mime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_phones_record_is_known_by_its_container() {
+        for (brand, mime) in [
+            (b"3gp4", Some("video/3gpp")),
+            (b"3g2a", Some("video/3gpp2")),
+            (b"isom", Some("video/mp4")),
+            (b"iso8", Some("video/mp4")),
+            (b"heic", Some("image/heif")),
+            (b"zzzz", None),
+        ] {
+            let head = [&b"\0\0\0\x18ftyp"[..], brand, b"\0\0\0\0", brand, b"mp41"].concat();
+            assert_eq!(content_type(&head), mime, "{}", String::from_utf8_lossy(brand));
+        }
+        assert_eq!(content_type(b"\0\0\0\x18fty"), None);
+    }
 }

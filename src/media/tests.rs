@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::get;
 use futures::{Stream, StreamExt as _, stream};
 use tokio_util::task::TaskTracker;
@@ -129,6 +129,40 @@ async fn a_file_is_fetched_with_what_its_server_says_about_it() {
     assert_eq!(error.to_string(), "fetch failed");
     let error = bench.fetch_url("http://169.254.169.254/latest/meta-data/").await.unwrap_err();
     assert!(matches!(error, MediaError::Address), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_packed_file_is_unpacked_within_the_limit() {
+    use flate2::Compression;
+    use flate2::read::GzEncoder;
+
+    let packed = |file: &[u8]| {
+        let mut packed = Vec::new();
+        GzEncoder::new(file, Compression::fast()).read_to_end(&mut packed).unwrap();
+        packed
+    };
+    let (small, bomb) = (packed(b"%PDF-1.7 small"), packed(&vec![0; 5_000_000]));
+    assert!(bomb.len() < 100_000);
+    let answer = |encoding: &'static str, body: Vec<u8>| {
+        get(move |headers: HeaderMap| async move {
+            assert_eq!(headers[header::ACCEPT_ENCODING], "identity");
+            ([(header::CONTENT_ENCODING, encoding)], body)
+        })
+    };
+    let router = Router::new()
+        .route("/small", answer("gzip", small.clone()))
+        .route("/bomb", answer("gzip", bomb))
+        .route("/broken", answer("gzip", small[..9].to_vec()))
+        .route("/unknown", answer("br", small));
+    let base = serve(router).await;
+    let bench = Bench::new(1_000_000, Duration::from_mins(1));
+    assert_eq!(bench.fetch_url(&format!("{base}/small")).await.unwrap().read_to_vec().unwrap(), b"%PDF-1.7 small");
+    let error = bench.fetch_url(&format!("{base}/bomb")).await.unwrap_err();
+    assert!(matches!(error, MediaError::TooLarge { limit_bytes: 1_000_000 }), "{error:?}");
+    for path in ["broken", "unknown"] {
+        let error = bench.fetch_url(&format!("{base}/{path}")).await.unwrap_err();
+        assert_eq!(error.to_string(), "fetch failed", "{path}");
+    }
 }
 
 #[tokio::test]

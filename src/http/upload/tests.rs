@@ -165,3 +165,16 @@ async fn tiny_requests_in_chunks_do_not_wait_for_large_ones() {
     let answer = crate::http::router(state).oneshot(request).await.unwrap();
     assert_eq!(answer.status(), 400, "no session exists");
 }
+
+#[test]
+fn a_name_is_told_as_its_sender_has_it() {
+    for (escaped, name) in [
+        ("a%22b.pdf", "a\"b.pdf"),
+        ("a%0D%0Ab.pdf", "a\r\nb.pdf"),
+        ("100%.pdf", "100%.pdf"),
+        ("a%20b", "a%20b"),
+        ("", ""),
+    ] {
+        assert_eq!(unescaped(escaped), name);
+    }
+}
