@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::FusedFuture as _;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -42,6 +44,8 @@ const FORGET_AGAIN: Duration = Duration::from_secs(2);
 /// How long a stop lets requests in flight go on before the sessions end: the longest typing phase (5 s) and the send after
 /// it. Well within the grace, for sessions take up to 10 s to close.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long the store may take to flush after that; docker compose waits for 30 s in all.
+const STORE_GRACE: Duration = Duration::from_secs(8);
 
 /// A running gateway.
 #[derive(Debug)]
@@ -108,7 +112,9 @@ impl Gateway {
         let webhook = Webhook::start(receiver, retry_policy(&config.delivery), sink_tracker.clone(), sink.clone())?;
         let (notices, to_post) = mpsc::channel(NOTICES);
         let forgetting = (registry.clone(), sink.clone());
-        webhook.serve(to_post, move |key| forget_farewell(forgetting.clone(), key));
+        // A server or a sink that ends by itself, a panic included, ends the process instead of leaving it half dead.
+        let failed = CancellationToken::new();
+        webhook.serve(to_post, move |key| forget_farewell(forgetting.clone(), key), &failed);
         repeat_farewells(&registry, &notices).await?;
         let outboxes = Arc::new(outboxes(&config));
 
@@ -160,8 +166,6 @@ impl Gateway {
         });
         let stop = http::Stop { soft: soft.clone(), ending: ending.clone(), hard: hard.clone() };
         let serving = http::serve(listener, router, Limits::of_process(), stop, requests.clone());
-        // A server that ends by itself, a panic included, ends the process instead of leaving it half dead.
-        let failed = CancellationToken::new();
         let ended = failed.clone().drop_guard();
         tracker.spawn(async move {
             serving.await;
@@ -203,14 +207,26 @@ impl Gateway {
             self.sink.cancel();
             self.sink_tracker.wait().await;
         };
+        let mut hurry = std::pin::pin!(hurry.fuse());
         tokio::select! {
             () = orderly => tracing::info!("stopped"),
             () = tokio::time::sleep(grace) => tracing::warn!(grace_secs = grace.as_secs(), "not all tasks ended in time"),
-            () = hurry => tracing::warn!("told twice to stop: not waiting"),
+            () = &mut hurry => tracing::warn!("told twice to stop: not waiting"),
         }
         self.hard.cancel();
-        if let Err(error) = self.kv.close().await {
-            tracing::error!(%error, "the store could not be flushed");
+        let told_twice = async {
+            // Whoever said so before the store's turn has waited for nothing yet.
+            if hurry.is_terminated() {
+                std::future::pending::<()>().await;
+            }
+            hurry.await;
+        };
+        tokio::select! {
+            closed = self.kv.close() => if let Err(error) = closed {
+                tracing::error!(%error, "the store could not be flushed");
+            },
+            () = tokio::time::sleep(STORE_GRACE) => tracing::error!("the store was not flushed in time"),
+            () = told_twice => tracing::error!("told twice to stop: not waiting for the store"),
         }
     }
 }

@@ -33,6 +33,8 @@ pub const ANSWERS_KEPT: Duration = Duration::from_hours(24);
 const PAGE: usize = 512;
 /// Messages between two sweeps by count: so many may stand above the limit.
 const SWEEP_EVERY: usize = 2_000;
+/// Messages before the first sweep after an opening.
+const FIRST_SWEEP: usize = 16;
 
 /// What is kept at most.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +141,8 @@ pub struct Ledger {
 impl Ledger {
     /// The ledger of the session with this uid; reads nothing yet.
     pub fn new(kv: Arc<dyn Kv>, uid: &str, limits: Limits) -> Self {
-        let (gate, begun) = (RwLock::new(false), AtomicUsize::new(0));
+        // One that is opened often and never sends as much would never be swept.
+        let (gate, begun) = (RwLock::new(false), AtomicUsize::new(SWEEP_EVERY - FIRST_SWEEP));
         Self { kv, ns: Namespace::sent(uid), limits, gate, begun }
     }
 

@@ -1,10 +1,11 @@
 //! The listener's side: accepts connections within limits, serves each in a task of its own, and drains on request.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -110,6 +111,9 @@ const LOOK_AT_STOP: Duration = Duration::from_millis(250);
 /// How long to wait after the system refused a connection, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often it is said that connections were refused.
+const REFUSALS_SAID: Duration = Duration::from_secs(10);
+
 /// Connections beyond the limit, for those who watch over the gateway.
 const SPARE: usize = 64;
 
@@ -128,13 +132,14 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
     builder.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
     builder.max_header_size(HARD_HEAD_BYTES).max_buf_size(BUFFER_BYTES);
     let rest = Arc::new(Rest { tracker: tracker.clone(), stop: stop.clone() });
+    let mut refusals = Refusals::default();
     while let Some((stream, peer)) = accept(&listener, &stop).await {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection ended before it was served");
             continue;
         }
         let Some(place) = room.enter() else {
-            refuse(&stream);
+            refusals.note(refuse(stream));
             continue;
         };
         let service = Peered { router: router.clone(), peer, line: Arc::clone(&place.line), rest: Arc::clone(&rest) };
@@ -277,10 +282,37 @@ async fn accept(listener: &TcpListener, stop: &Stop) -> Option<(TcpStream, Socke
     }
 }
 
-fn refuse(stream: &TcpStream) {
-    // A fresh socket has room for this answer; if not, closing says enough.
-    let written = stream.try_write(BUSY);
-    tracing::warn!(answered = written.is_ok(), "too many connections are at work: one was refused");
+/// Tells a client that there is no room; whether it was told.
+fn refuse(stream: TcpStream) -> bool {
+    // The system itself knows whether it has room for this answer, the runtime does not yet; a fresh socket has.
+    let told = stream.into_std().and_then(|mut stream| {
+        // What has been asked already: closed with that unread, the connection would be reset, and the answer lost.
+        let mut asked = [0; 4096];
+        let _nothing_yet = stream.read(&mut asked);
+        stream.write_all(BUSY)?;
+        stream.shutdown(Shutdown::Write)
+    });
+    told.is_ok()
+}
+
+/// Connections that were refused; said at the first, and then now and then.
+#[derive(Default)]
+struct Refusals {
+    said: Option<Instant>,
+    refused: u64,
+    answered: u64,
+}
+
+impl Refusals {
+    fn note(&mut self, answered: bool) {
+        self.refused += 1;
+        self.answered += u64::from(answered);
+        if self.said.is_none_or(|said| said.elapsed() >= REFUSALS_SAID) {
+            let Self { refused, answered, .. } = std::mem::take(self);
+            tracing::warn!(refused, answered, "too many connections are at work: more are refused");
+            self.said = Some(Instant::now());
+        }
+    }
 }
 
 async fn drive(
@@ -526,6 +558,30 @@ mod tests {
         .await;
         stop.hard.cancel();
         drop(lazy);
+    }
+
+    #[tokio::test]
+    async fn one_too_many_is_told_so_whether_or_not_it_has_asked() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        for asked in ["", "GET /session HTTP/1.1\r\nhost: x\r\n\r\n"] {
+            let mut client = soon(TcpStream::connect(listener.local_addr().unwrap())).await.unwrap();
+            client.write_all(asked.as_bytes()).await.unwrap();
+            let (stream, _peer) = soon(listener.accept()).await.unwrap();
+            assert!(refuse(stream));
+            let refused = rest(&mut client).await;
+            assert_eq!(refused.as_bytes(), BUSY, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_not_said_one_by_one() {
+        let mut refusals = Refusals::default();
+        refusals.note(true);
+        assert_eq!((refusals.refused, refusals.said.is_some()), (0, true), "the first is said");
+        for answered in [true, false, true] {
+            refusals.note(answered);
+        }
+        assert_eq!((refusals.refused, refusals.answered), (3, 2), "the others wait");
     }
 
     #[test]

@@ -152,3 +152,16 @@ async fn a_closed_ledger_takes_nothing() {
     assert!(matches!(ledger.carry_out(plan).await, Err(KvError::Fenced)));
     assert!(kv.range(&Namespace::sent("uid"), KeyRange::all()).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_ledger_that_is_opened_often_does_not_grow_beyond_its_limit() {
+    let kv = Arc::new(MemoryKv::default());
+    for run in 0..5 {
+        let ledger = Ledger::new(Arc::clone(&kv) as _, "uid", LIMITS);
+        for n in 0..FIRST_SWEEP {
+            take(&ledger, &[begun(&format!("{run}-{n}"), TO)]).await;
+        }
+        let left = ledger.dated(key::MESSAGE).await.unwrap().len();
+        assert_eq!(left, LIMITS.messages, "run {run}");
+    }
+}

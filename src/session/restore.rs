@@ -80,7 +80,8 @@ impl SessionManager {
         }
         let mut taken = Vec::new();
         for record in manager.registry.deletions().await? {
-            if !record.away && self.backend(&record.uid).has_device().await? {
+            // One that can't be read is no reason not to start: what can be is finished in the background.
+            if !record.away && self.backend(&record.uid).has_device().await.unwrap_or(true) {
                 taken.push(record.uid.clone());
                 let finishing = Arc::clone(manager);
                 manager.tracker.spawn(async move { finishing.finish_deletion(&record).await });

@@ -65,6 +65,11 @@ impl Farewells {
         }
         true
     }
+
+    /// Waits until nobody takes them any more.
+    pub(super) async fn ended(&self) {
+        self.sender.closed().await;
+    }
 }
 
 pub(super) fn start<F, Fut>(webhook: Webhook, forget: F) -> Farewells

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{Farewell, Lane, Webhook};
 use crate::outbox::Notice;
@@ -11,19 +12,22 @@ use crate::outbox::Notice;
 impl Webhook {
     /// Starts the task that takes notices until the sink's token ends; call once.
     ///
-    /// `forget` is called with the key when a farewell's delivery is decided.
-    pub fn serve<F, Fut>(&self, mut notices: mpsc::Receiver<Notice>, forget: F)
+    /// `forget` is called with the key when a farewell's delivery is decided; `ended` is cancelled when one of the sink's tasks
+    /// ends, whatever the reason.
+    pub fn serve<F, Fut>(&self, mut notices: mpsc::Receiver<Notice>, forget: F, ended: &CancellationToken)
     where
         F: Fn(Bytes) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         let farewells = self.farewells(forget);
-        let webhook = self.clone();
+        let (webhook, ended) = (self.clone(), ended.clone().drop_guard());
         self.inner.tracker.spawn(async move {
+            let _ended = ended;
             let mut lanes: HashMap<String, Lane> = HashMap::new();
             loop {
                 let notice = tokio::select! {
                     () = webhook.inner.token.cancelled() => None,
+                    () = farewells.ended() => None,
                     notice = notices.recv() => notice,
                 };
                 match notice {

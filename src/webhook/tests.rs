@@ -574,7 +574,7 @@ async fn notices_open_and_close_lanes_and_say_farewells() {
     let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
     let (notify, notices) = mpsc::channel(8);
     let (forgotten, mut forgets) = mpsc::channel(1);
-    sink.webhook.serve(notices, move |key| send(forgotten.clone(), key));
+    sink.webhook.serve(notices, move |key| send(forgotten.clone(), key), &CancellationToken::new());
     let outbox = outbox(&Arc::default(), "a").await;
     notify.send(Notice::Opened { uid: "a".to_owned(), outbox: outbox.clone() }).await.unwrap();
     outbox.commit(vec![text("one"), text("hang")]).await.unwrap();
@@ -593,13 +593,28 @@ async fn notices_open_and_close_lanes_and_say_farewells() {
 }
 
 #[tokio::test]
+async fn a_sink_that_panics_is_noticed() {
+    let receiver = Receiver::start(|_, _| Say::Status(200)).await;
+    let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
+    let (notify, notices) = mpsc::channel(8);
+    let ended = CancellationToken::new();
+    sink.webhook.serve(notices, |_| async { panic!("a test's own panic") }, &ended);
+    assert!(!ended.is_cancelled());
+    let Farewell { key, session, event, target, at } = farewell("a", "bye");
+    notify.send(Notice::Farewell { key, session, event, target, at }).await.unwrap();
+    within("the end of the sink", ended.cancelled()).await;
+    within("the end of the notices", notify.closed()).await;
+    sink.end().await;
+}
+
+#[tokio::test]
 async fn served_lanes_finish_their_attempt_when_the_sink_ends() {
     let release = Arc::new(Notify::new());
     let held = release.clone();
     let mut receiver = Receiver::start(move |_, _| Say::Held(held.clone())).await;
     let sink = Sink::start(receiver.base(), None, RetryPolicy::default());
     let (notify, notices) = mpsc::channel(8);
-    sink.webhook.serve(notices, |_| async {});
+    sink.webhook.serve(notices, |_| async {}, &CancellationToken::new());
     let outbox = outbox(&Arc::default(), "a").await;
     notify.send(Notice::Opened { uid: "a".to_owned(), outbox: outbox.clone() }).await.unwrap();
     outbox.commit(vec![text("x")]).await.unwrap();
