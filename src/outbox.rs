@@ -26,7 +26,6 @@ use crate::message::Attachment;
 use crate::store::{Batch, KeyRange, Kv, KvError, Namespace};
 
 mod check;
-mod common;
 mod dead;
 mod done;
 mod event;
@@ -36,13 +35,14 @@ pub(crate) mod memory;
 mod notice;
 mod queue;
 mod room;
+mod shared;
 mod state;
 mod target;
 #[cfg(test)]
 mod tests;
 
 pub use check::{check, is_event};
-pub use common::{Bounds, Common};
+pub use shared::{Bounds, Common};
 pub use dead::{Cause, DeadKey, DeadLetter, Pick, Revived};
 pub use event::{Ack, Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};
 pub use notice::Notice;

@@ -193,6 +193,17 @@ impl Registry {
         self.row(&key(RECORD, &uid)).await?.map(|row| parse(&row)).transpose()
     }
 
+    /// The number of the next record, and the counter's row that it goes by.
+    async fn next_sequence(&self) -> Result<(Option<Bytes>, u64), KvError> {
+        let counter = self.row(SEQUENCE).await?;
+        let last = match counter.as_deref() {
+            Some(counter) => u64::from_be_bytes(counter.try_into().map_err(KvError::engine)?),
+            None => 0,
+        };
+        let next = last.checked_add(1).ok_or_else(|| KvError::engine("the counter of sessions is at its end"))?;
+        Ok((counter, next))
+    }
+
     /// The session of this name, made when there is none; two callers at once get the same one. One that this call made comes
     /// with the wait until it is durable, and nothing was ever stored under its uid: if the wait fails, a restart may or may not
     /// know it.
@@ -204,11 +215,7 @@ impl Registry {
             if let Some(record) = self.get(name).await? {
                 return Ok((record, None));
             }
-            let counter = self.row(SEQUENCE).await?;
-            let sequence = match counter.as_deref() {
-                Some(counter) => u64::from_be_bytes(counter.try_into().map_err(KvError::engine)?) + 1,
-                None => 1,
-            };
+            let (counter, sequence) = self.next_sequence().await?;
             let record = SessionRecord {
                 uid: Uuid::new_v4().to_string(),
                 name: name.clone(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use whatsapp_rust::Client;
 use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage};
@@ -16,6 +16,9 @@ use super::{Commit, Follow, Received, Shared, Signal, Verdict, inbound, receipt}
 
 /// A number is looked up in the store for no longer.
 const LOOK_UP: Duration = Duration::from_secs(5);
+
+/// Messages outside the durable path that are made ready at a time.
+pub(super) const LATE_TURNS: usize = 64;
 
 /// Commits before the library acknowledges to WhatsApp.
 pub(super) struct Hook {
@@ -47,6 +50,7 @@ pub(super) struct Events {
     pub(super) acks: Arc<Acks>,
     pub(super) signals: mpsc::Sender<Signal>,
     pub(super) late: mpsc::Sender<Vec<Received>>,
+    pub(super) late_turns: Arc<Semaphore>,
     pub(super) progress: Follow,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) tracker: TaskTracker,
@@ -76,8 +80,13 @@ impl Events {
     /// Messages that the durability hook does not see: at most once, and dropped when the session can't keep up.
     fn late(&self, batch: Arc<[InboundMessage]>) {
         let (client, late) = (self.client.clone(), self.late.clone());
+        let Ok(turn) = Arc::clone(&self.late_turns).try_acquire_owned() else {
+            tracing::warn!("a message outside the durable path was dropped: too many wait");
+            return;
+        };
         self.tracker.spawn_on(
             async move {
+                let _turn = turn;
                 let Some(client) = client.upgrade() else { return };
                 let received = inbound::received(&client, &batch).await;
                 if !received.is_empty() && late.try_send(received).is_err() {

@@ -46,11 +46,7 @@ impl Registry {
             if self.row(&name).await?.is_some() || self.row(&marker).await?.is_some() {
                 return Ok(false);
             }
-            let counter = self.row(SEQUENCE).await?;
-            let sequence = match counter.as_deref() {
-                Some(counter) => u64::from_be_bytes(counter.try_into().map_err(KvError::engine)?) + 1,
-                None => 1,
-            };
+            let (counter, sequence) = self.next_sequence().await?;
             let record = SessionRecord {
                 uid: adoption.uid.clone(),
                 name: adoption.name.clone(),

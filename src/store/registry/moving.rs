@@ -130,11 +130,7 @@ impl Registry {
             {
                 return Ok(Entered::Before);
             }
-            let counter = self.row(SEQUENCE).await?;
-            let sequence = match counter.as_deref() {
-                Some(counter) => u64::from_be_bytes(counter.try_into().map_err(KvError::engine)?) + 1,
-                None => 1,
-            };
+            let (counter, sequence) = self.next_sequence().await?;
             let mut batch = Batch::new().expect(name.clone(), named).expect(SEQUENCE, counter);
             if let Some(replaced) = replaced {
                 let key = key(RECORD, replaced.uid.as_bytes());
