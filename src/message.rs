@@ -2,7 +2,9 @@
 //!
 //! Pure values; the HTTP handlers and the webhook bodies are spelt from them.
 
+use std::any::Any;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 pub mod incoming;
@@ -133,11 +135,40 @@ impl Recipient {
 #[derive(Clone)]
 pub enum MediaSource {
     /// An `http`, `https` or `data` URL; any other text is refused when it is fetched.
-    Url(String),
+    Url(Given),
     /// The bytes in base64, with or without a data URL's prefix.
-    Base64(String),
+    Base64(Given),
     /// A file that came with the request.
     Upload(Upload),
+}
+
+/// A text that a client gave, and what is held for as long as it is in memory; clones share that.
+#[derive(Clone)]
+pub struct Given {
+    text: String,
+    held: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Given {
+    /// The same, holding this: a place among large requests, say.
+    #[must_use]
+    pub fn holding(self, held: impl Any + Send + Sync) -> Self {
+        Self { held: Some(Arc::new(held)), ..self }
+    }
+}
+
+impl From<String> for Given {
+    fn from(text: String) -> Self {
+        Self { text, held: None }
+    }
+}
+
+impl Deref for Given {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
 }
 
 /// A file that a client sent along; it is removed with the last clone.
@@ -161,6 +192,12 @@ impl fmt::Debug for MediaSource {
             Self::Base64(text) => write!(f, "Base64({} bytes)", text.len()),
             Self::Upload(upload) => upload.fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Given").field("bytes", &self.len()).field("holds", &self.held.is_some()).finish_non_exhaustive()
     }
 }
 

@@ -42,10 +42,10 @@ mod target;
 mod tests;
 
 pub use check::{check, is_event};
-pub use shared::{Bounds, Common};
 pub use dead::{Cause, DeadKey, DeadLetter, Pick, Revived};
 pub use event::{Ack, Entry, Kind, Kinds, NewEvent, event_id, message_body, session_body};
 pub use notice::Notice;
+pub use shared::{Bounds, Common};
 pub use target::Target;
 
 use event::{Meta, Notes};

@@ -20,7 +20,7 @@ use super::Shared;
 use super::error::ApiError;
 use super::extract::{self, BodyLimit, Fields, Kind};
 use super::repeat::{self, Header, Part};
-use crate::message::{MediaSource, Upload};
+use crate::message::{Given, MediaSource, Upload};
 
 mod pieces;
 
@@ -115,7 +115,7 @@ pub(super) struct FileFields {
     /// The file part and its name.
     file: Option<(String, Upload)>,
     /// Held while a large body is in memory.
-    _large: Option<OwnedSemaphorePermit>,
+    large: Option<OwnedSemaphorePermit>,
 }
 
 /// The file of a request, and the member or part that held it.
@@ -139,7 +139,7 @@ impl FromRequest<Shared> for FileFields {
                 // It came in pieces, and they were few.
                 large = None;
             }
-            return Ok(Self { fields, file: None, _large: large });
+            return Ok(Self { fields, file: None, large });
         }
         let (head, body) = request.into_parts();
         let (pieces, gauge) = Pieces::new(body);
@@ -177,13 +177,26 @@ impl FileFields {
             // Without any, the one that is wanted is refused by its name.
             (url, None, None) => {
                 let url = url.unwrap_or(wanted);
-                (url.to_owned(), MediaSource::Url(self.fields.take_string(url)?))
+                let given = self.fields.take_string(url)?.into();
+                (url.to_owned(), MediaSource::Url(self.held_by(given)))
             }
-            (None, Some(name), None) => (name.to_owned(), MediaSource::Base64(self.fields.take_string(name)?)),
+            (None, Some(name), None) => {
+                let given = self.fields.take_string(name)?.into();
+                (name.to_owned(), MediaSource::Base64(self.held_by(given)))
+            }
             (None, None, Some((name, upload))) => (name, MediaSource::Upload(upload)),
             _ => return Err(self.fields.invalid(wanted, "must be the only source of the file")),
         };
         Ok(Source { name, media })
+    }
+
+    /// Has the request's place among the large ones be held for as long as its file is in memory: a client that hangs up does
+    /// not end the send.
+    fn held_by(&mut self, given: Given) -> Given {
+        match self.large.take() {
+            Some(place) => given.holding(place),
+            None => given,
+        }
     }
 
     /// The name of the uploaded file, as its sender's disk had it.
@@ -253,7 +266,7 @@ async fn read(mut parts: Multipart, gauge: &Gauge, head: &Parts, uploads: &Uploa
     let repeat = Header::read(&head.headers, head.uri.path(), &members, part);
     let mut fields = Fields::of_body(members);
     fields.repeat = repeat;
-    Ok(FileFields { fields, file, _large: place })
+    Ok(FileFields { fields, file, large: place })
 }
 
 /// A file's name as its sender has it: forms escape three characters of it (HTML, multipart/form-data encoding algorithm).

@@ -38,7 +38,7 @@ impl Bench {
     }
 
     async fn fetch_url(&self, url: &str) -> Result<Spool, MediaError> {
-        self.fetch(MediaSource::Url(url.to_owned())).await
+        self.fetch(MediaSource::Url(url.to_owned().into())).await
     }
 
     async fn prepare(&self, bytes: Vec<u8>, kind: Kind, name: Option<&str>) -> Result<Prepared, MediaError> {
@@ -105,7 +105,7 @@ async fn only_http_and_data_urls_name_a_file() {
     }
     let spool = bench.fetch_url(" DATA:,hello ").await.unwrap();
     assert_eq!(spool.read_to_vec().unwrap(), b"hello");
-    for empty in [MediaSource::Base64(String::new()), MediaSource::Url("data:,".to_owned())] {
+    for empty in [MediaSource::Base64(String::new().into()), MediaSource::Url("data:,".to_owned().into())] {
         let result = bench.fetch(empty).await;
         assert!(matches!(result, Err(MediaError::Source("holds no bytes"))), "{result:?}");
     }
@@ -221,13 +221,13 @@ async fn what_is_too_large_is_refused_by_its_announcement_and_by_its_bytes() {
         assert!(matches!(result, Err(MediaError::TooLarge { limit_bytes: 1_000_000 })), "{path}: {result:?}");
     }
     assert_eq!(bench.fetch_url(&format!("{base}/fits")).await.unwrap().len(), 1_000_000);
-    let result = bench.fetch(MediaSource::Base64("AAAA".repeat(333_334))).await;
+    let result = bench.fetch(MediaSource::Base64("AAAA".repeat(333_334).into())).await;
     assert!(matches!(result, Err(MediaError::TooLarge { limit_bytes: 1_000_000 })), "{result:?}");
     let roomy = Bench::roomy();
     let limit = 16 * 1024 * 1024;
-    let result = roomy.fetch(MediaSource::Base64("AAAA".repeat(limit / 3 + 1))).await;
+    let result = roomy.fetch(MediaSource::Base64("AAAA".repeat(limit / 3 + 1).into())).await;
     assert!(matches!(result, Err(MediaError::TooLarge { limit_bytes: 16_777_216 })), "{result:?}");
-    assert_eq!(roomy.fetch(MediaSource::Base64("AAAA".repeat(limit / 3))).await.unwrap().len(), 16_777_215);
+    assert_eq!(roomy.fetch(MediaSource::Base64("AAAA".repeat(limit / 3).into())).await.unwrap().len(), 16_777_215);
 }
 
 #[tokio::test]
@@ -251,7 +251,7 @@ async fn slow_and_broken_servers_end_in_time() {
     let bench = Bench::roomy();
     let result = bench.fetch_url(&format!("{base}/breaks")).await;
     assert!(matches!(result, Err(MediaError::Unreachable(Some(_)))), "{result:?}");
-    let source = MediaSource::Url(format!("{base}/silent"));
+    let source = MediaSource::Url(format!("{base}/silent").into());
     let result = bench.fetcher.fetch(&source, Instant::now() + Duration::from_millis(100)).await;
     assert!(matches!(result, Err(MediaError::TimedOut)), "the caller's deadline counts: {result:?}");
 }

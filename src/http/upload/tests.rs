@@ -122,6 +122,24 @@ async fn only_a_few_large_bodies_are_in_memory_at_once() {
 }
 
 #[tokio::test]
+async fn a_large_file_holds_its_place_until_it_is_sent_though_its_client_has_gone() {
+    let state = Arc::new(crate::http::tests::state(None).await);
+    let encoded = "A".repeat(SMALL_BYTES + 1);
+    for member in ["image_base64", "image_url"] {
+        let body = format!(r#"{{"session":"s","{member}":"data:,{encoded}"}}"#);
+        let asked = Asked::builder().method("POST").uri("/").header("content-type", "application/json");
+        let mut fields = FileFields::from_request(asked.body(body.into()).unwrap(), &state).await.unwrap();
+        let source = fields.media(&["image_url"], &["image_base64"], &[]).unwrap();
+        drop(fields);
+        assert_eq!(state.uploads.large.available_permits(), MAX_LARGE - 1, "{member}");
+        drop(source.media.clone());
+        assert_eq!(state.uploads.large.available_permits(), MAX_LARGE - 1, "{member}");
+        drop(source);
+        assert_eq!(state.uploads.large.available_permits(), MAX_LARGE, "{member}");
+    }
+}
+
+#[tokio::test]
 async fn a_tiny_body_in_chunks_takes_no_place_and_a_larger_one_does() {
     let uploads = Uploads::new(1, std::env::temp_dir().into());
     let chunked = |chunks: Vec<&'static str>| {

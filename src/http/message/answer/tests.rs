@@ -34,7 +34,7 @@ fn with_file(content: Content) -> Sent {
 }
 
 fn source() -> MediaSource {
-    MediaSource::Url("https://example.com/x".to_owned())
+    MediaSource::Url("https://example.com/x".to_owned().into())
 }
 
 fn value(sent: &Sent) -> Value {
