@@ -194,9 +194,15 @@ impl Fetcher {
         };
         let mut writer = Writer::new(&self.limits.folder);
         while let Some(chunk) = response.chunk().await.map_err(|error| of_fetch(error.into(), text))? {
-            let piece = unpacker.unpack(&chunk).map_err(broken)?;
-            self.check(writer.len().saturating_add(piece.len() as u64))?;
-            writer.write(&piece).await?;
+            for packed in chunk.chunks(unpacker.step()) {
+                let piece = unpacker.unpack(packed).map_err(broken)?;
+                self.check(writer.len().saturating_add(piece.len() as u64))?;
+                writer.write(&piece).await?;
+                if unpacker.is_packed() {
+                    // Unpacking is work, and others wait for this thread.
+                    tokio::task::yield_now().await;
+                }
+            }
         }
         let rest = unpacker.finish().map_err(broken)?;
         self.check(writer.len().saturating_add(rest.len() as u64))?;

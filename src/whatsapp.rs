@@ -48,7 +48,7 @@ use hosts::{BoundedHttp, Hosts};
 use number::Numbers;
 use outbound::{Acks, Heard, MAX_UPLOADS};
 use pace::{AllPaces, Pace, Paced};
-use report::{Events, Hook, LATE_TURNS};
+use report::{Events, Hook, TURNS};
 use version::Version;
 
 /// One-time keys that are uploaded at a time, as many as whatsmeow does (`prekeys.go`, `WantedPreKeyCount`): 50 new contacts
@@ -253,7 +253,7 @@ impl WhatsApp {
             acks: Arc::clone(&acks),
             signals,
             late,
-            late_turns: Arc::new(Semaphore::new(LATE_TURNS)),
+            turns: Arc::new(Semaphore::new(TURNS)),
             progress,
             runtime: tokio::runtime::Handle::current(),
             tracker: tracker.clone(),

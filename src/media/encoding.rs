@@ -28,6 +28,15 @@ impl Unpacker {
         })
     }
 
+    pub(super) fn is_packed(&self) -> bool {
+        !matches!(self, Self::Plain)
+    }
+
+    /// How much may be unpacked at a time: it may come out a thousand times as large.
+    pub(super) fn step(&self) -> usize {
+        if self.is_packed() { 2 * 1024 } else { usize::MAX }
+    }
+
     /// What is in a piece, and in those before it that did not tell yet.
     pub(super) fn unpack<'a>(&mut self, piece: &'a [u8]) -> io::Result<Cow<'a, [u8]>> {
         Ok(match self {

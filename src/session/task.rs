@@ -44,6 +44,8 @@ const CLOSE_FAST: Duration = Duration::from_secs(3);
 /// shall not be dialled without a pause.
 const BREATH: Duration = Duration::from_secs(1);
 
+/// What is noted of a dead connection takes no longer.
+const DOUBT: Duration = Duration::from_secs(1);
 /// A connection that lived for so long before it was dead is followed by the next at once.
 const LONG_ENOUGH: Duration = Duration::from_secs(30);
 
@@ -308,8 +310,9 @@ impl Task {
             }
             Outcome::Renew(_) | Outcome::Dead | Outcome::Idle => {
                 if matches!(outcome, Outcome::Dead) {
-                    if let Err(error) = connection.doubt_server_key().await {
-                        tracing::debug!(error = format!("{error:#}"), "the device could not be saved");
+                    let doubted = tokio::time::timeout(DOUBT, connection.doubt_server_key()).await;
+                    if !matches!(doubted, Ok(Ok(()))) {
+                        tracing::debug!("the device could not be saved");
                     }
                     // Nobody reads what a close would still say.
                     connection.cut();
@@ -351,6 +354,9 @@ impl Task {
 
     /// Waits as the outcome wants it before the next connection; `lived`: how long the last one was there.
     async fn pause_after(&mut self, outcome: Outcome, lived: Duration) -> Result<(), Interrupted> {
+        if lived >= LONG_ENOUGH {
+            self.deaths = 0;
+        }
         match outcome {
             Outcome::Idle => {
                 let session = &self.entry.name;
@@ -380,7 +386,16 @@ impl Task {
             Outcome::Renew(verdict) => {
                 let length = pause(verdict, self.failures);
                 self.failures = self.failures.saturating_add(u32::from(verdict.is_some()));
-                if std::mem::take(&mut self.nudged) {
+                let nudged = std::mem::take(&mut self.nudged);
+                if matches!(self.entry.view().state, State::Held(Verdict::LoggedOut)) {
+                    // Whoever asks for it again and again must not use up the tries.
+                    let until = Instant::now() + length;
+                    while Instant::now() < until {
+                        self.wait(Some(until - Instant::now())).await?;
+                    }
+                    return Ok(());
+                }
+                if nudged {
                     return Ok(());
                 }
                 if length > Duration::ZERO {
@@ -391,7 +406,7 @@ impl Task {
                 Ok(())
             }
             Outcome::Dead => {
-                self.deaths = if lived < LONG_ENOUGH { self.deaths.saturating_add(1) } else { 0 };
+                self.deaths += u32::from(lived < LONG_ENOUGH);
                 let length = dead_pause(self.deaths);
                 if std::mem::take(&mut self.nudged) || length.is_zero() {
                     return Ok(());

@@ -105,7 +105,8 @@ pub(super) struct Link {
     read_ms: AtomicU64,
     /// When the first byte was written after the last one that was read, in milliseconds since `began`; 0: all is answered.
     unanswered_ms: AtomicU64,
-    /// When the last stream was opened and when it ended, in milliseconds since `began`, and the frames that came over it.
+    /// The last stream that was opened, when it was, and when it ended, in milliseconds since `began`, and the frames that came over it.
+    opened: AtomicU64,
     opened_ms: AtomicU64,
     ended_ms: AtomicU64,
     frames: AtomicU64,
@@ -114,6 +115,8 @@ pub(super) struct Link {
 /// What is known of a stream that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Past {
+    /// Its number.
+    stream: u64,
     lived: Duration,
     /// Since its end.
     age: Duration,
@@ -130,6 +133,7 @@ impl Link {
             began: Instant::now(),
             read_ms: AtomicU64::default(),
             unanswered_ms: AtomicU64::default(),
+            opened: AtomicU64::default(),
             opened_ms: AtomicU64::default(),
             ended_ms: AtomicU64::default(),
             frames: AtomicU64::default(),
@@ -150,6 +154,7 @@ impl Link {
         let now_ms = self.now_ms();
         self.unanswered_ms.store(0, Ordering::Relaxed);
         self.read_ms.store(now_ms, Ordering::Relaxed);
+        self.opened.store(stream, Ordering::Relaxed);
         self.opened_ms.store(now_ms, Ordering::Relaxed);
         self.frames.store(0, Ordering::Relaxed);
         self.open.swap(stream, Ordering::AcqRel) != 0
@@ -178,14 +183,12 @@ impl Link {
 
     /// The last stream; `None`: there was none.
     fn past(&self) -> Option<Past> {
-        if self.last.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
+        let stream = Some(self.opened.load(Ordering::Relaxed)).filter(|number| *number != 0)?;
         let opened_ms = self.opened_ms.load(Ordering::Relaxed);
         // One that is open still is given up by who dials again.
         let ended_ms = if self.is_open() { self.now_ms() } else { self.ended_ms.load(Ordering::Relaxed) };
         let lived = Duration::from_millis(ended_ms.saturating_sub(opened_ms));
-        Some(Past { lived, age: self.age(ended_ms), is_mute: self.is_mute() })
+        Some(Past { stream, lived, age: self.age(ended_ms), is_mute: self.is_mute() })
     }
 
     /// Ends the stream at once and for good.
@@ -294,7 +297,8 @@ struct ShortOnes {
 
 impl ShortOnes {
     /// Counts the last stream, if it is a new one; how long to wait before the next.
-    fn pause(&self, stream: u64, past: Past) -> Duration {
+    fn pause(&self, past: Past) -> Duration {
+        let stream = past.stream;
         let in_a_row = if self.counted.swap(stream, Ordering::Relaxed) == stream {
             self.in_a_row.load(Ordering::Relaxed)
         } else if past.lived < SHORT {
@@ -334,7 +338,7 @@ impl Dial {
     /// What the stream before says of the next one: not at once, or not with the key that is kept of the server.
     async fn learn(&self) {
         let Some(past) = self.link.past() else { return };
-        let pause = self.short_ones.pause(self.link.last.load(Ordering::Relaxed), past);
+        let pause = self.short_ones.pause(past);
         if !pause.is_zero() {
             tracing::info!(
                 pause_ms = pause.as_millis(),
@@ -660,6 +664,7 @@ mod tests {
         let link = Link::new(CancellationToken::new());
         assert_eq!(link.past(), None);
         link.last.store(1, Ordering::Relaxed);
+        assert_eq!(link.past(), None, "its upgrade failed");
         link.opened(1);
         link.heard(1);
         assert!(link.past().unwrap().is_mute);
@@ -674,15 +679,17 @@ mod tests {
 
     #[test]
     fn streams_that_end_at_once_are_dialled_ever_later() {
-        let past =
-            |lived, age| Past { lived: Duration::from_millis(lived), age: Duration::from_millis(age), is_mute: false };
         let short_ones = ShortOnes::default();
-        let pauses: Vec<_> = (1..=8).map(|stream| short_ones.pause(stream, past(300, 0)).as_millis()).collect();
+        let pause = |stream, lived, age| {
+            let (lived, age) = (Duration::from_millis(lived), Duration::from_millis(age));
+            short_ones.pause(Past { stream, lived, age, is_mute: false }).as_millis()
+        };
+        let pauses: Vec<_> = (1..=8).map(|stream| pause(stream, 300, 0)).collect();
         assert_eq!(pauses, [0, 0, 1_000, 2_000, 4_000, 4_000, 4_000, 4_000]);
-        assert_eq!(short_ones.pause(8, past(300, 1_500)).as_millis(), 2_500, "counted once, and some of it is over");
-        assert_eq!(short_ones.pause(8, past(300, 9_000)).as_millis(), 0);
-        assert_eq!(short_ones.pause(9, past(2_000, 0)).as_millis(), 0, "one that lasts ends the row");
-        assert_eq!(short_ones.pause(10, past(0, 0)).as_millis(), 0);
+        assert_eq!(pause(8, 300, 1_500), 2_500, "counted once, and some of it is over");
+        assert_eq!(pause(8, 300, 9_000), 0);
+        assert_eq!(pause(9, 2_000, 0), 0, "one that lasts ends the row");
+        assert_eq!(pause(10, 0, 0), 0);
         assert!(LONGEST_BRAKE + DIAL_TIMEOUT < Duration::from_secs(20));
     }
 

@@ -54,7 +54,8 @@ impl Connection {
                 let chain: &(dyn Error + Send + Sync) = error.as_ref();
                 match chain.http_status() {
                     Some(401 | 403 | 404 | 410) => Err(DownloadError::Gone),
-                    Some(_) => Err(DownloadError::Unavailable(error)),
+                    Some(408 | 425 | 429 | 500..) => Err(DownloadError::Unavailable(error)),
+                    Some(_) => Err(DownloadError::Failed(error)),
                     None if is_network => Err(DownloadError::Unavailable(error)),
                     None => Err(DownloadError::Failed(error)),
                 }

@@ -91,9 +91,9 @@ async fn receive(client: &Client, message: &Arc<wa::Message>, info: &MessageInfo
         .map(Jid::to_non_ad_string);
     let opened = content::open(message);
     let mut content = content::content(&opened);
-    let quoted = content.quoted.iter_mut().filter_map(|quoted| quoted.participant.as_mut());
-    for address in content.mentions.iter_mut().chain(quoted) {
-        *address = known_address(client, address).await;
+    // Not those of mentions, which stand in the text as well.
+    if let Some(author) = content.quoted.as_mut().and_then(|quoted| quoted.participant.as_mut()) {
+        *author = known_address(client, author).await;
     }
     let (chat, sender) = (source.chat.to_non_ad_string(), source.sender.to_non_ad_string());
     let attachment = match content::file(opened.message).map(|file| attach(&file)) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 use whatsapp_rust::Client;
 use whatsapp_rust::types::durability_hook::{InboundDurabilityHook, InboundMessage};
@@ -17,8 +17,8 @@ use super::{Commit, Follow, Received, Shared, Signal, Verdict, inbound, receipt}
 /// A number is looked up in the store for no longer.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
-/// Messages outside the durable path that are made ready at a time.
-pub(super) const LATE_TURNS: usize = 64;
+/// Messages outside the durable path that are made ready, and receipts that are looked up, at a time.
+pub(super) const TURNS: usize = 64;
 
 /// Commits before the library acknowledges to WhatsApp.
 pub(super) struct Hook {
@@ -50,7 +50,7 @@ pub(super) struct Events {
     pub(super) acks: Arc<Acks>,
     pub(super) signals: mpsc::Sender<Signal>,
     pub(super) late: mpsc::Sender<Vec<Received>>,
-    pub(super) late_turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Semaphore>,
     pub(super) progress: Follow,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) tracker: TaskTracker,
@@ -64,10 +64,11 @@ impl Events {
     }
 
     /// Takes a receipt whose number the store may know; how far a message got does not depend on the order.
-    fn look_up(&self, client: Arc<Client>, event: Arc<Event>) {
+    fn look_up(&self, client: Arc<Client>, event: Arc<Event>, turn: OwnedSemaphorePermit) {
         let progress = Arc::clone(&self.progress);
         self.tracker.spawn_on(
             async move {
+                let _turn = turn;
                 let Event::Receipt(receipt) = &*event else { return };
                 let Some(sender) = receipt::hidden(receipt) else { return };
                 let phone = tokio::time::timeout(LOOK_UP, inbound::phone_address(&client, sender, None)).await;
@@ -80,7 +81,7 @@ impl Events {
     /// Messages that the durability hook does not see: at most once, and dropped when the session can't keep up.
     fn late(&self, batch: Arc<[InboundMessage]>) {
         let (client, late) = (self.client.clone(), self.late.clone());
-        let Ok(turn) = Arc::clone(&self.late_turns).try_acquire_owned() else {
+        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
             tracing::warn!("a message outside the durable path was dropped: too many wait");
             return;
         };
@@ -145,10 +146,10 @@ impl EventHandler for Events {
             Event::ServerAck(ack) => self.acks.resolve(ack, |progress| (self.progress)(progress)),
             Event::Receipt(receipt) => {
                 let Some(client) = self.client.upgrade() else { return };
-                if receipt::hidden(receipt).is_some() {
-                    self.look_up(client, event);
-                } else {
-                    receipt::progress(&client, receipt, None).for_each(|progress| (self.progress)(progress));
+                // Where too many are looked up already, this one is told by the LID.
+                match receipt::hidden(receipt).and_then(|_sender| Arc::clone(&self.turns).try_acquire_owned().ok()) {
+                    Some(turn) => self.look_up(client, event, turn),
+                    None => receipt::progress(&client, receipt, None).for_each(|progress| (self.progress)(progress)),
                 }
             }
             Event::Messages(batch) if !batch.hook_committed => self.late(Arc::clone(&batch.messages)),

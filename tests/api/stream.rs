@@ -72,6 +72,19 @@ async fn a_first_login_that_is_refused_costs_new_credentials_only_the_third_time
     gateway.talks_both_ways("linked").await;
     gateway.api.delete("a").await.expect(200);
 
+    // Whoever asks for it all the time does not use the tries up.
+    let refused = gateway.simulator.inject(Fault::RefuseLogin { code: 401 }.on(NUMBER));
+    let qr = gateway.api.qr("c").await;
+    gateway.simulator.scan(&qr, NUMBER).await.unwrap();
+    eventually("the first refusal", || async { (gateway.detail("c").await["state"] == "refused").then_some(()) }).await;
+    for _ in 0..6 {
+        gateway.api.start("c").await.expect(400);
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    gateway.simulator.clear(refused);
+    gateway.api.wait_status("c", "connected").await;
+    gateway.api.delete("c").await.expect(200);
+
     gateway.simulator.inject(Fault::RefuseLogin { code: 401 }.on(NUMBER).times(3));
     let qr = gateway.api.qr("b").await;
     gateway.simulator.scan(&qr, NUMBER).await.unwrap();

@@ -190,7 +190,8 @@ impl Task {
                         watch.reset_after(limits.tick);
                         continue;
                     }
-                    let span = self.span();
+                    // Before it is followed, which may take a while.
+                    let (span, stream) = (self.span(), connection.stream());
                     if let Some(outcome) = Box::pin(self.follow(connection, &signal).instrument(span)).await {
                         return outcome;
                     }
@@ -198,11 +199,11 @@ impl Task {
                         // The stream is another one.
                         Signal::Connected => watch.reset_immediately(),
                         Signal::CaughtUp => {
-                            clocks.caught_up_on = connection.stream();
+                            clocks.caught_up_on = stream;
                             tick.reset_immediately();
                         }
                         Signal::LinkDown => clocks.lost(),
-                        Signal::Paired { .. } => (clocks.code_lost, clocks.paired_on) = (None, connection.stream()),
+                        Signal::Paired { .. } => (clocks.code_lost, clocks.paired_on) = (None, stream),
                         Signal::Qr { .. } => clocks.code_lost = None,
                         _ => {}
                     }
