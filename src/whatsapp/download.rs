@@ -55,9 +55,8 @@ impl Connection {
                 match chain.http_status() {
                     Some(401 | 403 | 404 | 410) => Err(DownloadError::Gone),
                     Some(408 | 425 | 429 | 500..) => Err(DownloadError::Unavailable(error)),
-                    Some(_) => Err(DownloadError::Failed(error)),
                     None if is_network => Err(DownloadError::Unavailable(error)),
-                    None => Err(DownloadError::Failed(error)),
+                    _ => Err(DownloadError::Failed(error)),
                 }
             }
         }
